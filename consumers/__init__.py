@@ -1,1 +1,1 @@
-"""Inference scores feature records; outcomes joins the predictions with their labels."""
+"""Consumer services: inference scores feature records; outcomes joins predictions with labels."""

@@ -1,11 +1,10 @@
-"""The names for applications: `from driftline import FeatureProducer, predictions`.
+"""Define the public Python names: `from driftline import FeatureProducer, predictions`.
 
-docs/python.md shows them with examples. `import driftline` imports nothing else: each name is
-imported from its module when it is used for the first time. This is the only file of the package
-that imports a service.
+docs/python.md shows these names with examples. `import driftline` imports no other module: each
+name is imported from its module on first use. No other file in this package imports a service.
 """
 
-TYPE_CHECKING = False  # True for type checkers; importing `typing` for it would take time
+TYPE_CHECKING = False  # type checkers assume True; `typing.TYPE_CHECKING` would cost import time
 if TYPE_CHECKING:
     from driftline.broker.port import Broker
     from driftline.client.connection import memory_broker
@@ -53,10 +52,10 @@ _ORIGINS = {
     "predictions": "driftline.client.read_events.predictions",
 }
 
-if not TYPE_CHECKING:  # a type checker would accept any name because of `__getattr__`
+if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
-        """Import a public name. Called when the module does not have the name yet (PEP 562)."""
+        """Import a public name. Python calls this for a name that is not yet imported (PEP 562)."""
         if name not in _ORIGINS:
             raise AttributeError(
                 f"module 'driftline' has no attribute {name!r}; "
@@ -67,7 +66,7 @@ if not TYPE_CHECKING:  # a type checker would accept any name because of `__geta
 
         module, _, attribute = _ORIGINS[name].rpartition(".")
         value = getattr(import_module(module), attribute)
-        globals()[name] = value  # the next use finds it without this function
+        globals()[name] = value  # later uses of the name do not call this function
         return value
 
     def __dir__() -> list[str]:

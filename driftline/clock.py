@@ -1,4 +1,4 @@
-"""Give services the time: from the system in production, from a manual clock in tests and `run`."""
+"""Provide services with a clock: the system's in production, a manual one in tests and `run`."""
 
 import time
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The clock of the system."""
+    """The operating system's clock."""
 
     def time(self) -> float:
         return time.time()
@@ -51,7 +51,7 @@ class ManualClock:
         return self._now_s
 
     def advance(self, seconds: float) -> None:
-        """Advance the clock by `seconds`. Raises ValueError if they are negative."""
+        """Advance the clock by `seconds`. Raises ValueError if `seconds` is negative."""
         if seconds < 0:
-            raise ValueError(f"a clock does not go back: {seconds}")
+            raise ValueError(f"a clock cannot go back: {seconds}")
         self._now_s += seconds

@@ -1,38 +1,38 @@
-"""Every error that Driftline raises on purpose, under one base class.
+"""Define all exceptions that Driftline raises on purpose, under one base class.
 
 DriftlineError
-├── StreamFileError        the stream file is wrong: file, key, what was expected
+├── StreamFileError        the stream file is wrong: file, key, expected value
 ├── SettingsError          a setting, flag or environment variable is wrong
 ├── MissingExtra           an optional library is not installed
-├── UnsupportedCodec       the client cannot decompress the records of a topic
-├── MachineError           a file or process of this machine cannot be used: rights, space, type
+├── UnsupportedCodec       the client cannot decompress a topic's records
+├── MachineError           a file or process on this machine cannot be used: rights, space, type
 ├── DataError              a data file or record cannot be used
 ├── BrokerError            the broker reported an error, or cannot be used
-│   ├── BrokerUnavailable  it cannot be reached
-│   │   └── Stuck          the client returns no records although there are some
-│   ├── AccessDenied       it rejects this client, or an operation of the client
+│   ├── BrokerUnavailable  the broker cannot be reached
+│   │   └── Stuck          the client returns no records although the log contains some
+│   ├── AccessDenied       the broker rejects this client, or one of the client's operations
 │   ├── TopicMismatch      topics are missing, or differ from the plan
-│   ├── OffsetOutOfRange   a partition has no record at the position of its reader
+│   ├── OffsetOutOfRange   a partition has no record at its reader's position
 │   ├── MessageTooLarge    a message is larger than its topic allows
 │   ├── DeliveryFailed     a message was not acknowledged
 │   ├── InstanceFenced     another process has replaced this one in its consumer group
 │   ├── TopicRecreated     an input topic was deleted and created again
 │   └── TransactionAborted state must be rebuilt from the committed offsets
-│       └── StateLost      the state of a service is unusable
+│       └── StateLost      a service's state is unusable
 ├── PackageError           a model package cannot be used
-│   ├── PackageNotFound    the store does not have it
-│   ├── StoreUnavailable   the store cannot be read or written now
-│   ├── DigestMismatch     its bytes are not those that were announced
-│   ├── UntrustedPackage   it is unsigned, or not signed by a trusted key
-│   └── PackageCheckFailed its content is invalid, or its model fails its check
+│   ├── PackageNotFound    the store does not contain the package
+│   ├── StoreUnavailable   the store cannot be read or written at the moment
+│   ├── DigestMismatch     the package's bytes do not match the announced digest
+│   ├── UntrustedPackage   the package is unsigned, or not signed by a trusted key
+│   └── PackageCheckFailed the package's content is invalid, or its model fails a check
 └── TrainingError          no model could be trained on this data
 """
 
 
 class DriftlineError(Exception):
-    """Base class of all errors.
+    """Base class of all errors that Driftline raises on purpose.
 
-    `message` describes what happened and where, and `hint` what to do about it.
+    `message` describes what happened and where; `hint` describes what to do about it.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -60,11 +60,11 @@ class MissingExtra(DriftlineError):
 
 
 class UnsupportedCodec(DriftlineError):
-    """The Kafka client cannot decompress the records of a topic. Trying again does not help."""
+    """The Kafka client cannot decompress a topic's records. Retrying does not help."""
 
 
 class MachineError(DriftlineError):
-    """A file or process of this machine cannot be used, for example without the rights to it."""
+    """A file or process on this machine cannot be used, for example because of missing rights."""
 
 
 class DataError(DriftlineError):
@@ -80,11 +80,11 @@ class BrokerUnavailable(BrokerError):
 
 
 class Stuck(BrokerUnavailable):
-    """The client returns no records although there are some."""
+    """The client returns no records although the log contains some."""
 
 
 class AccessDenied(BrokerError):
-    """The broker rejects this client (TLS, password), or one of its operations (ACLs)."""
+    """The broker rejects this client (TLS, password), or one of the client's operations (ACLs)."""
 
 
 class TopicMismatch(BrokerError):
@@ -92,10 +92,10 @@ class TopicMismatch(BrokerError):
 
 
 class OffsetOutOfRange(BrokerError):
-    """A partition has no record at the position of its reader."""
+    """A partition has no record at its reader's position."""
 
     def __init__(self, topic: str, partition: int) -> None:
-        super().__init__(f"{topic}[{partition}] has no record at the position of its reader")
+        super().__init__(f"{topic}[{partition}] has no record at its reader's position")
         self.topic = topic
         self.partition = partition
 
@@ -113,7 +113,7 @@ class InstanceFenced(BrokerError):
 
 
 class TopicRecreated(BrokerError):
-    """An input or broadcast topic was deleted and created again while it was read."""
+    """An input or broadcast topic was deleted and recreated while a service was reading it."""
 
 
 class TransactionAborted(BrokerError):
@@ -121,7 +121,7 @@ class TransactionAborted(BrokerError):
 
 
 class StateLost(TransactionAborted):
-    """The state of a service is unusable. The transaction is aborted and the state is rebuilt."""
+    """A service's state is unusable. The transaction is aborted and the state is rebuilt."""
 
 
 class PackageError(DriftlineError):
@@ -129,15 +129,15 @@ class PackageError(DriftlineError):
 
 
 class PackageNotFound(PackageError):
-    """The model store does not have the package."""
+    """The model store does not contain the package."""
 
 
 class StoreUnavailable(PackageError):
-    """The model store cannot be read or written now, so the package could not be checked."""
+    """The model store cannot be read or written at the moment. The package may be valid."""
 
 
 class DigestMismatch(PackageError):
-    """The package's bytes are not those that were announced."""
+    """The package's bytes do not match the announced digest."""
 
 
 class UntrustedPackage(PackageError):
@@ -145,7 +145,7 @@ class UntrustedPackage(PackageError):
 
 
 class PackageCheckFailed(PackageError):
-    """The content of the package is invalid, or its model fails its check."""
+    """The package's content is invalid, or its model fails a check."""
 
 
 class TrainingError(DriftlineError):

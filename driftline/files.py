@@ -1,4 +1,4 @@
-"""Replace a file in one step, so that readers never see a partial file."""
+"""Replace a file on disk in one step, so that readers never see a partial file."""
 
 import os
 from contextlib import suppress
@@ -6,16 +6,17 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o666, flush: bool = True) -> None:
-    """Replace the content of a file completely or not at all. Create its folder if necessary.
+    """Replace a file's content completely or not at all. Create its folder if necessary.
 
-    With `flush`, this holds after a power failure too. `mode` is the file's permissions before the
-    umask is applied. Raises OSError.
+    With `flush`, the replacement also survives a power failure. `mode` contains the file's
+    permissions before the umask is applied. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         part.unlink(missing_ok=True)
-        # Set the mode at creation. If it were restricted later, others could read it until then.
+        # Set the mode when creating the file. Until a later change of mode, other users could read
+        # the file.
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             if flush:

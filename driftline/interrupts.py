@@ -1,18 +1,19 @@
-"""Make Ctrl-C end a command, whatever it is doing at that moment.
+"""Make Ctrl-C end a command at any time, even where Python would drop the KeyboardInterrupt.
 
-Python raises KeyboardInterrupt wherever the main thread is. In a destructor or in a callback of a
-library it drops the exception, and the command continues. Here a dropped interrupt is raised again
-a moment later, loops call `check`, and a second Ctrl-C ends the process at once.
+Python raises KeyboardInterrupt at whatever code the main thread is running. If that code is a
+destructor or a library's callback, Python drops the exception, and the command continues. This
+module therefore raises a dropped interrupt again a moment later, loops call `check`, and a second
+Ctrl-C ends the process at once.
 
-It imports almost nothing, so that it works while everything else is imported, even `typing`.
+The module imports almost nothing, not even `typing`, so that Ctrl-C already works during imports.
 """
 
 import os
 import signal
 import sys
 
-EXIT_CODE = 130  # exit code of a command that Ctrl-C has ended: 128 + SIGINT
-# Pause before the interrupt is raised again. In this time, the destructor or callback ends.
+EXIT_CODE = 130  # exit code of a command interrupted by Ctrl-C: 128 + SIGINT
+# Pause before the interrupt is raised again, so that the destructor or callback can end first.
 _AGAIN_AFTER_S = 0.05
 
 _report_unraisable = sys.unraisablehook
@@ -20,9 +21,9 @@ _pressed = False
 
 
 def catch() -> None:
-    """Handle Ctrl-C from now on, unless the process ignores it or handles it itself.
+    """Handle Ctrl-C from now on, unless the process ignores Ctrl-C or has its own handler.
 
-    Call it in the main thread.
+    Call this function in the main thread.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
@@ -36,16 +37,16 @@ def pressed() -> bool:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if Ctrl-C was pressed. Long loops call it in each iteration.
+    """Raise KeyboardInterrupt if Ctrl-C was pressed. Call this in each iteration of a long loop.
 
-    If an iteration begins after Ctrl-C, a library has suppressed the exception.
+    If an iteration starts after Ctrl-C, a library must have suppressed the exception.
     """
     if _pressed:
         raise KeyboardInterrupt
 
 
 def _interrupt(signal_number: int, frame: object) -> None:
-    global _pressed  # a process has one handler of a signal
+    global _pressed  # a process has only one handler per signal
     if _pressed:
         _end_at_once()
     _pressed = True
@@ -59,7 +60,7 @@ def _interrupt_again(signal_number: int, frame: object) -> None:
 def _note_dropped(dropped: "sys.UnraisableHookArgs") -> None:
     """Schedule the interrupt again if Python has dropped it.
 
-    Python calls this instead of printing the traceback of a dropped exception.
+    Python calls this function instead of printing the dropped exception's traceback.
     """
     if issubclass(dropped.exc_type, KeyboardInterrupt):
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_AFTER_S)
@@ -70,7 +71,7 @@ def _note_dropped(dropped: "sys.UnraisableHookArgs") -> None:
 def _end_at_once() -> None:
     """End the process without cleaning up, and kill its child processes.
 
-    Processes of a backtest ignore Ctrl-C, so they would continue to run.
+    A backtest's child processes ignore Ctrl-C, so they would otherwise keep running.
     """
     if "multiprocessing" in sys.modules:
         from multiprocessing import active_children

@@ -1,8 +1,7 @@
-"""Configure the log of a process, including the messages of client libraries.
+"""Configure logging for all packages and client libraries, to standard error or a rotating file.
 
-Input: settings. Output: one handler of the root logger, which writes to standard error or to a
-rotating file. Times are UTC. Repeated messages are counted instead of written, so that a broker
-that cannot be reached does not fill the disk.
+Input: settings. Output: one handler of the root logger. Times are UTC. Repeated messages are
+counted instead of written, so that an unreachable broker does not fill the disk.
 """
 
 import copy
@@ -22,12 +21,12 @@ from driftline.clock import rfc3339
 from driftline.config.settings import LogFormat, LogLevel
 from driftline.safe_text import json_line, visible_lines
 
-# The loggers of the Kafka clients. They log each connection attempt, at levels that they choose.
-# Their messages help to find the cause of an error that Driftline reports itself.
+# The Kafka clients' loggers. The clients log each connection attempt, at levels of their choice.
+# These messages help to find the cause of an error that Driftline itself reports.
 CLIENT_LOGGERS: Final = ("kafka", "librdkafka")
-# Equal messages within this time are counted, not written.
+# A message that is repeated within this time is counted, not written.
 REPEAT_WITHIN_S: Final = 60.0
-# With these limits, the log files of a service have at most 8 MB.
+# With these two limits, a service's log files take up at most 8 MB.
 MAX_FILE_BYTES: Final = 2_000_000
 OLD_FILES: Final = 3
 # The largest number of messages that are remembered to detect repeats.
@@ -61,9 +60,9 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def alike(about: str) -> Mapping[str, str]:
-    """Return the `extra` of a log call. Messages with the same `about` count as repetitions.
+    """Return the `extra` argument that makes a log message a repetition of any with equal `about`.
 
-    Numbers in `about` are ignored, so that the same error in many records is written once.
+    Numbers in `about` are ignored, so that the same error in many records is written only once.
     """
     return {_ALIKE: about}
 
@@ -71,7 +70,7 @@ def alike(about: str) -> Mapping[str, str]:
 def log_service(
     speaker: Speaker, *, level: LogLevel, format: LogFormat, file: Path | None = None
 ) -> None:
-    """Log as a service, to `file`, which rotates, or by default to standard error."""
+    """Configure logging for a service: to a rotating `file`, or by default to standard error."""
     handler: logging.Handler = _StandardError()
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -80,17 +79,17 @@ def log_service(
         )
     handler.setFormatter(JsonFormatter(speaker) if format == "json" else TextFormatter(speaker))
     _install(handler, logging.getLevelNamesMapping()[level.upper()])
-    # Also log Python warnings, such as those of scikit-learn.
+    # Also log Python warnings, for example from scikit-learn.
     logging.captureWarnings(True)
-    # At "info" kafka-python logs each connection and request.
+    # At "info", kafka-python would log each connection and request.
     _limit_clients(logging.NOTSET if level == "debug" else logging.WARNING)
 
 
 def log_command(*, verbose: bool) -> None:
-    """Log as a command, to standard error: only warnings, or everything with `verbose`.
+    """Configure logging for a command, to standard error: warnings, or with `verbose` everything.
 
-    By default, messages of the Kafka clients are left out, because the error of the command already
-    has their content.
+    Without `verbose`, the Kafka clients' messages are omitted, because the command's own error
+    message already contains the same information.
     """
     handler = _StandardError()
     handler.setFormatter(
@@ -101,7 +100,7 @@ def log_command(*, verbose: bool) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """Format a record as time, level, process and message. Further lines are indented."""
+    """Format a record as time, level, process and message. Lines after the first are indented."""
 
     def __init__(self, speaker: Speaker | None = None) -> None:
         super().__init__()
@@ -121,7 +120,7 @@ class _BriefFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Format a record as one line of JSON, see `LogLine`."""
+    """Format a record as one line of JSON with the fields of `LogLine`."""
 
     def __init__(self, speaker: Speaker | None = None) -> None:
         super().__init__()
@@ -145,11 +144,11 @@ class JsonFormatter(logging.Formatter):
 class Collapsing(logging.Handler):
     """Write a message at most once a minute. After the minute, write how often it was repeated.
 
-    Messages are equal if they have the same logger and level, and the same text or the same value
-    of `alike`. For the loggers of Kafka clients, numbers in the text are ignored (ports,
-    milliseconds, addresses of objects). With `gather`, which commands use, messages with `alike`
-    are not written at first: one line with their number follows at the end of the minute or of the
-    process.
+    A message repeats another one if both have the same logger and level, and the same text or the
+    same value of `alike`. For the Kafka clients' loggers, numbers in the text are ignored (ports,
+    milliseconds, object addresses). With `gather`, which commands use, messages with `alike` are
+    not written immediately. Instead, one line with their count is written when the minute or the
+    process ends.
     """
 
     def __init__(
@@ -163,12 +162,12 @@ class Collapsing(logging.Handler):
         self._inner = inner
         self._now_s = now_s
         self._gather = gather
-        # Message → when it was written, how often it was repeated since, the last repeated record.
-        # An entry is removed when its minute is over.
+        # Message → when it was written, how often it has been repeated since, its last log record.
+        # An entry is removed a minute after its message was written.
         self._seen: dict[tuple[str, int, str], tuple[float, int, logging.LogRecord]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record, or count it."""
+        """Write the log record, or count it as a repetition."""
         now_s = self._now_s()
         self._tell_repeats(before_s=now_s - REPEAT_WITHIN_S)
         key = (record.name, record.levelno, _text(record))
@@ -184,7 +183,7 @@ class Collapsing(logging.Handler):
         self._inner.handle(record)
 
     def close(self) -> None:
-        """Write the counts of repeated messages, and close."""
+        """Write how often messages were repeated, and close the handler."""
         with self.lock or nullcontext():
             self._tell_repeats(before_s=float("inf"))
         self._inner.close()
@@ -193,7 +192,7 @@ class Collapsing(logging.Handler):
     def _tell_repeats(self, *, before_s: float) -> None:
         for key, (written_s, count, last) in tuple(self._seen.items()):
             if written_s > before_s:
-                break  # entries are in the order of their times
+                break  # entries are ordered by time, so the rest are newer
             del self._seen[key]
             if count and self._gather and hasattr(last, _ALIKE):
                 self._inner.handle(last if count == 1 else _more(last, count - 1))
@@ -202,7 +201,7 @@ class Collapsing(logging.Handler):
 
 
 class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
-    """Write to the current standard error, which tests and progress bars replace."""
+    """Write to the current `sys.stderr`, which tests and progress bars replace."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -213,7 +212,7 @@ class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def _install(handler: logging.Handler, level: int, *, gather: bool = False) -> None:
-    """Make this the handler of the root logger. It replaces a handler that was installed before."""
+    """Add `handler` to the root logger, replacing any handler that this function added before."""
     root = logging.getLogger()
     for old in tuple(root.handlers):
         if old.name == __name__:
@@ -228,8 +227,8 @@ def _install(handler: logging.Handler, level: int, *, gather: bool = False) -> N
 def _limit_clients(level: int) -> None:
     for name in CLIENT_LOGGERS:
         logging.getLogger(name).setLevel(level)
-    # At "debug" kafka-python would log its configuration and the bytes that it sends, and so the
-    # password.
+    # At "debug", kafka-python would log its configuration and the bytes that it sends. Both contain
+    # the password.
     logging.getLogger("kafka").setLevel(max(level, logging.INFO))
 
 
@@ -241,8 +240,8 @@ def _text(record: logging.LogRecord) -> str:
 
 
 def _without_arguments(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a copy with the text of the message only. An error among the arguments would keep the
-    frames of its traceback, and with them a failed client and its threads."""
+    """Return a copy of the record with its formatted message and no arguments. An exception among
+    the arguments would keep its traceback's frames alive, and so a failed client's threads."""
     kept = copy.copy(record)
     kept.msg, kept.args, kept.exc_info = record.getMessage(), None, None
     return kept

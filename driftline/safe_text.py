@@ -1,4 +1,4 @@
-"""Make text from records safe to show: it cannot control a terminal, a page or a log line."""
+"""Escape text from records so that it cannot control a terminal, an HTML page or a log line."""
 
 import json
 import re
@@ -8,19 +8,20 @@ from typing import Final
 
 import msgspec
 
-# These are in category "Cf" like marks that change the direction of text, but only join letters.
+# These characters only join letters, although they are in category "Cf", like marks that change the
+# text direction.
 _JOINERS: Final = "\u200c\u200d"
-# Control characters, marks that change the direction of text, line and paragraph separators, halves
-# of surrogate pairs.
+# The Unicode categories of control characters, marks that change the text direction, line and
+# paragraph separators, and unpaired surrogates.
 _ACTIVE: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
-# Characters that start a tag or an entity in HTML and in labels of Plotly → similar characters.
+# Characters that delimit tags or entities in HTML and in Plotly labels → look-alike characters.
 _MARKUP: Final = str.maketrans({"<": "‹", ">": "›", "&": "＆"})
-# Longer labels make a page unreadable, and many of them make it too large to open.
+# Longer labels would make a page unreadable, and many long labels would make it too large to open.
 MAX_LABEL: Final = 200
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    r"""Return the text with control characters, except those in `keep`, written as escapes.
+    r"""Return the text with control characters escaped, except the characters in `keep`.
 
     >>> visible("\x1b[31mred\u202e\n"), visible("two\nlines", keep="\n")
     ('\\x1b[31mred\\u202e\\n', 'two\nlines')
@@ -42,9 +43,9 @@ def is_control(character: str) -> bool:
 
 
 def visible_lines(text: str) -> str:
-    r"""Return `visible` text with each line after the first indented by two spaces.
+    r"""Escape the text as `visible` does, and indent each line after the first by two spaces.
 
-    So no line of it can look like a log line of its own.
+    The indentation keeps a line of the text from looking like a separate log line.
 
     >>> visible_lines("failed\x1b\n  frame\nERROR forged")
     'failed\\x1b\n  frame\n  ERROR forged'
@@ -62,7 +63,9 @@ def json_line(value: object) -> str:
 
 
 def visible_json(encoded: bytes) -> str:
-    r"""Return JSON as `json_line` does. Raises DecodeError, UnicodeDecodeError.
+    r"""Return encoded JSON on one line, with control characters escaped.
+
+    Raises DecodeError, UnicodeDecodeError.
 
     >>> visible_json(b'{"a":\n 1.50}')
     '{"a":1.50}'
@@ -74,7 +77,7 @@ def visible_json(encoded: bytes) -> str:
 
 
 def labels(texts: Iterable[str]) -> dict[str, str]:
-    """Return a label without markup for each text. All labels are different.
+    """Return a label without markup for each text. Different texts get different labels.
 
     >>> labels(["<b>", "‹b›", "plain"])
     {'<b>': '‹b›', 'plain': 'plain', '‹b›': '‹b› (2)'}

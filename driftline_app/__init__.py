@@ -1,4 +1,4 @@
 """The command line, runs, backtests and reports, and the code that builds the services.
 
-It imports all other packages, and none of them imports it.
+This package imports all other packages, and no other package imports it.
 """

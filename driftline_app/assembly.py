@@ -1,7 +1,7 @@
-"""Build each service from a stream, settings and a broker. This is the composition root.
+"""Build each service's handler and loop: the composition root.
 
-A service is imported only when it is built, so that each process loads the libraries of its own
-service only.
+Input: a stream, settings and a broker. Output: a `Handler` and a `Loop`. A service is imported only
+when it is built, so that each process loads only its own service's libraries.
 """
 
 import logging
@@ -30,12 +30,12 @@ def build_handler(
     reports: Path | None = None,
     synchronous: bool = False,
 ) -> Handler:
-    """Return the handler of a service.
+    """Return a service's handler.
 
-    `reports` is the folder for reports by Evidently; without it none are written. With
-    `synchronous` (`driftline run`), training and reports run synchronously in this thread, and no
-    state is kept on disk, because a run is never restarted. Otherwise they run in processes of
-    their own, while the loop keeps polling.
+    `reports` is the folder for Evidently's reports; without it, none are written. With
+    `synchronous`, as in `driftline run`, training and reports run in this thread, and no state is
+    stored on disk, because a run is never restarted. Otherwise training and reports run in separate
+    processes while the loop keeps polling.
     """
     state = None if synchronous else state_of(settings, stream)
     match service:
@@ -76,12 +76,13 @@ def build_loop(
     commit_interval_s: float | None = None,
     on_connection: OnConnection = lambda problem: None,
 ) -> Loop:
-    """Return the loop that runs a handler as worker number `slot` of a service.
+    """Return the loop that runs a handler as the worker of a service with number `slot`.
 
     `on_connection` is called when the connection to Kafka fails or recovers.
     """
     if commit_interval_s is None and service == "monitor" and stream.drift.classifier:
-        # Training the classifier for a new model takes longer than a transaction may stay open.
+        # Commit in every iteration: training the classifier for a new model takes longer than a
+        # transaction may stay open.
         commit_interval_s = 0.0
     return Loop(
         handler,
@@ -97,7 +98,7 @@ def build_loop(
 
 
 def without_evidently() -> str | None:
-    """Return what is missing without Evidently and how to add it; None if it is installed."""
+    """Return what Evidently would add and how to install it; None if it is installed."""
     if find_spec("evidently") is not None:
         return None
     return (
@@ -107,7 +108,7 @@ def without_evidently() -> str | None:
 
 
 def _if_drawable(reports: Path | None) -> Path | None:
-    """Return the folder for reports, or None without Evidently, which draws them."""
+    """Return the folder for reports, or None if Evidently, which draws them, is missing."""
     if reports is None or (missing := without_evidently()) is None:
         return reports
     log.info(missing)
@@ -115,5 +116,8 @@ def _if_drawable(reports: Path | None) -> Path | None:
 
 
 def state_of(settings: Settings, stream: Stream) -> Path:
-    """Return the folder for caches of services. Streams of the same name may differ in prefix."""
+    """Return the folder for the services' caches.
+
+    Its name includes the topic prefix, because streams with different prefixes may share a name.
+    """
     return settings.home / "state" / f"{stream.kafka.topic_prefix}{stream.name}"

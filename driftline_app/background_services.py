@@ -1,7 +1,8 @@
-"""Start and stop the services of a stream as background processes of this machine.
+"""Start and stop a stream's services as background processes on this machine.
 
-In: the folder of the stream's processes, and the services to run. Out: a request to the supervisor,
-which starts them and keeps them running; a supervisor is started if there is none.
+Input: the folder of the stream's state files, and the services to run. Output: a request file for
+the supervisor, which starts the services and keeps them running. If no supervisor is running, one
+is started.
 """
 
 import subprocess
@@ -34,14 +35,14 @@ from driftline_app.service_process import service_command
 
 _POLL_EVERY_S: Final = 0.1
 _LOG_LINES: Final = 15
-# The time that a supervisor needs to end after its services.
+# How long a supervisor may take to end after its services have ended.
 _STOP_MARGIN_S: Final = 5.0
 
 Supervisor = subprocess.Popen[bytes]
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """The services that ran; `killed` are those that did not end in time."""
+    """The services that were running. `killed` lists services that did not end in time."""
 
     stopped: tuple[Process, ...]
     killed: tuple[Process, ...]
@@ -50,9 +51,9 @@ class Stopped(msgspec.Struct, frozen=True):
 def start_services(
     folder: Path, slots: Sequence[tuple[Service, int]], file: Path, servers: str
 ) -> tuple[Process, ...]:
-    """Start the workers that do not run yet. Return all workers when each has joined its group.
+    """Start the workers that are not running yet, and wait until each has joined its group.
 
-    Raises DriftlineError.
+    Return all workers. Raises DriftlineError.
     """
     wanted = []
     for service, slot in slots:
@@ -71,7 +72,7 @@ def start_services(
 
 
 def replace_supervisor(folder: Path) -> bool:
-    """Start a supervisor if services run without one. Return whether it was started.
+    """Start a supervisor if services are running without one. Return whether one was started.
 
     Raises DriftlineError.
     """
@@ -85,10 +86,10 @@ def stop_services(folder: Path) -> Stopped:
     """Stop the supervisor and all services, and wait until they have ended."""
     supervisor = read_supervisor(folder)
     running = tuple(process for process in read_processes(folder) if process.alive)
-    # The supervisor first, because it would restart the services.
+    # Stop the supervisor first, because it would restart the services.
     everything = [*([supervisor] if supervisor else []), *running]
     killed = {process.pid for process in stop(everything, patience_s=STOP_PATIENCE_S)}
-    # Then whatever the supervisor was starting in that moment.
+    # Then stop any service that the supervisor was just starting.
     stop(read_processes(folder), patience_s=STOP_PATIENCE_S)
     write_processes(folder, ())
     write_request(folder, Request((read_request(folder) or Request()).number))
@@ -96,15 +97,15 @@ def stop_services(folder: Path) -> Stopped:
 
 
 def written_state(folder: Path, process: Process) -> ServiceState | None:
-    """Return the state that this process has written, and not an earlier one of the same name."""
+    """Return the state that this process wrote; None if the file has an earlier process's state."""
     state = read_state(folder, process.service, process.slot)
     return state if state is not None and state.pid == process.pid else None
 
 
 def ask_supervisor(folder: Path, services: Sequence[Wanted]) -> tuple[Request, Supervisor | None]:
-    """Ask the supervisor to run these services too. Start a supervisor if there is none.
+    """Ask the supervisor to run these services as well. Start a supervisor if none is running.
 
-    Return the request, and the supervisor if it was started.
+    Return the request, and the supervisor's process if it was started here.
     """
     wanted = {}
     supervisor = read_supervisor(folder)
@@ -125,25 +126,28 @@ def ask_supervisor(folder: Path, services: Sequence[Wanted]) -> tuple[Request, S
 def wait_for_supervisor(folder: Path, request: Request, started: Supervisor | None) -> None:
     """Wait until the supervisor has accepted the request. Raises DriftlineError.
 
-    If it does not, stop the supervisor that was `started` for it, unless services ran before: it
-    would stop them, too.
+    On a timeout, stop the supervisor that was `started` for the request, unless services are still
+    running, because the supervisor would stop them, too.
     """
     deadline_s = time.monotonic() + START_PATIENCE_S
     while (supervisor := read_supervisor(folder)) is None or supervisor.request != request.number:
         if time.monotonic() > deadline_s:
             raise _no_supervisor(folder, started)
-        time.sleep(_POLL_EVERY_S)  # until the other process writes its file
+        time.sleep(_POLL_EVERY_S)  # until the supervisor writes its state file
 
 
 def _no_supervisor(folder: Path, started: Supervisor | None) -> DriftlineError:
-    """Return the error that the supervisor does not accept a request, after stopping it."""
+    """Stop a `started` supervisor that accepts no request, if no service is running.
+
+    Return the error to raise.
+    """
     logs = _last_lines(folder / "supervisor.log", folder / "supervisor.err")
-    hint = "check that the disk is not full and the folder is writable, then run it again"
+    hint = "check that the disk is not full and the folder is writable, then try again"
     if started is None or any(process.alive for process in read_processes(folder)):
         who = "the supervisor" if started is None else f"the supervisor (pid {started.pid})"
-        return DriftlineError(f"{who} runs, but does not accept the request{logs}", hint=hint)
+        return DriftlineError(f"{who} is running, but does not accept the request{logs}", hint=hint)
     if started.poll() is None:
-        started.terminate()  # it stops the services that it has started
+        started.terminate()  # the supervisor first stops the services that it started
         try:
             started.wait(STOP_PATIENCE_S + _STOP_MARGIN_S)
         except subprocess.TimeoutExpired:
@@ -168,8 +172,8 @@ def _has_started(folder: Path, wanted: Wanted) -> bool:
 def _failed(wanted: Wanted, problem: str) -> DriftlineError:
     return DriftlineError(
         f"{wanted.name} {problem}{_last_lines(Path(wanted.log), output_of(wanted))}",
-        hint="the supervisor keeps restarting it, and the other services run; `driftline status` "
-        "shows them, `driftline down` stops them",
+        hint="the supervisor keeps restarting it, and other services keep running; `driftline "
+        "status` shows them all, `driftline down` stops them all",
     )
 
 
@@ -178,7 +182,7 @@ def _process(folder: Path, wanted: Wanted) -> Process | None:
 
 
 def _last_lines(*logs: Path) -> str:
-    """Return the last lines of those files that exist and are not empty, each after a title."""
+    """Return the last lines of each log that is not empty, below a heading."""
     shown = ""
     for log in logs:
         if log.exists() and (text := log.read_text(encoding="utf-8", errors="replace")):

@@ -1,6 +1,7 @@
-"""Change a stream's champion or freeze, and check that the services accept the change.
+"""Change a stream's champion or freeze by publishing signed records to the `models` topic.
 
-In: the models topic and the signing key. Out: signed records in the models topic.
+Input: the `models` topic and the signing key. Output: signed records in the `models` topic. Each
+change is read back to check that services will accept it.
 """
 
 import time
@@ -19,22 +20,25 @@ from driftline_app.context import Context
 
 
 class ChampionChange(msgspec.Struct, frozen=True):
-    """The output of `models promote --json` and of `models rollback --json`."""
+    """The output of `models promote --json` and `models rollback --json`."""
 
     champion: ModelAnnounced
-    before: ModelAnnounced | None  # None if there was no champion
-    changed: bool  # False if the model was the champion already
+    before: ModelAnnounced | None  # the previous champion; None if there was none
+    changed: bool  # False if the model was already the champion
 
 
 def catalog_of(context: Context) -> Catalog:
-    """Read the models topic of the stream. Raises BrokerError."""
+    """Read the stream's `models` topic. Raises BrokerError."""
     return read_catalog(context.broker, Topics(context.stream), Trusted(context.settings.keys))
 
 
 def make_champion(
     context: Context, catalog: Catalog, announced: ModelAnnounced, reason: str
 ) -> ChampionChange:
-    """Make a model the champion. Raises BrokerError; SettingsError if services will ignore it."""
+    """Make a model the champion.
+
+    Raises BrokerError, and SettingsError if services will ignore the change.
+    """
     if announced.digest == catalog.champion_digest:
         return ChampionChange(announced, announced, changed=False)
     signer = Signer(context.settings.keys)
@@ -42,8 +46,8 @@ def make_champion(
     _send(context, signer, pointer)
     now = catalog_of(context)
     if now.champion is None or now.champion.id != pointer.id:
-        # Our record is the newest of its key. Compaction would delete the record that is in
-        # effect, so that one is published again.
+        # Our record is the newest with its key, so compaction would delete the pointer that is in
+        # effect. Publish that pointer again.
         _send(context, signer, *now.restatements())
         raise _ignored(context, CHAMPION_KEY)
     before = catalog.announcements.get(catalog.champion_digest or "")
@@ -51,7 +55,7 @@ def make_champion(
 
 
 def set_freeze(context: Context, *, frozen: bool, reason: str) -> None:
-    """Stop or allow automatic promotion. Raises as `make_champion`."""
+    """Stop or allow automatic promotion. Raises the same errors as `make_champion`."""
     signer = Signer(context.settings.keys)
     event = catalog_of(context).freezing(frozen=frozen, reason=reason, at=_now())
     _send(context, signer, event)

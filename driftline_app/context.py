@@ -1,4 +1,4 @@
-"""Open what most commands work on: the settings, the stream, and a broker with its topics."""
+"""Load what most commands need: the settings, the stream file or a saved run, and the broker."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from driftline_app.stream_file import find_stream
 
 
 class Context(msgspec.Struct, frozen=True):
-    """The settings, the stream, and a broker with its topics."""
+    """The settings, the stream, and a broker with the stream's topics."""
 
     settings: Settings
     stream: Stream
@@ -26,8 +26,8 @@ def open_context(
 ) -> Context:
     """Return the settings, stream and broker for a command.
 
-    With `run`, stream and topics are those that the run saved; if `file` is given as well, the run
-    must be one of its stream. Raises StreamFileError, SettingsError.
+    With `run`, the stream and the topics come from that saved run. If `file` is also given, the run
+    must belong to that file's stream. Raises StreamFileError, SettingsError.
     """
     settings = load_settings(bootstrap_servers=bootstrap_servers)
     if run is None:
@@ -39,7 +39,7 @@ def open_context(
     stream, broker = load_run(folder)
     if asked not in (None, stream.name):
         raise SettingsError(
-            f"run {folder.name} is of stream {stream.name}, not of {asked}",
+            f"run {folder.name} belongs to stream {stream.name}, not to {asked}",
             hint="`--run last` is the newest run of the stream; --run needs no --stream",
         )
     return Context(settings, stream, broker)

@@ -1,7 +1,7 @@
-"""Compare estimated metrics of windows with those computed from the labels that arrived later.
+"""Compare the estimated metrics in `windows` with metrics computed from the labels in `outcomes`.
 
-In: the topics `windows` and `outcomes`. Out: one pair for each window that has both, and a sentence
-about the errors.
+Input: the two topics. Output: an `EstimateComparison` for each window that has both an estimate and
+labels, and a sentence about the errors.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from monitor.estimates.coverage import Coverage, EstimateComparison, Truth
 def compare_estimates(
     broker: Broker, stream: Stream, total: Callable[[int], None], progress: Progress
 ) -> list[EstimateComparison]:
-    """Return the windows that have both an estimate and labels.
+    """Return a comparison for each window that has both an estimate and labels.
 
     `total` is called once with the number of offsets to read, and `progress` with the number read
     since its last call. Raises BrokerError.
@@ -43,7 +43,7 @@ def compare_estimates(
 
 
 def error_sentence(found: Coverage) -> str:
-    """Return a sentence about the errors of estimates.
+    """Return a sentence about the estimates' errors.
 
     >>> error_sentence(Coverage(9, 0.0214, 8 / 9, 0.0405))
     'estimates without labels: mean error 0.0214 over 9 windows, 89% of the true values within \

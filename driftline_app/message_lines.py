@@ -1,4 +1,4 @@
-"""Describe a message of any topic in one line of text. Programs read the JSON instead."""
+"""Format a message from any topic as one line: text for people, or JSON for programs."""
 
 import msgspec
 
@@ -44,7 +44,7 @@ from driftline.wire.window_events import (
     WindowsEvent,
 )
 
-# Hex digits of a digest that are printed. `models show` and `trace` accept as few.
+# Number of a digest's hex digits to print. `models show` and `trace` accept such short digests.
 _DIGEST_DIGITS = 12
 
 
@@ -57,7 +57,7 @@ def line(role: Role, message: Message) -> str:
 
 
 def plain(value: bytes | None) -> str:
-    """Return bytes as text in one line. Characters that are not printable are escaped."""
+    """Return bytes as one line of text. Non-printable characters are escaped."""
     if value is None:
         return "(deleted)"
     text = value.decode("utf-8", "backslashreplace")
@@ -126,7 +126,7 @@ def _scored(event: PredictionsEvent | OutcomesEvent, what: str) -> str:
 
 
 def _where(event: Prediction | Outcome) -> str:
-    """Return the record's id, and its time or number unless that repeats the id."""
+    """Return the record's id, with its time, or with its row number if that differs from the id."""
     if event.time is not None:
         return f"{event.record_id} at {event.time}"
     if event.row is not None and str(event.row) != event.record_id:
@@ -198,13 +198,17 @@ def _model(event: ModelsEvent) -> str:
 
 
 def printed(message: Message, role: Role) -> str:
-    """Return a message as one line of JSON: its value, or an object if that is not JSON."""
+    """Return a message as one line of JSON.
+
+    The line is the message's value. A dead letter, or a value that is not JSON, is wrapped in an
+    object together with its place.
+    """
     value = message.value or b"null"
     if role != "deadletters":
         try:
             return visible_json(value)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            pass  # a feature record may contain any bytes; they are printed as text
+            pass  # a feature record may contain any bytes, which are printed as text
     envelope: dict[str, object] = {
         "topic": message.topic,
         "partition": message.partition,

@@ -1,6 +1,7 @@
-"""Wrap a service's handler, to write its state file and counts and to log what it publishes.
+"""Wrap a service process's handler to write its state file and counts, and log what it publishes.
 
-In: any handler. Out: a handler for the loop. It changes nothing that is handled or published.
+Input: any `Handler`. Output: a `Handler` for the loop. The wrapper changes neither what is handled
+nor what is published.
 """
 
 import logging
@@ -21,17 +22,17 @@ from driftline_app.service_troubles import Troubles
 
 log = logging.getLogger(__name__)
 
-# Often enough for an operator who watches, and rare enough to cost nothing.
+# Often enough for an operator to follow, and rarely enough to cost almost nothing.
 _WRITE_EVERY_S = 1.0
-# Topics whose messages are rare enough to be logged, one line each. Dead letters are counted.
+# Messages of these topics are rare enough to log each one in a line. Dead letters are only counted.
 _LOGGED: tuple[Role, ...] = ("drift", "retrain", "models")
 
 
 class ObservedHandler(Handler):
-    """A handler that calls another one and observes it.
+    """A handler that passes each call to another handler and observes the results.
 
-    `count_members` returns the number of all workers of the service, and may raise BrokerError. It
-    is called only while this worker does not have all partitions.
+    `count_members` returns how many workers the service has, and may raise BrokerError. It is
+    called only while this worker does not have all partitions.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class ObservedHandler(Handler):
         self._partitions: set[TopicPartition] = set()
         self._paused: frozenset[TopicPartition] = frozenset()
         self._joined = False
-        self._cannot_write = False  # logged once
+        self._cannot_write = False  # whether the last attempt to write the state file failed
         self._written_s = clock.monotonic()
         now = self._now()
         self._troubles = Troubles(
@@ -80,9 +81,9 @@ class ObservedHandler(Handler):
         self._write()
 
     def on_connection(self, problem: str | None) -> None:
-        """Note that Kafka cannot be used, for this reason, or with None that it can be used again.
+        """Note why Kafka cannot be used. None means that it can be used again.
 
-        Called at each attempt to reach it.
+        Call this after each attempt to connect.
         """
         self._troubles.note_connection(problem, self._now())
         self.write(self._current())
@@ -159,7 +160,7 @@ class ObservedHandler(Handler):
         if state != self._state.state:
             log.info("%s", state)
         self._written_s = self._clock.monotonic()
-        # Only inference has these three attributes.
+        # Only the inference handler has the attributes `model`, `champion` and `rejected`.
         model: str | None = getattr(self._handler, "model", None)
         champion: str | None = getattr(self._handler, "champion", None)
         rejected: Mapping[str, str] = getattr(self._handler, "rejected", {})
@@ -174,7 +175,7 @@ class ObservedHandler(Handler):
             gaps=self._gaps,
             lost=self._lost,
             published={self._roles.get(topic, topic): n for topic, n in self._published.items()},
-            problem=getattr(self._handler, "problem", None),  # only outcomes has this attribute
+            problem=getattr(self._handler, "problem", None),  # only the outcomes handler has it
             model=model,
             rejected=dict(rejected),
             error=error,
@@ -186,7 +187,7 @@ class ObservedHandler(Handler):
         try:
             write_state(self._folder, self._state)
         except OSError as error:
-            # The service keeps working. `driftline health` reports that its state file is old.
+            # The service keeps working, and `driftline health` reports that its state file is old.
             if not self._cannot_write:
                 log.warning(
                     "cannot write the state file, so `driftline health` will report this service "

@@ -1,4 +1,4 @@
-"""Send the rows of a data set to the topics of a stream, with numbers that continue those there."""
+"""Send a data set's rows to a stream's topics, continuing the row numbers in the features topic."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from producers.pacing import paced
 from producers.playback import Playback
 from producers.rows import RowSource
 
-# Rows between two calls of `progress`. A call costs more than sending a record.
+# Number of rows between two calls of `progress`, because a call costs more than sending a record.
 _PROGRESS_EVERY: Final = 500
 
 
@@ -30,7 +30,7 @@ def numbered_playback(
     limit: int | None,
     first_row: int | None,
 ) -> Playback:
-    """Return a playback whose numbers continue those in the features topic.
+    """Return a playback whose row numbers continue after the highest one in the features topic.
 
     Raises TopicMismatch if the topics are missing or differ from the plan.
     """
@@ -40,8 +40,8 @@ def numbered_playback(
         first_row = next_row(broker, stream) if stream.needs_row else 0
     playback = Playback(stream, source, seed=seed, limit=None if limit is None else skip + limit)
     playback.skip(skip)
-    # Rows of an empty topic get the numbers of the data. In others, numbers continue from the
-    # highest one.
+    # If the topic is empty, rows keep their numbers in the data set. Otherwise, their numbers
+    # continue after the highest one in the topic.
     playback.number_from(first_row)
     return playback
 
@@ -54,9 +54,9 @@ def send_rows(
     labels: bool,
     progress: Callable[[int], None],
 ) -> None:
-    """Send all rows, `rate` per second if given, and their labels if `labels` is set.
+    """Send all rows, and their labels if `labels` is set. `rate` limits the rows per second.
 
-    `progress` is called with the number of rows so far. Raises BrokerError.
+    `progress` is called with the number of rows sent so far. Raises BrokerError.
     """
     plays = (play for play in playback.play() if labels or play.kind == "record")
     step = 1 if rate else _PROGRESS_EVERY

@@ -1,7 +1,7 @@
-"""Run one worker of a service in this process, until it is stopped.
+"""Run one worker of a service in this process until it is stopped.
 
-In: the service, its stream and broker. Out: the log and the state file of the worker, besides what
-the service publishes.
+Input: a service, its stream and a broker. Output: the worker's log and state file, and what the
+service publishes.
 """
 
 import ctypes
@@ -28,23 +28,24 @@ from driftline_app.observed_handler import ObservedHandler
 
 log = logging.getLogger(__name__)
 
-# Allocations minus deallocations that trigger a garbage collection: several batches of records.
+# Allocations minus deallocations that trigger a garbage collection. Several batches of records fit
+# below it.
 _GC_THRESHOLD: Final = 50_000
-# Arenas of CPython's allocator, 1 MB each, that the objects of a batch of 2,000 records fill.
+# Number of 1 MB arenas in CPython's allocator that the objects of a 2,000-record batch fill.
 _KEPT_ARENAS: Final = 16
 _ARENA_BYTES: Final = 1 << 20
 _OBJECT_BYTES: Final = 400  # objects up to 512 bytes are allocated in arenas
 _kept: list[bytes] = []
 
-_M_ARENA_MAX: Final = -8  # a constant of glibc's malloc.h
+_M_ARENA_MAX: Final = -8  # a constant from glibc's malloc.h
 
-# Pauses between attempts to reach the broker at the start. An attempt itself takes up to 10 s.
+# Pauses between attempts to reach the broker at startup. The attempt itself takes up to 10 s.
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 8.0
 
 
 def service_command(service: Service, slot: int, file: Path, servers: str) -> tuple[str, ...]:
-    """Return the command that runs a worker of a service in a process of its own."""
+    """Return the command that runs one worker of a service in its own process."""
     return (
         *(sys.executable, "-m", "driftline_app.cli", service, "--stream", str(file.absolute())),
         *("--bootstrap-server", servers, "--slot", str(slot)),
@@ -90,7 +91,7 @@ def run_service(
     except BaseException as error:
         if handler is not None:
             handler.write("failed", error=str(error) or type(error).__name__)
-        # Python prints the error to standard error; the log may be a file.
+        # Log the error as well: Python prints it to standard error, but the log may be a file.
         log.error("failed: %s", error, exc_info=not isinstance(error, DriftlineError))
         raise
     handler.write("stopped")
@@ -99,7 +100,7 @@ def run_service(
 def _observed_handler(
     context: Context, service: Service, slot: int, digest: str
 ) -> ObservedHandler:
-    """Return the handler of a service, wrapped to write the state file of the worker."""
+    """Return a service's handler, wrapped to write the worker's state file."""
     settings, stream, broker = context.settings, context.stream, context.broker
     clock, topics, folder = SystemClock(), Topics(stream), folder_of(settings, stream)
 
@@ -146,24 +147,27 @@ def await_topics(
 
 
 def _limit_heaps() -> None:
-    """Let all threads share two heaps of glibc, which by default makes eight for each core.
+    """Make all threads share two heaps of glibc, which by default creates up to eight per core.
 
-    Each Kafka client has several threads, and each heap keeps memory that is free. With 16 heaps, a
-    monitor that used 41 MB of them held 119 MB after ten outages.
+    Each Kafka client has several threads, and each heap holds on to freed memory. With 16 heaps, a
+    monitor that used 41 MB of heap memory held 119 MB after ten outages.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # other C libraries do not have it
+    if mallopt is not None:  # other C libraries have no `mallopt`
         mallopt(_M_ARENA_MAX, 2)
 
 
 def _prepare_memory() -> None:
-    """Tune the interpreter for batches: thousands of objects that are freed together."""
-    # Imported objects are never freed, and those of a batch are freed with it. Searching thousands
-    # of live records for reference cycles takes a tenth of the time and finds none.
+    """Tune the interpreter's memory management for batches of records.
+
+    A batch consists of thousands of objects that are freed together.
+    """
+    # Imported objects are never freed, and a batch's objects are freed with the batch. Searching
+    # thousands of live records for reference cycles takes a tenth of the run time and finds none.
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 10, 10)
-    # CPython returns an empty arena to the system, and the next batch allocates it again, which
-    # causes more than half of all page faults. An object in the arena prevents that. There are two
-    # objects for each arena, because arenas may begin between two of them.
+    # CPython returns empty arenas to the system, and the next batch allocates them again. This
+    # causes more than half of all page faults. An object that stays in each arena prevents it. The
+    # objects kept are half an arena apart, so that each arena has one wherever it begins.
     filled = [bytes(_OBJECT_BYTES) for _ in range(_KEPT_ARENAS * _ARENA_BYTES // _OBJECT_BYTES)]
     _kept.extend(filled[:: _ARENA_BYTES // _OBJECT_BYTES // 2])

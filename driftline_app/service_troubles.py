@@ -1,7 +1,7 @@
-"""Detect what keeps a service from working: no broker, partitions, progress or model.
+"""Detect what keeps a service from working: no broker, too few partitions, no progress, no model.
 
-In: the calls of the loop. Out: `Trouble`s, each with its start time. `driftline health` decides how
-long a trouble may last.
+Input: what the loop reports to `ObservedHandler`. Output: `Trouble`s for the state file, each with
+its start time. `driftline health` decides how long a trouble may last.
 """
 
 import logging
@@ -13,8 +13,8 @@ from driftline.ops.processes import Trouble, TroubleKind
 
 log = logging.getLogger(__name__)
 
-# How often a worker that shares its service's partitions counts the workers. It counts more often
-# while it has too few partitions, because other workers may just have joined.
+# How often a worker that does not have all partitions counts the service's workers. It counts more
+# often while it has too few partitions, because other workers may have just joined.
 _COUNT_EVERY_S = 30.0
 _COUNT_AGAIN_S = 10.0
 
@@ -22,7 +22,7 @@ _COUNT_AGAIN_S = 10.0
 class Troubles:
     """The troubles of one worker.
 
-    `partitions` contains the number of partitions of each topic that the service consumes.
+    `partitions` contains the partition count of each topic that the service consumes.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Troubles:
         self._count_members = count_members
         self._monotonic_s = monotonic_s
         self._troubles: dict[TroubleKind, Trouble] = {}
-        self._share = 0  # the least number of partitions that this worker should have
+        self._share = 0  # the smallest number of partitions that this worker should have
         self._counted_s = float("-inf")
-        # Partition → the position at which reading stopped, and since when.
+        # Partition with unread records → the worker's position, and since when it has not changed.
         self._stopped: dict[TopicPartition, tuple[int, str]] = {}
 
     def now(self) -> tuple[Trouble, ...]:
-        """Return the present troubles."""
+        """Return the current troubles."""
         return tuple(self._troubles.values())
 
     @property
@@ -49,7 +49,7 @@ class Troubles:
         return "waiting for Kafka" in self._troubles
 
     def note_connection(self, problem: str | None, now: str) -> None:
-        """Note that Kafka cannot be used, for this reason; or, with None, that it can."""
+        """Note why Kafka cannot be used. None means that it can be used."""
         self._set("waiting for Kafka", problem, now)
 
     def note_progress(
@@ -59,7 +59,7 @@ class Troubles:
         paused: Set[TopicPartition],
         now: str,
     ) -> None:
-        """Note positions and lags. Partitions that the handler has paused do not count."""
+        """Note positions and lags. Ignore partitions that the handler has paused."""
         work = {p for p, lag in lags.items() if lag > 0 and p not in paused}
         before = self._stopped
         self._stopped = {
@@ -75,7 +75,7 @@ class Troubles:
         self._set("no progress", f"{lags[oldest]:,} to read at {where}", since, anew=True)
 
     def note_partitions(self, count: int, now: str) -> None:
-        """Note the number of partitions of this worker. It may count the workers of the service."""
+        """Note this worker's number of partitions. Now and then, count the service's workers."""
         total = sum(self._all_partitions)
         if count >= total or self._count_members is None:
             self._set("too few partitions", None, now)
@@ -89,13 +89,13 @@ class Troubles:
         self._set("too few partitions", detail if missing else None, now)
 
     def note_model(self, missing: str | None, now: str) -> None:
-        """Note which champion was published but does not serve yet; or, with None, none."""
+        """Note the published champion that does not serve yet. None means that none is missing."""
         detail = None if missing is None else f"the champion {missing} does not serve"
         self._set("no model", detail, now)
 
     def _count(self, count_members: Callable[[], int]) -> None:
         try:
-            # This worker counts, even if it is not in the group.
+            # Count at least this worker, which may not be in the group.
             members = max(1, count_members())
         except BrokerError as error:
             log.debug("cannot count the workers of this service: %s", error.message)
@@ -103,7 +103,7 @@ class Troubles:
         self._share = sum(partitions // members for partitions in self._all_partitions)
 
     def _set(self, kind: TroubleKind, detail: str | None, now: str, *, anew: bool = False) -> None:
-        """Start a trouble, or continue it. Without `detail`, end it."""
+        """Start or continue a trouble. Without `detail`, end the trouble."""
         if detail is None:
             self._troubles.pop(kind, None)
             return

@@ -1,4 +1,4 @@
-"""Find the stream file of a command: the one that `--stream` names, else the only one here."""
+"""Find a command's stream file: the one given with `--stream`, or the only one in this folder."""
 
 import tomllib
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Final
 from driftline.config.stream import Stream, load
 from driftline.errors import StreamFileError
 
-# A TOML file with two of these keys is a stream file, even if it lacks the third by mistake.
+# A TOML file with two of these keys counts as a stream file, in case the third was forgotten.
 _KEYS: Final = frozenset({"version", "task", "target"})
 _ENOUGH_KEYS: Final = 2
 
@@ -20,7 +20,7 @@ def find_stream(file: Path | None) -> Stream:
 def find_stream_file(file: Path | None) -> Path:
     """Return the path of the named stream file, or of the only one in the current folder.
 
-    Raises StreamFileError if no file is named and the folder contains none, or several.
+    Raises StreamFileError if no file is named and the folder does not contain exactly one.
     """
     if file is not None:
         return file

@@ -1,7 +1,7 @@
-"""`driftline up --print systemd`: print a systemd unit for each service and slot.
+"""Format a systemd unit for each service and slot, for `driftline up --print systemd`.
 
-In: stream file, settings, slots. Out: text without secrets. The units read client properties from a
-file of environment variables that the operator writes.
+Input: a stream file, settings and slots. Output: text without secrets. The units read client
+properties from an environment file that the operator writes.
 """
 
 import os
@@ -88,14 +88,14 @@ def systemd_units(
 
 
 def _quoted(word: str) -> str:
-    """Quote a word for systemd: percent signs are doubled, and special characters quoted."""
+    """Quote a word for systemd: double percent signs, and escape special characters."""
     escaped = _percent(word).replace("\\", "\\\\").replace('"', '\\"')
     plain = all(character.isalnum() or character in "/._-:=,%+@$" for character in escaped)
     return escaped if plain else f'"{escaped}"'
 
 
 def _percent(text: str) -> str:
-    """Double percent signs. Raises SettingsError for a text that could add a line to the unit."""
+    """Double percent signs. Raises SettingsError for text that could add a line to the unit."""
     if not text.isprintable():
         raise SettingsError(
             f"{text!r} has characters that cannot be written to a systemd unit",

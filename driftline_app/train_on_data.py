@@ -1,4 +1,4 @@
-"""Train a model of a stream on the labelled rows of a data set, and publish it."""
+"""Train a stream's model on a data set's labelled rows, and publish it to the `models` topic."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -44,7 +44,7 @@ def train_on_data(
     promote: bool,
     progress: Callable[[str, int, int | None], None],
 ) -> TrainResult:
-    """Train a model and publish it. The first model of a stream becomes the champion.
+    """Train a model and publish it. If the stream has no champion, the model becomes the champion.
 
     `limit` is the number of rows to read. With `promote`, the model replaces the champion. Raises
     DriftlineError.
@@ -89,11 +89,9 @@ def train_on_data(
 def labelled_records(
     stream: Stream, data: str, limit: int | None = None
 ) -> tuple[list[bytes], list[Value]]:
-    """Return the labelled records of a data set, as bytes to be sent, and their labels.
+    """Return a data set's labelled records, as bytes to be sent, and their labels.
 
-    `limit` restricts this to the first rows.
-
-    Raises DataError if there are none.
+    `limit` is the number of rows to read. Raises DataError if no row has a label.
     """
     own = stream.simulate.delay is None
     playback = Playback(
@@ -107,14 +105,14 @@ def labelled_records(
     labels: list[Value] = []
     for play in playback.play():
         if play.record_id is None:
-            continue  # a row that is no record: the codec would refuse it
+            continue  # the row is not a valid record, so the codec would reject it
         if play.kind == "record":
             waiting[play.record_id] = play.value
         elif (record := waiting.pop(play.record_id, None)) is not None:
             try:
                 label = codec.decode(play.value).label
             except DataError:
-                continue  # outcomes would reject it, so the record has no label
+                continue  # outcomes would reject the label, so the record is unlabelled
             records.append(record)
             labels.append(label)
     if not records:

@@ -1,1 +1,1 @@
-"""Detect drift: aggregate predictions and outcomes in windows, test them, publish drift events."""
+"""The monitor service: aggregate predictions and outcomes by window, and publish drift events."""

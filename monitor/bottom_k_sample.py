@@ -1,8 +1,8 @@
-"""Sample the records of a window: keep those with the smallest hashes of their ids (bottom-k
-sample).
+"""Sample a window's records as arrays: choose the records whose ids have the smallest hashes.
 
-Samples of partial aggregates merge into the sample of the whole window, in any order. A hash is a
-mixed CRC-32 of the id. Equal hashes are ordered by position, partition and offset.
+Input: arrays of records. Output: their bottom-k sample. Samples of partial aggregates merge, in any
+order, into the sample of the whole window. The hash is a mixed CRC-32 of the id. Records with equal
+hashes are ordered by position, partition and offset.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from monitor.class_scores import ClassScores
 
 
 def hashes_of(record_ids: Sequence[str]) -> NDArray[np.uint32]:
-    """Return hashes (n,) that are the same on every machine and in every version of Python. CRC-32
-    is the fastest function available (0.15 µs per id), but it is linear: consecutive ids get
-    regular patterns. Murmur3's finalizer removes the patterns and keeps different values
-    different."""
+    """Return hashes (n,) that are the same on every machine and in every Python version. CRC-32 is
+    the fastest hash function available (0.15 µs per id), but it is linear, so the hashes of
+    consecutive ids form regular patterns. Murmur3's finalizer removes these patterns and maps
+    different values to different hashes."""
     mixed = np.fromiter(map(crc32, map(str.encode, record_ids)), np.uint32, len(record_ids))
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         mixed ^= mixed >> np.uint32(shift)
@@ -31,11 +31,11 @@ def hashes_of(record_ids: Sequence[str]) -> NDArray[np.uint32]:
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """The sample of a complete window, by position. `repeated` is the number of records that have
-    the same id as another one."""
+    """A complete window's sample, ordered by position. `repeated` is the number of sampled records
+    whose id already occurred in the sample."""
 
     columns: Columns
-    predictions: NDArray[Any]  # object (class names) or float64
+    predictions: NDArray[Any]  # dtype object (class names) or float64
     scores: ClassScores | None = None
     repeated: int = 0
 
@@ -44,8 +44,8 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """Records as aligned arrays of length n. `values` are the sampled columns of each record.
-    `scores` are the model's class scores, if they are sampled."""
+    """Records as aligned arrays of length n. `values` contains one array for each sampled column.
+    `scores` contains the model's class scores, or is None if they are not sampled."""
 
     hashes: NDArray[np.uint32]
     positions: NDArray[np.int64]
@@ -58,7 +58,7 @@ class Rows(msgspec.Struct, frozen=True):
         return len(self.hashes)
 
     def take(self, at: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "Rows":
-        """Return the records at these places."""
+        """Return the records that `at` selects."""
         return Rows(
             self.hashes[at],
             self.positions[at],
@@ -69,12 +69,13 @@ class Rows(msgspec.Struct, frozen=True):
         )
 
     def ordered(self) -> "Rows":
-        """Return the records by position, then hash, so that partitions have no effect."""
+        """Return the records ordered by position, then hash, so that partitions do not affect the
+        order."""
         return self.take(np.lexsort((self.offsets, self.partitions, self.hashes, self.positions)))
 
     @classmethod
     def concat(cls, rows: Sequence["Rows"]) -> "Rows":
-        """Concatenate them. There must be at least one."""
+        """Concatenate `rows`, which must not be empty."""
         if len(rows) == 1:
             return rows[0]
         return cls(
@@ -90,11 +91,11 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 class SampleThreshold:
-    """The threshold of a sample: the `limit`-th smallest hash seen so far in a window. A record
-    with a larger hash cannot be in the sample.
+    """A sample's threshold: the `limit`-th smallest hash seen so far in a window. A record with a
+    larger hash cannot be in the sample.
 
-    `value` is lowered each time that more than 1.25 × `limit` hashes are buffered. A larger buffer
-    would admit more records, and a smaller one would sort more often.
+    `value` is lowered whenever more than 1.25 × `limit` hashes are buffered. A larger buffer would
+    admit more records, and a smaller buffer would need sorting more often.
 
     >>> threshold = SampleThreshold(4)
     >>> threshold.add(np.array([5, 9, 2, 7, 4, 3], dtype=np.uint32))
@@ -109,7 +110,7 @@ class SampleThreshold:
         self._buffered = 0
 
     def add(self, hashes: NDArray[np.uint32]) -> None:
-        """Add the hashes of more records. Add each record only once."""
+        """Add the hashes of more records. No record may be added twice."""
         self._chunks.append(hashes)
         self._buffered += len(hashes)
         if self._buffered > self._limit + self._limit // 4:
@@ -119,15 +120,17 @@ class SampleThreshold:
             self._chunks, self._buffered = [smallest], self._limit
 
     def drop_hashes(self) -> None:
-        """Drop the buffered hashes, but not `value`: some records may be added again."""
+        """Drop the buffered hashes, because their records may be added again, but preserve
+        `value`."""
         self._chunks, self._buffered = [], 0
 
 
 class BottomKSample:
-    """A bottom-k sample of `limit` records. It buffers at most 2 × `limit` records and one batch.
+    """A bottom-k sample of `limit` records. It buffers at most one batch more than 2 × `limit`
+    records.
 
-    Samples of the same window that will be merged may share a threshold. Together they then buffer
-    as much as one of them would alone.
+    Samples that will be merged into one window's sample may share a threshold. Together, they then
+    buffer as many records as a single sample would.
 
     >>> sample = BottomKSample(2)
     >>> empty = np.zeros(4, dtype=np.int64)
@@ -146,11 +149,11 @@ class BottomKSample:
         return min(self._buffered, self._limit)
 
     def admits(self, hashes: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Return which records (n,) may still be among the smallest."""
+        """Return a mask (n,) of the records that may still be in the sample, given their hashes."""
         return hashes <= np.uint32(self._threshold.value)
 
     def add(self, rows: Rows) -> None:
-        """Add more records."""
+        """Add records. Records that cannot be in the sample are dropped."""
         rows = self._useful(rows)
         if not len(rows):
             return

@@ -1,7 +1,8 @@
-"""Store the class scores of many records compactly. Merging in any order gives the same scores.
+"""Store many records' class scores compactly in uint16 arrays, which merge in any order.
 
-In: scores by class, as in predictions. Out: arrays by class, or a matrix with a given order of
-classes. A score is stored in 2 bytes, in steps of 1.5e-5, which is finer than any calibration.
+Input: scores by class, as in predictions. Output: arrays by class, or a matrix with one column for
+each given class. A score takes 2 bytes and is stored in steps of 1.5e-5, which is finer than any
+calibration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCALE: Final = 65_534
-NONE: Final = 65_535  # this class has no score for this record
+NONE: Final = 65_535  # marks a missing score
 
 Packed = NDArray[np.uint16]
 
 
 class ClassScores:
-    """The scores of n records. `by_class` maps each class name to uint16 (n,), in any order.
-    Records may have scores for different classes or no scores at all. A missing score is `NONE`."""
+    """The class scores of n records. `by_class` maps class names, in any order, to scores, uint16
+    (n,). Records may have scores for different classes, or no scores at all. A missing score is
+    `NONE`."""
 
     __slots__ = ("_length", "by_class")
 
@@ -31,12 +33,12 @@ class ClassScores:
 
     @classmethod
     def none(cls, length: int) -> "ClassScores":
-        """Return the scores of records that have none."""
+        """Return an instance for `length` records without scores."""
         return cls({}, length)
 
     @classmethod
     def of(cls, records: Sequence[Mapping[str, float] | None]) -> "ClassScores":
-        """Build from the scores of predictions. Scores outside 0…1 are clipped."""
+        """Build from predictions' scores. Scores outside 0…1 are clipped."""
         names = dict.fromkeys(name for record in records if record is not None for name in record)
         return cls(
             {
@@ -52,7 +54,7 @@ class ClassScores:
 
     @classmethod
     def concat(cls, parts: Sequence["ClassScores"]) -> "ClassScores":
-        """Concatenate the records of at least one part."""
+        """Concatenate the records of all parts."""
         names = dict.fromkeys(name for part in parts for name in part.by_class)
         return cls(
             {name: np.concatenate([part.own(name) for part in parts]) for name in names},
@@ -60,17 +62,17 @@ class ClassScores:
         )
 
     def own(self, name: str) -> Packed:
-        """Return the scores (n,) of this class."""
+        """Return a class's scores (n,), `NONE` where missing."""
         found = self.by_class.get(name)
         return np.full(self._length, NONE, dtype=np.uint16) if found is None else found
 
     def take(self, at: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "ClassScores":
-        """Return the records at these places."""
+        """Return the scores of the records that `at` selects."""
         length = len(np.empty(self._length, dtype=np.bool_)[at])
         return ClassScores({name: own[at] for name, own in self.by_class.items()}, length)
 
     def matrix(self, classes: Sequence[str]) -> NDArray[np.float64]:
-        """Return the scores (n, k) of these classes, NaN if missing."""
+        """Return scores (n, k), one column for each of `classes`, NaN where missing."""
         return unpacked(np.column_stack([self.own(name) for name in classes]))
 
 
@@ -81,7 +83,7 @@ def packed(scores: NDArray[np.float64]) -> Packed:
 
 
 def unpacked(kept: Packed) -> NDArray[np.float64]:
-    """Return the scores that `packed` stored, up to rounding.
+    """Return the scores that were passed to `packed`, up to rounding.
 
     >>> unpacked(packed(np.array([0.0, 0.25, 1.0, np.nan]))).round(4).tolist()
     [0.0, 0.25, 1.0, nan]

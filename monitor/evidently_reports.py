@@ -1,8 +1,8 @@
-"""Draw Evidently's full HTML report of a window that opened a drift event.
+"""Write Evidently's HTML report for a window that opened a drift event to a file.
 
-In: a window's sample and the reference of its model. Out: the file `<window id>.html` in a folder.
-Drawing takes seconds and holds Python's lock, so services draw in a separate process. It draws one
-report at a time. A report is skipped, and the skip is logged, if two others are pending.
+Input: a window's sample and its model's reference. Output: the file `<window id>.html` in a folder.
+Drawing takes seconds and holds Python's global lock, so services draw in a separate process, one
+report at a time. If two reports are pending, a new report is skipped, and this is logged.
 """
 
 import logging
@@ -29,14 +29,14 @@ from monitor.watched_columns import watched
 log = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 2
-# The time to draw grows with the rows, and a plot of more rows looks the same.
+# Drawing time grows with the number of rows, and plots of more rows look the same.
 MAX_ROWS: Final = 10_000
 
 _Data = dict[str, NDArray[Any]]
 
 
 class Task(msgspec.Struct, frozen=True):
-    """All inputs of `draw`, in a form that can be pickled."""
+    """The inputs of `draw`, all of which can be pickled."""
 
     path: Path
     reference: _Data  # column name → float64 or object (n,)
@@ -46,7 +46,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Reports:
-    """Draw reports into a folder, in this thread or in a separate process."""
+    """Draw reports to files in a folder, in this thread or in a separate process."""
 
     def __init__(self, stream: Stream, folder: Path, *, synchronous: bool) -> None:
         self._stream = stream
@@ -54,20 +54,20 @@ class Reports:
         self._synchronous = synchronous
         # Name of the last report requested by `draw`.
         self._newest: str | None = None
-        # Started by the first `draw` that needs it, stopped by `close`.
+        # The separate process: started by the first report drawn in it, stopped by `close`.
         self._pool: ProcessPoolExecutor | None = None
-        # Reports that are being drawn or wait for it: added by `draw`, removed by `poll`.
+        # Reports that are being drawn or are waiting: added by `draw`, removed by `poll` when done.
         self._waiting: list[tuple[Path, Future[None]]] = []
 
     def draw(self, name: str, sample: Sample, reference: Reference) -> None:
-        """Draw the file `name`, or submit it to the process. If a report cannot be drawn, this is
-        only logged, because drift must be published anyway."""
+        """Draw the report `name`, or submit it to the separate process. If drawing fails, the error
+        is only logged, because drift must be published anyway."""
         if name == self._newest:
-            return  # a window that opens several events has one report
+            return  # a window that opens several events has only one report
         self._newest = name
         try:
             self._draw(self._task(self._folder / name, sample, reference))
-        except Exception:  # Evidently's own errors have no common base
+        except Exception:  # Evidently's errors have no common base class
             log.exception("report %s could not be drawn", self._folder / name)
 
     def _draw(self, task: Task) -> None:
@@ -77,23 +77,23 @@ class Reports:
         self.poll()
         if len(self._waiting) >= MAX_WAITING:
             log.warning(
-                "skipping report %s, because %d reports are waiting to be drawn",
+                "skipping report %s, because %d reports are already pending",
                 task.path,
                 len(self._waiting),
             )
             return
         if self._pool is None:
-            # Spawned, not forked: the threads and locks of a broker client must not be copied.
+            # Spawn instead of forking: a broker client's threads and locks must not be copied.
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
             self._waiting.append((task.path, self._pool.submit(draw, task)))
-        except BrokenProcessPool:  # the process was killed, so the next report starts another
+        except BrokenProcessPool:  # the process was killed; the next report starts a new one
             self._pool.shutdown(wait=False)
             self._pool = None
             raise
 
     def poll(self) -> None:
-        """Log the reports that failed, and remove all that are done."""
+        """Log the reports that failed, and remove all reports that are done."""
         for path, future in self._waiting:
             if future.done() and (error := future.exception()) is not None:
                 log.error("report %s could not be drawn: %s", path, error)
@@ -105,7 +105,8 @@ class Reports:
         self.poll()
 
     def close(self) -> None:
-        """Wait for the report being drawn and cancel the others. Safe to call twice."""
+        """Wait for the report that is being drawn, and cancel the waiting reports. Safe to call
+        twice."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -132,8 +133,8 @@ class Reports:
 
 
 def draw(task: Task) -> None:
-    """Write one report. Columns without any value in either sample are left out."""
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # before the import: Evidently's telemetry is on
+    """Write one report. A column is left out if one of the two samples has no value for it."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # disables telemetry; must precede the import
     import evidently
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
@@ -144,7 +145,7 @@ def draw(task: Task) -> None:
         for name in (*task.numbers, *task.categories)
         if _has_value(task.reference[name]) and _has_value(task.current[name])
     ]
-    # Evidently and Plotly insert names and values into pages: they must contain no markup.
+    # Evidently and Plotly insert names and values into the page, so remove markup from both.
     shown = labels(drawable)
     values = labels(
         value
@@ -171,7 +172,7 @@ def draw(task: Task) -> None:
         return Dataset.from_pandas(frame, data_definition=definition)
 
     with warnings.catch_warnings():
-        # Correlations of constant columns are undefined. Evidently shows them as missing.
+        # The correlation of a constant column is undefined. Evidently shows it as missing.
         warnings.simplefilter("ignore", RuntimeWarning)
         snapshot = Report([DataDriftPreset(), DataSummaryPreset()]).run(
             dataset(task.current), dataset(task.reference)

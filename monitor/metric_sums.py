@@ -1,8 +1,8 @@
-"""Compute realised metrics from sums that merge exactly, in whatever order outcomes were read.
+"""Compute realised metrics from exact sums over labels and predictions, mergeable in any order.
 
-In: labels and predictions, or sums from another worker. Out: the stream's metric, the mean error,
-and whether it is above the model's held-out error. Sums are counts and fixed-point integers, not
-floats.
+Input: labels and predictions, or another worker's sums. Output: the stream's metric, the mean
+error, and whether the error exceeds the model's held-out error. Sums are counts and fixed-point
+integers, not floats.
 """
 
 import math
@@ -19,10 +19,10 @@ from driftline.config.stream_sections import Metric, Task
 from driftline.wire.events import Value
 from driftline.wire.partial_aggregates import ErrorSums, ModelAggregate, Pair
 
-# Errors are stored as integers, times 2^64. That keeps all bits of an error above 1e-3, and 12
-# digits of an error of 1e-7. Python's integers do not overflow.
+# Errors are multiplied by 2^64 and stored as integers. This preserves all bits of errors above
+# 1e-3, and 12 digits of an error of 1e-7. Python integers do not overflow.
 FIXED_POINT_BITS: Final = 64
-# Larger errors count as this one: its square times 2^64 is still a finite float.
+# Larger errors are clipped to this value, whose square times 2^64 is still a finite float.
 MAX_ERROR: Final = 1e140
 
 
@@ -38,24 +38,24 @@ class Tally(Protocol):
         """Add the sums of another tally of the same kind."""
 
     def merge_aggregate(self, aggregate: ModelAggregate) -> None:
-        """Add sums that were read from a partial aggregate."""
+        """Add the sums from a partial aggregate."""
 
     def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
-        """Return the sums for a partial aggregate."""
+        """Return the sums in the form in which a partial aggregate stores them."""
 
     def metric(self, metric: Metric) -> float:
-        """Return the metric over all outcomes, of which there must be at least one."""
+        """Return the metric over all outcomes. At least one outcome must have been added."""
 
     def standard_error(self, metric: Metric) -> float:
-        """Return the standard error of that metric for independent outcomes. It is too small if
-        errors are autocorrelated. There must be at least one outcome."""
+        """Return the metric's standard error, assuming independent outcomes. It is too small if
+        errors are autocorrelated. At least one outcome must have been added."""
 
     def error(self) -> float:
-        """Return the mean error. There must be at least one outcome."""
+        """Return the mean error. At least one outcome must have been added."""
 
     def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
-        """Return the p-value of a mean error this high, if the model is as good as on `reference`,
-        errors (m,). `variance_inflation` is that of means of errors."""
+        """Return the p-value of a mean error this high, assuming the model is as good as on
+        `reference` (errors, shape (m,)). `variance_inflation` applies to mean errors."""
 
 
 def new_tally(task: Task) -> Tally:
@@ -64,7 +64,7 @@ def new_tally(task: Task) -> Tally:
 
 
 class ClassTally:
-    """Counts of each pair of label and prediction."""
+    """The number of outcomes for each pair of label and prediction."""
 
     def __init__(self) -> None:
         self.records = 0
@@ -123,7 +123,8 @@ class ClassTally:
 
         wrong, before = self._wrong(), int(reference.sum())
         table = [[wrong, self.records - wrong], [before, len(reference) - before]]
-        # Autocorrelated records count as fewer records, by the variance inflation.
+        # Autocorrelated records carry less information: divide the counts by the variance
+        # inflation.
         counts = [[round(count / variance_inflation) for count in row] for row in table]
         return float(fisher_exact(counts, alternative="greater").pvalue)
 
@@ -134,13 +135,13 @@ class ClassTally:
 
 
 class NumberTally:
-    """Fixed-point sums of the absolute errors, and of their second and fourth powers."""
+    """Fixed-point sums of the absolute errors, their squares and their fourth powers."""
 
     def __init__(self) -> None:
         self.records = 0
         self._sum = 0
         self._squares = 0
-        self._fourths = 0  # stored times 2^128, the other sums times 2^64
+        self._fourths = 0  # scaled by 2^128; the other sums are scaled by 2^64
 
     def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
         errors = np.abs(np.array(labels, np.float64) - np.array(predictions, np.float64))
@@ -172,9 +173,9 @@ class NumberTally:
         return math.sqrt(self._mean(self._squares)) if metric == "rmse" else self.error()
 
     def standard_error(self, metric: Metric) -> float:
-        # n Σx² - (Σx)² is computed with integers: only the squares themselves are rounded.
+        # Compute n Σx² - (Σx)² with integers, so that only the squares themselves are rounded.
         if metric == "rmse":
-            # Delta method: the error of a root is that of its square, divided by twice the root.
+            # Delta method: the standard error of √x is the standard error of x, divided by 2√x.
             root = self.metric("rmse")
             spread = self._deviation(self._squares, self._fourths)
             return spread / (2.0 * root) / math.sqrt(self.records) if root else 0.0
@@ -192,22 +193,22 @@ class NumberTally:
         )
         if spread == 0.0:
             return 0.0 if mean > known else 1.0
-        # Welch's statistic. Windows are large enough for the normal distribution.
+        # Welch's statistic. Windows are large enough to assume a normal distribution.
         return 0.5 * math.erfc((mean - known) / spread / math.sqrt(2.0))
 
     def _deviation(self, total: int, squares: int) -> float:
-        """Return the standard deviation, given the sums of values (times 2^64) and of squares
-        (times 2^128)."""
+        """Return the standard deviation, given a sum of values scaled by 2^64 and a sum of their
+        squares scaled by 2^128."""
         scaled = max(0, self.records * squares - total * total)
         return math.isqrt(scaled) / (self.records << FIXED_POINT_BITS)
 
     def _mean(self, total: int) -> float:
-        # The division of integers rounds once, even if both are too large for a float.
+        # Dividing two integers rounds only once, even if both are too large for a float.
         return total / (self.records << FIXED_POINT_BITS)
 
 
 def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
-    """Return the metric, as `evaluate` does, of the shares (k, k) by label and prediction."""
+    """Return the metric, as `evaluate` computes it, from shares (k, k) by label and prediction."""
     right, actual, said = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
     if metric == "accuracy":
         return float(right.sum())
@@ -218,9 +219,9 @@ def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
 def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the gradient (k, k) of a metric with respect to each entry of the confusion matrix.
 
-    `shares` (k, k) by label and prediction sum to 1. With the gradient g, the delta method gives
-    the variance of the metric over n multinomial draws: (Σ pᵢⱼ gᵢⱼ² - (Σ pᵢⱼ gᵢⱼ)²) / n. For macro
-    F1 see Takahashi et al., Confidence interval for micro-averaged F1 and macro-averaged F1 scores
+    `shares` (k, k), by label and prediction, sum to 1. For a gradient g, the delta method gives the
+    metric's variance over n multinomial draws: (Σ pᵢⱼ gᵢⱼ² - (Σ pᵢⱼ gᵢⱼ)²) / n. For macro F1, see
+    Takahashi et al., Confidence interval for micro-averaged F1 and macro-averaged F1 scores
     (Applied Intelligence, 2022).
     """
     same = np.eye(len(shares))
@@ -244,7 +245,7 @@ def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64
 
 
 class ErrorComparison(msgspec.Struct, frozen=True):
-    """The comparison of a window's error with the held-out error of its model."""
+    """A comparison of a window's error with its model's held-out error."""
 
     reference_error: float
     p_value: float
@@ -259,9 +260,9 @@ def compare_error(
     level: float,
     min_loss: float,
 ) -> ErrorComparison | None:
-    """Compare the error with the held-out one. It is `is_degraded` if it increased significantly,
-    and by a share of `min_loss` or more. None if there is no held-out error or no outcome.
-    `variance_inflation` is that of means of errors."""
+    """Compare the error with the held-out error. Return None if either is missing. `is_degraded` is
+    set if the error rose significantly and by at least `min_loss`, as a fraction of the held-out
+    error. `variance_inflation` applies to mean errors."""
     if not len(reference) or not tally.records:
         return None
     before = float(np.mean(reference))
@@ -272,11 +273,11 @@ def compare_error(
 
 
 def _fixed(values: NDArray[np.float64]) -> int:
-    """Return the sum in fixed point."""
+    """Return the sum of `values` in fixed point."""
     return sum(_fixed_each(values))
 
 
 def _fixed_each(values: NDArray[np.float64]) -> list[int]:
-    """Return each value in fixed point. Scaling by a power of two is exact. Further digits are cut
-    off."""
+    """Return each value in fixed point. Scaling by a power of two is exact. The remaining fraction
+    is truncated."""
     return list(map(int, np.ldexp(values, FIXED_POINT_BITS).tolist()))

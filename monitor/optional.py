@@ -1,7 +1,8 @@
-"""Compute the optional parts of a window. If one of them fails, the window is published without it.
+"""Run an optional computation for a window, with a logged fallback if the data makes it fail.
 
-In: a computation. Out: its result, or a fallback and one log line. The same data always gives the
-same result, so what is published still depends only on the topics and packages.
+Input: a computation. Output: its result, or the fallback and one log line. The window is then
+published without this part. The same data always gives the same result, so published events depend
+only on topics and packages.
 """
 
 import logging
@@ -20,10 +21,11 @@ Fallback = TypeVar("Fallback")
 def optional(
     compute: Callable[[], Found], fallback: Fallback, consequence: str
 ) -> Found | Fallback:
-    """Return the result of `compute`, or `fallback` if the data makes it raise.
+    """Return the result of `compute`, or `fallback` if `compute` raises an error that the data
+    caused.
 
-    The log line begins with `consequence`. Errors of the disk, the memory, the model store and the
-    installation do not depend on the data: they are raised, and the service tries again.
+    The log line begins with `consequence`. Disk, memory, model store and installation errors do not
+    depend on the data. They are raised, and the service retries.
 
     >>> optional(lambda: 1 / 0, None, "window w-1 has no estimate") is None
     True
@@ -38,5 +40,5 @@ def optional(
         log.warning(
             "%s: %s: %s", consequence, type(error).__name__, error, extra=alike(consequence)
         )
-        log.debug("the error was raised here", exc_info=error)
+        log.debug("traceback of the previous warning", exc_info=error)
         return fallback

@@ -1,10 +1,10 @@
-"""Track the watermark of each partition, and assign its records to slides and panes.
+"""Track each partition's watermark, and assign its records, as arrays, to slides and panes.
 
-In: the positions of a partition's records, in the order of its log. Out: the bucket in which each
-record counts, the buckets that are closed, and the offset to commit. All results depend only on the
-contents of that partition, never on batches or on other partitions.
+Input: the positions of a partition's records, in log order. Output: each record's bucket, the
+closed buckets, and the offset to commit. The results depend only on the partition's contents, not
+on batches or other partitions.
 
-A bucket is the unit of aggregation: a slide of predictions, or a pane of outcomes.
+A bucket is the unit of aggregation: a slide for predictions, or a pane for outcomes.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ from driftline.wire.commit_metadata import Offset, Position, metadata_of
 from driftline.wire.events import Log
 
 PANES: Final = 20  # number of panes in a window
-# Smaller than every position, but far enough from the limit of 64 bits for the grid's arithmetic.
+# Smaller than every position, but far enough from the 64-bit limit for the grid's arithmetic.
 BEFORE_ALL: Final = -(2**62)
 
 Partial = TypeVar("Partial")
@@ -33,9 +33,9 @@ Bools = NDArray[np.bool_]
 class Grid(msgspec.Struct, frozen=True):
     """The bounds of windows, slides and panes. Positions may be negative.
 
-    A window starts with each slide and is `overlap` slides long (Traub et al., "Efficient window
-    aggregation with general stream slicing", EDBT 2019). The numbers of slides and panes continue
-    across windows. If the size of a slide is no multiple of `panes`, its last pane is longer.
+    A new window starts at each slide and spans `overlap` slides (Traub et al., "Efficient window
+    aggregation with general stream slicing", EDBT 2019). Slides and panes are numbered
+    consecutively. If a slide's size is not a multiple of `panes`, its last pane is longer.
 
     >>> grid = Grid(size=110, pane=5)
     >>> grid.pane_of(-1), grid.pane_of(0), grid.pane_of(109)
@@ -46,14 +46,14 @@ class Grid(msgspec.Struct, frozen=True):
     (165, 275)
     """
 
-    size: int  # size of a slide
+    size: int  # length of a slide, in rows or microseconds
     pane: int
     overlap: int = 1
     by_row: bool = False
 
     @classmethod
     def of(cls, stream: Stream) -> "Grid":
-        """Return the grid of a stream's windows."""
+        """Return the grid for a stream's windows."""
         size = stream.window_size // stream.overlap
         return cls(size, stream.pane_size, stream.overlap, by_row=stream.axis == "row")
 
@@ -64,7 +64,7 @@ class Grid(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Return a name that changes whenever slides or panes are numbered in another way."""
+        """Return a name that changes whenever the numbering of slides or panes changes."""
         return f"{self.size}/{self.panes}"
 
     def pane_of(self, position: int) -> int:
@@ -85,12 +85,12 @@ class Grid(msgspec.Struct, frozen=True):
         return start, (slide + 1) * self.size if place == self.panes - 1 else start + self.pane
 
     def window(self, index: int) -> tuple[int, int]:
-        """Return the start and the exclusive end of the window that starts with a slide."""
+        """Return the start and the exclusive end of the window that starts at slide `index`."""
         return index * self.size, (index + self.overlap) * self.size
 
     def window_after(self, closed: int | None, slides: Iterable[int]) -> int | None:
-        """Return the first window from `closed` on that contains one of these slides, None if there
-        is none. No slide may be before `closed`. On the row axis no window starts before row 0."""
+        """Return the first window, from `closed` on, that contains one of `slides`, or None without
+        slides. No slide may precede `closed`. On the row axis, no window starts before row 0."""
         first = min(slides, default=None)
         if first is None:
             return None
@@ -101,39 +101,39 @@ class Grid(msgspec.Struct, frozen=True):
 
 
 class PartitionCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata of a committed offset: the partition's state before the record at that offset."""
+    """Metadata of a committed offset: the partition's state just before the record there."""
 
     watermark: Position | None = None
-    source: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1  # largest source offset seen
-    # The partial aggregates of all buckets before this one were published.
+    source: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1  # largest source offset read
+    # First open bucket: the partial aggregates of all earlier buckets were published.
     closed: Position | None = None
-    # Records before this offset were read. Those from the committed offset on are read again.
+    # Every record before this offset was read. A restart rereads records from the committed offset.
     published: Offset = 0
     grid: str = ""  # name of the grid that numbers the buckets
-    log: str = ""  # id of the topic that `source` is an offset of, empty if unknown
-    axis: Axis | None = None  # axis of the positions; None in commits of earlier versions
+    log: str = ""  # id of the topic in which `source` is an offset, empty if unknown
+    axis: Axis | None = None  # axis of the positions; None in commits from earlier versions
 
 
 class Arrivals(NamedTuple):
-    """The events of a partition, in the order of its log: arrays of length n."""
+    """A partition's events in log order, as arrays of length n."""
 
     offsets: Ints
-    positions: Ints  # the position of each record; the watermark of each watermark record
-    marks: Bools | None = None  # True for watermark records; None: there are none
-    # Offsets of the feature records, -1 for watermark records without one. None: no repeats.
+    positions: Ints  # position of each record, or watermark of each watermark record
+    marks: Bools | None = None  # True for watermark records; None if there are none
+    # Feature record offsets, -1 for watermark records without one. None: do not check for repeats.
     sources: Ints | None = None
-    dead_letters: Bools | None = None  # True for dead letters; None: there are no marks
-    # Positions of dead letters, at the places of their watermark records, and BEFORE_ALL if
-    # unreadable. Other places contain arbitrary values. None: there are no marks.
+    dead_letters: Bools | None = None  # True for dead letters; None without watermark records
+    # Dead letters' positions at the indices of their watermark records, BEFORE_ALL if unreadable.
+    # Other elements are arbitrary. None without watermark records.
     dead_letter_positions: Ints | None = None
-    # Number of records that a gap deleted, 0 elsewhere; None: there are no gaps.
+    # Number of records lost in a watermark record's gaps, else 0. None without watermark records.
     lost: Ints | None = None
-    # True for records that are implausibly far ahead of their time; None: there are none.
+    # True for records marked as implausibly far ahead; None if there are none.
     ahead: Bools | None = None
-    logs: tuple[tuple[int, Log], ...] = ()  # places of the watermark records that start a new log
+    logs: tuple[tuple[int, Log], ...] = ()  # index of each watermark record that starts a new log
 
     def cut(self, at: slice) -> "Arrivals":
-        """Return a part of the events, without `logs`."""
+        """Return the events in a slice, without `logs`."""
 
         def part(own: NDArray[Any] | None) -> Any:
             return None if own is None else own[at]
@@ -142,29 +142,29 @@ class Arrivals(NamedTuple):
 
 
 class Bucket(Generic[Partial]):
-    """A slide or pane of one partition that may still get records, with its partial aggregate."""
+    """One partition's slide or pane that may still get records, with its partial aggregate."""
 
     def __init__(self, partial: Partial, offset: int, watermark: int | None, source: int) -> None:
         self.partial = partial
         self.late = 0
         self.dead_letters = 0
         self.lost = 0
-        # The largest known position of a dead letter, None if there is none.
+        # Largest known position of a dead letter, or None if no position is known.
         self.max_dead_letter_position: int | None = None
-        # Offset of the first record that counts in this bucket, and the partition's watermark and
-        # source offset before that record. A restart resumes from here.
+        # Offset of the first record in this bucket, and the partition's watermark and source offset
+        # just before that record. A restart resumes from here.
         self.first = (offset, watermark, source)
 
 
 class PartitionWindowState(Generic[Partial]):
-    """The state of one partition: its watermark, and its open buckets, which are all slides or all
-    panes.
+    """One partition's watermark and open buckets. The buckets are either all slides or all panes.
 
     The watermark is the largest position minus the lateness (on the row axis, the next row minus
-    the lateness), or the position of a watermark record if that is larger. A record is late if the
-    watermark had passed the end of its pane. It is counted as late in the bucket that contains the
-    watermark. A record that inference marked as implausibly far ahead is counted in the same way,
-    and does not move the watermark. A bucket is closed when the watermark has passed its end.
+    the lateness), or the position of a watermark record if that position is larger. A record is
+    late if the watermark has already passed the end of the record's pane. A late record is counted
+    in the watermark's bucket. A record that inference marked as implausibly far ahead is also
+    counted as late, and does not move the watermark. A bucket is closed when the watermark has
+    passed its end.
     """
 
     def __init__(
@@ -180,40 +180,40 @@ class PartitionWindowState(Generic[Partial]):
         self._grid = Grid.of(stream)
         self._panes_in_bucket = self._grid.panes if unit == "slide" else 1
         self.watermark = at.watermark  # None until a position is known; only `_admit` advances it
-        self.source = at.source  # largest source offset read; reset for the log of another topic
-        # Id of the topic of `source`: set by `admit` when a watermark record names a new log.
+        self.source = at.source  # largest source offset read; reset when a new log starts
+        # Id of the topic in which `source` is an offset; `admit` sets it when a new log starts.
         self._log = at.log
-        self._log_offset = -1  # offset of the watermark record that named `_log`, -1 if restored
-        self.closed = at.closed  # first open bucket; only `close` advances it; None: none closed
+        self._log_offset = -1  # offset of the watermark record that started `_log`, -1 if restored
+        self.closed = at.closed  # first open bucket, None if none was closed; set by `close`
         if at.grid != self._grid.name:
-            # The windows in the stream file were changed: start with the first complete bucket.
+            # The stream file's windows have changed: start with the first complete bucket.
             self.closed = None if at.watermark is None else self._bucket_of(at.watermark) + 1
-        self.next_offset = max(committed.offset, 0)  # advanced by the owner for each record
-        # Open buckets by index: added by `_count` with their first record, removed by `close`.
+        self.next_offset = max(committed.offset, 0)  # set by the aggregator that owns this state
+        # Open buckets by index. `_count` adds them at their first event, and `close` removes them.
         self.open_buckets: dict[int, Bucket[Partial]] = {}
-        # Gaps before the first known position. `_place_early` moves them to the first bucket.
+        # Gaps read before any position was known. `_place_early` moves them to the first bucket.
         self._early: Bucket[Partial] | None = None
-        self._published = at.published  # read from the checkpoint, never changed
+        self._published = at.published  # from the checkpoint, never changed
         self._watermark_offset = stream.watermark_offset
         self._new_partial = new_partial
 
     def admit(self, arrivals: Arrivals) -> tuple[Ints, Bools]:
-        """Return the bucket of each record (n,), and whether the record counts there (n,).
+        """Return each record's bucket (n,), and a mask (n,) of the records to aggregate.
 
-        These do not count:
+        These records are not aggregated:
 
-        - Watermark records, and records that were read before.
-        - Late records. Their bucket's `late` counts them.
-        - Records of buckets whose partial aggregates were published.
+        - Watermark records and repeated records.
+        - Late records, which only their bucket's `late` counts.
+        - Records in buckets whose partial aggregates were already published.
 
-        Dead letters are counted in their bucket's `dead_letters`. Their bucket is that of their
-        position, or the one that contains the watermark if their position is unknown or behind it.
-        Gaps have no position and count in the bucket that contains the watermark. Gaps before the
-        first known position are added to the first bucket.
+        A dead letter is counted in the bucket that contains its position or, if the position is
+        unknown or behind the watermark, in the bucket that contains the watermark. Gaps have no
+        position, so they are counted in the watermark's bucket. Gaps before the first known
+        position are added to the first bucket.
         """
         if not arrivals.logs:
             return self._admit(arrivals, is_new_log=False)
-        # Source offsets restart with each log, so process the events of each log separately.
+        # Source offsets restart with each log, so process each log's events separately.
         parts, start, is_new_log = [], 0, False
         for place, log in arrivals.logs:
             parts.append(self._admit(arrivals.cut(slice(start, place)), is_new_log=is_new_log))
@@ -226,9 +226,9 @@ class PartitionWindowState(Generic[Partial]):
         return np.concatenate(buckets), np.concatenate(counting)
 
     def _admit(self, arrivals: Arrivals, *, is_new_log: bool) -> tuple[Ints, Bools]:
-        """Process events of one log. `is_new_log`: the first event starts an unknown log."""
+        """Admit one log's events. `is_new_log` is True if the first event starts a new log."""
         offsets, positions, marks, sources, _, dead_letter_positions, lost, ahead, _ = arrivals
-        # 1. Select new records, not watermark records or source offsets that were read before.
+        # 1. Select new records. Exclude watermark records and repeated source offsets.
         fresh = np.ones(len(offsets), dtype=bool) if marks is None else ~marks
         own_watermarks = positions + self._watermark_offset
         if marks is not None:
@@ -244,23 +244,23 @@ class PartitionWindowState(Generic[Partial]):
             is_new[:1] |= is_new_log
         if ahead is not None:
             own_watermarks[ahead] = BEFORE_ALL
-        # 2. Get the watermark before (`[:-1]`) and after (`[1:]`) each event. Repeated records and
-        # those marked `ahead` do not move it.
+        # 2. Compute the watermark before (`[:-1]`) and after (`[1:]`) each event. Repeated records
+        # and records marked `ahead` do not move the watermark.
         start = BEFORE_ALL if self.watermark is None else self.watermark
         watermarks = np.maximum.accumulate(np.append(start, own_watermarks))
-        # 3. Assign the buckets. A record behind the watermark's pane is late, and counts in the
-        # bucket of the watermark. A record marked `ahead` is treated as late.
+        # 3. Assign buckets. A record behind the watermark's pane is late, and is counted in the
+        # watermark's bucket. A record marked `ahead` is treated as late.
         panes = self._grid.panes_of(positions)
         watermark_panes = self._grid.panes_of(watermarks[:-1])
         if ahead is not None:
-            # Without any position, no bucket is known.
+            # Until a position is known, a record marked `ahead` has no bucket.
             fresh &= ~ahead | (watermarks[:-1] > BEFORE_ALL)
             panes = np.where(ahead, BEFORE_ALL, panes)
         late = fresh & (panes < watermark_panes)
         buckets: Ints = np.maximum(panes, watermark_panes) // self._panes_in_bucket
-        # 4. Assign dead letters and gaps, which arrive as watermark records.
+        # 4. Assign buckets to dead letters and gaps, which arrive in watermark records.
         unscored = self._assign_unscored(arrivals, is_new, watermarks, newest, buckets)
-        # 5. Skip buckets whose partial aggregates were published, then update the open buckets.
+        # 5. Skip buckets whose partial aggregates were already published. Update the open buckets.
         if self.closed is not None:
             is_open = buckets >= self.closed
             fresh &= is_open
@@ -278,8 +278,8 @@ class PartitionWindowState(Generic[Partial]):
     def _assign_unscored(
         self, events: Arrivals, is_new: Bools | None, watermarks: Ints, newest: Ints, buckets: Ints
     ) -> Bools | None:
-        """Set the bucket of new dead letters and gaps. Return which events (n,) these are, without
-        those that have no bucket. Gaps without a bucket are buffered."""
+        """Set the buckets of new dead letters and gaps in place. Return a mask (n,) of the events
+        that got a bucket. Buffer gaps that have no bucket yet."""
         dead_letters, lost = events.dead_letters, events.lost
         positions = events.dead_letter_positions
         if dead_letters is None or positions is None or lost is None:
@@ -289,7 +289,7 @@ class PartitionWindowState(Generic[Partial]):
             named &= is_new
         own = np.maximum(positions, watermarks[:-1])
         at = np.where(dead_letters & (positions > BEFORE_ALL), own, watermarks[1:])
-        # Without any known position there is no bucket: only gaps are buffered, in `_early`.
+        # Until a position is known, there are no buckets: buffer gaps, but not dead letters.
         unscored: Bools = named & (watermarks[1:] > BEFORE_ALL)
         buckets[unscored] = self._grid.panes_of(at[unscored]) // self._panes_in_bucket
         early = named & ~unscored & (lost > 0)
@@ -311,7 +311,7 @@ class PartitionWindowState(Generic[Partial]):
         newest: Ints,
         unscored: Bools | None,
     ) -> None:
-        """Open the buckets (n,) that counted records are the first of. Count the late records."""
+        """Open each bucket (n,) at its first counted event, and count its late records."""
         counted = fresh if unscored is None else fresh | unscored
         for index in distinct(buckets[counted]):
             own = counted & (buckets == index)
@@ -329,7 +329,7 @@ class PartitionWindowState(Generic[Partial]):
     def _count_unscored(
         self, buckets: Ints, unscored: Bools, positions: Ints | None, lost: Ints
     ) -> None:
-        """Count dead letters, which have these `positions`, and records lost in gaps."""
+        """Count dead letters, whose positions are `positions` (n,), and records lost in gaps."""
         for index in distinct(buckets[unscored]):
             own = unscored & (buckets == index)
             bucket = self.open_buckets[index]
@@ -339,7 +339,7 @@ class PartitionWindowState(Generic[Partial]):
                 bucket.max_dead_letter_position = later(bucket.max_dead_letter_position, largest)
 
     def _place_early(self) -> None:
-        """Move gaps that came before any position was known to the bucket of the oldest record."""
+        """Move gaps that were read before any position was known to the oldest record's bucket."""
         if self._early is not None and self.open_buckets:
             bucket = min(self.open_buckets.values(), key=lambda bucket: bucket.first[0])
             bucket.lost += self._early.lost
@@ -350,8 +350,8 @@ class PartitionWindowState(Generic[Partial]):
         return self._grid.pane_of(position) // self._panes_in_bucket
 
     def close(self) -> tuple[int, list[tuple[int, Bucket[Partial]]]] | None:
-        """Close the buckets before the watermark. Return the first open bucket, and the closed ones
-        in order with their index. None if no bucket was closed since the last call."""
+        """Close the buckets before the watermark. Return the first open bucket, and the newly
+        closed buckets with their indices in order, or None if no bucket was closed."""
         if self.watermark is None:
             return None
         closed = self._bucket_of(self.watermark)
@@ -362,7 +362,7 @@ class PartitionWindowState(Generic[Partial]):
         return closed, [(index, self.open_buckets.pop(index)) for index in indices]
 
     def checkpoint(self) -> Committed:
-        """Return the oldest offset that an open bucket needs, with the state before it."""
+        """Return the oldest offset that an open bucket needs, with the state just before it."""
         early = () if self._early is None else (self._early,)
         offset, watermark, source = min(
             (bucket.first for bucket in (*self.open_buckets.values(), *early)),
@@ -376,7 +376,8 @@ class PartitionWindowState(Generic[Partial]):
             self.closed,
             published if published > offset else 0,
             self._grid.name,
-            # If the log's name is read again, the records before it are from another log.
+            # If the record that started this log is read again, earlier records are from another
+            # log.
             self._log if offset > self._log_offset else "",
             self._axis,
         )
@@ -384,12 +385,12 @@ class PartitionWindowState(Generic[Partial]):
 
 
 def later(known: int | None, new: int | None) -> int | None:
-    """Return the larger of two numbers, either of which may be unknown."""
+    """Return the larger of two numbers. Either may be None."""
     return max((value for value in (known, new) if value is not None), default=None)
 
 
 def distinct(values: Ints) -> list[int]:
-    """Return the distinct values in ascending order. Fast if there is only one."""
+    """Return the distinct values in ascending order, with a fast path for a single value."""
     if not len(values):
         return []
     low, high = int(values.min()), int(values.max())

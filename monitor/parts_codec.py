@@ -1,9 +1,9 @@
-"""Encode partial aggregates as records below the broker's size limit, and decode them.
+"""Encode partial aggregates as Kafka records below the size limit, and decode their samples.
 
-In: rows of a sample. Out: structs of `driftline.wire.partial_aggregates`, in chunks that add up if
-they are large. Arrays are base64 of their little-endian bytes: a record of 20 numbers takes 0.2 µs
-and 213 bytes. As JSON numbers it would take 1.2 µs and up to 390 bytes, with zlib 4 µs and 150
-bytes. A class score takes 2.7 bytes.
+Input: a sample's rows. Output: structs from `driftline.wire.partial_aggregates`. Large aggregates
+are split into chunks that add up to the whole. Arrays are encoded as base64 of their little-endian
+bytes: a record with 20 numbers takes 0.2 µs and 213 bytes. As JSON numbers, it would take 1.2 µs
+and up to 390 bytes, and with zlib 4 µs and 150 bytes. A class score takes 2.7 bytes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,11 +29,12 @@ from monitor.bottom_k_sample import Rows
 from monitor.class_scores import ClassScores
 from monitor.watched_columns import WatchedColumn
 
-# Leaves room for the fields of the record around the chunks.
+# Maximum size of the chunks in a record, which leaves room for the record's other fields.
 _MAX_BYTES: Final = MAX_KEY_AND_VALUE_BYTES - 1024
-# Limit for a chunk's sample. The other half is for counts, which grow with columns and classes.
+# Maximum size of a chunk's sample. The other half of the chunk is for counts, whose size grows with
+# the number of columns and classes.
 _MAX_SAMPLE_BYTES: Final = _MAX_BYTES // 2
-# Limit for the pairs of label and prediction in a chunk.
+# Maximum number of label-prediction pairs in a chunk.
 MAX_PAIRS: Final = 1000
 
 _INT = np.dtype("<i8")
@@ -51,7 +52,8 @@ def records(
     end: DataAggregates | PerformanceAggregates,
     chunks: Sequence[SlideAggregate | PaneAggregate],
 ) -> list[Outgoing]:
-    """Return as few records as the chunks fit into. Only the last one has the `passed` of `end`."""
+    """Pack the chunks, in order, into as few records as possible. Only the last record contains
+    `end.passed`."""
     bodies: list[list[bytes]] = [[]]
     size = 0
     for chunk in map(encode, chunks):
@@ -63,7 +65,7 @@ def records(
     open_end = msgspec.structs.replace(end, passed=None)
     heads = [*[encode(open_end)] * (len(bodies) - 1), encode(end)]
     return [
-        # The last field of `end` is an empty list: insert the chunks in its brackets.
+        # The last field of `end` is an empty list: insert the chunks between its brackets.
         Outgoing(topic, head[:-2] + b",".join(body) + b"]}", partition=0)
         for head, body in zip(heads, bodies, strict=True)
     ]
@@ -73,7 +75,8 @@ def records(
 
 
 def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
-    """Yield the sample in chunks. `rows.values` are the columns `names`, then the predictions."""
+    """Yield the sample in chunks. `rows.values` contains the columns `names`, then the
+    predictions."""
     columns = [_pack(values) for values in rows.values]
     packed = SampledRecords(
         hashes=_bytes(rows.hashes, _HASH),
@@ -95,8 +98,8 @@ def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
 def unpack_records(
     packed: SampledRecords, partition: int, columns: Sequence[WatchedColumn]
 ) -> Rows | None:
-    """Return the rows of a chunk. Return None if it lacks one of these columns or has it in
-    another kind, because the stream file was changed after it was written."""
+    """Return a chunk's rows. Return None if a column is missing or has another kind, because the
+    stream file has changed since the chunk was written."""
     for name, kind, _ in columns:
         if isinstance(packed.columns.get(name), bytes if kind == "number" else Codes):
             continue
@@ -115,7 +118,8 @@ def unpack_records(
 
 
 def pack_errors(rows: Rows) -> Iterator[SampledErrors]:
-    """Yield the sample in chunks. `rows.values` are the records' own positions, and errors."""
+    """Yield the sample in chunks. `rows.values` contains the positions of the records, then their
+    errors."""
     packed = SampledErrors(
         hashes=_bytes(rows.hashes, _HASH),
         positions=_bytes(rows.positions, _INT),
@@ -134,7 +138,7 @@ def pack_errors(rows: Rows) -> Iterator[SampledErrors]:
 
 
 def unpack_errors(packed: SampledErrors, partition: int) -> Rows:
-    """Return the rows of a chunk."""
+    """Return a chunk's rows."""
     hashes = np.frombuffer(packed.hashes, _HASH)
     return Rows(
         hashes,
@@ -151,7 +155,8 @@ def _halves(rows: Rows) -> tuple[Rows, Rows]:
 
 
 def _size(packed: SampledRecords) -> int:
-    """Estimate the size as JSON, without escapes, which may use the other half of a chunk."""
+    """Estimate the JSON size in bytes, ignoring escapes, for which a chunk's other half has
+    room."""
     size = len(packed.hashes) + len(packed.positions) + len(packed.offsets)
     size += sum(map(len, packed.scores.values()))
     texts = sum(len(name.encode()) + 6 for name in packed.scores)
@@ -180,7 +185,7 @@ def _pack(values: NDArray[Any]) -> bytes | Codes:
 def _unpack(column: bytes | Codes) -> NDArray[Any]:
     if isinstance(column, bytes):
         return np.frombuffer(column, _FLOAT)
-    # Code -1 selects the last element, None, for a missing value.
+    # Code -1, a missing value, selects the last element, which is None.
     levels = np.array([*column.levels, None], dtype=object)
     values: NDArray[np.object_] = levels[np.frombuffer(column.codes, _CODE)]
     return values

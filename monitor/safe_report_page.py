@@ -1,8 +1,8 @@
-"""Rewrite Evidently's report as a page in which no data can be executed.
+"""Rewrite Evidently's HTML report so that a browser cannot execute any of its data.
 
-In: the page that Evidently writes, which inserts data into its scripts unescaped. Out: a page with
-the same contents, in which data is inert text and only Evidently's own script may run, identified
-by its hash. The page loads nothing from other addresses.
+Input: a page from Evidently, which inserts unescaped data into its scripts. Output: a page with the
+same contents, in which data is inert text. Only scripts whose hashes the page lists may run. The
+page loads nothing from other addresses.
 """
 
 import base64
@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-# A browser never runs an element of this type. The data cannot end it: `_inert` escapes every "<".
+# Browsers never execute an element of this type. Data cannot end the element, because `_inert`
+# escapes every "<".
 _DATA: Final = '<script type="application/json" id="data">{}</script>'
 _ASSETS: Final = Path("nbextension", "static")
 _GLOBAL: Final = "var global = globalThis"
@@ -20,8 +21,8 @@ _DRAW: Final = """
 const data = JSON.parse(document.getElementById("data").textContent);
 window.drawDashboard(data.dashboard, new Map(Object.entries(data.graphs)), "root");
 """
-# Everything else is forbidden: other scripts, event handlers in attributes, requests, forms,
-# frames. React and Plotly insert styles, and Plotly makes images of its plots.
+# The policy forbids other scripts, event handlers in attributes, requests, forms and frames. It
+# allows inline styles for React and Plotly, and images that Plotly makes of its plots.
 _POLICY: Final = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
     "font-src data:; base-uri 'none'; form-action 'none'"
@@ -41,8 +42,8 @@ _END: Final = re.compile(r";\s*</script>")
 
 
 def safe_page(page: str, evidently: Path) -> str:
-    """Return the safe version of a page from Evidently. `evidently` is the folder of its package.
-    Raises ValueError if the structure of the page is not the expected one."""
+    """Return a safe version of a page from Evidently. `evidently` is the folder of Evidently's
+    package. Raises ValueError if the page has an unexpected structure."""
     scripts = (
         _GLOBAL,
         _text(evidently / _ASSETS / "index.js"),
@@ -65,28 +66,28 @@ def safe_page(page: str, evidently: Path) -> str:
 
 
 def _data(page: str) -> dict[str, Any]:
-    """Return the data in Evidently's page. Its position is fixed at the first script, so no value
-    can be mistaken for page structure."""
+    """Return the data in Evidently's page. Parsing starts at the first script that defines a
+    metric, and consumes whole JSON values, so no value can be mistaken for page structure."""
     begin = _BEGIN.search(page)
     if begin is None:
-        raise ValueError("the report of this release of Evidently has an unknown beginning")
+        raise ValueError("this release of Evidently writes reports with an unknown beginning")
     dashboard, end = _json(page, begin.end())
     between = re.compile(_BETWEEN.format(begin[1])).match(page, end)
     if between is None:
-        raise ValueError("the report of this release of Evidently has an unknown structure")
+        raise ValueError("this release of Evidently writes reports with an unknown structure")
     graphs, end = _json(page, between.end())
     if _END.match(page, end) is None:
-        raise ValueError("the data in the report of this release of Evidently has an unknown end")
+        raise ValueError("this release of Evidently writes reports whose data has an unknown end")
     return {"dashboard": dashboard, "graphs": graphs}
 
 
 def _json(page: str, start: int) -> tuple[Any, int]:
-    # NaN is not valid JSON. The report draws null in the same way.
+    # NaN is not valid JSON. Replace it with null, which the report draws in the same way.
     return json.JSONDecoder(parse_constant=lambda _: None).raw_decode(page, start)
 
 
 def _inert(data: dict[str, Any]) -> str:
-    """Return JSON in ASCII with "<", ">" and "&" escaped."""
+    """Return `data` as ASCII JSON, with "<", ">" and "&" escaped."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -97,5 +98,5 @@ def _policy(scripts: tuple[str, ...]) -> str:
 
 
 def _text(path: Path) -> str:
-    """Read a script with the line breaks that a browser sees, because the hash covers them."""
+    """Read a script. Normalise its line breaks as browsers do, because the hash covers them."""
     return path.read_text(encoding="utf-8").replace("\r\n", "\n").replace("\r", "\n")

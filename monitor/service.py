@@ -1,10 +1,11 @@
-"""Run the monitor: from predictions and outcomes to windows, drift events and retrain requests.
+"""The monitor's handler: turn Kafka records into windows, drift events and retrain requests.
 
-It reads `predictions` and `outcomes`, and its own topics `parts` and `windows`. `parts` contains
-the partial aggregates of each partition. `windows` has one partition, which fixes the order of the
-decisions. The monitor writes these two topics, `drift` and `retrain`. Any number of workers share
-the partitions. The worker that is assigned `parts` merges, and the worker that is assigned
-`windows` decides.
+Input: records from `predictions` and `outcomes`, and from the monitor's own topics `parts` and
+`windows`. Output: records for `parts`, `windows`, `drift` and `retrain`. `parts` contains each
+partition's partial aggregates. `windows` has a single partition, which fixes the order of
+decisions. Any number of workers share the partitions. The worker to which `parts` is assigned
+merges partial aggregates. The worker to which `windows` is assigned decides on drift events and
+retrain requests.
 """
 
 import logging
@@ -41,15 +42,15 @@ from monitor.reference.references import Packages, Profiles, References
 log = logging.getLogger(__name__)
 
 _WINDOW_STATE: Final = Kind(
-    PartitionCheckpoint, "the watermark and open windows of this partition are rebuilt from there"
+    PartitionCheckpoint, "this partition's watermark and open windows are rebuilt from that offset"
 )
-_MERGE: Final = Kind(MergeCheckpoint, "windows from there on are merged and published again")
+_MERGE: Final = Kind(MergeCheckpoint, "windows from that offset on are merged and published again")
 _DECISIONS: Final = Kind(
     DecisionsCheckpoint, "all windows are read again, and their drift events are published again"
 )
 
-# Number of sample values after which one call of `_merge` stops, about 0.5 s of tests. The open
-# transaction must be committed before it times out.
+# One call of `_merge` stops after testing this many sample values, which takes about 0.5 s. The
+# open transaction must be committed before it times out.
 MAX_TESTED: Final = 200_000
 
 
@@ -58,17 +59,16 @@ class MonitorHandler(Handler):
 
     The offsets to commit differ by topic:
 
-    - `predictions`, `outcomes`: the oldest record of a slide or pane that its partition has not
-      closed.
-    - `parts`: the oldest record of a window that is not complete.
-    - `windows`: always 0. A restart rebuilds detectors and open events from the last snapshot in
-      the folder `state`, or by reading the topic from its beginning. Decisions on windows that were
-      decided before are not published again.
+    - `predictions`, `outcomes`: the oldest record in an open slide or pane of the partition.
+    - `parts`: the oldest record that an incomplete window needs.
+    - `windows`: always 0. After a restart, detectors and open events are rebuilt from the last
+      snapshot in the folder `state`, or by reading the topic from its beginning. Decisions that
+      were already published are not published again.
 
-    `packages` provides the references. No reports are drawn without a `reports` folder.
+    `packages` provides the references. Without a `reports` folder, no reports are drawn.
 
-    Raises StreamFileError for a test or detector that does not exist, and MissingExtra for a test
-    that needs Evidently if that is not installed.
+    Raises StreamFileError if a test or detector does not exist, and MissingExtra if a test needs
+    Evidently and Evidently is not installed.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class MonitorHandler(Handler):
             None if reports is None else Reports(stream, reports, synchronous=synchronous)
         )
         self._merger: Merger | None = None  # None unless `parts` is assigned
-        # Records of `parts` that are still to be merged: filled by `handle`, emptied by `_merge`,
-        # cleared when `parts` is revoked.
+        # Records of `parts` waiting to be merged: added by `handle`, removed by `_merge`, cleared
+        # when `parts` is revoked.
         self._waiting: deque[Message] = deque()
         self._snapshots = Snapshots(stream, state)
         self._decider: Decider | None = None  # None unless `windows` is assigned
-        # The decider has read all windows before this offset. Set from the snapshot when `windows`
-        # is assigned, then advanced by `_decide` and `reject`.
+        # Offset in `windows` before which the decider has read all records. It is set from the
+        # snapshot when `windows` is assigned, then advanced by `_decide` and `reject`.
         self._read = 0
-        # Decisions on all windows before this offset are published. Set from the checkpoint, then
-        # never below `_read`. It is larger while windows are read again.
+        # Offset in `windows` before which all decisions were published. It is set from the
+        # checkpoint, and exceeds `_read` only while windows are read again.
         self._published = 0
 
     @property
@@ -138,8 +138,8 @@ class MonitorHandler(Handler):
                 starts[TopicPartition(topic, partition)] = self._read
                 if at.published:
                     log.info(
-                        "resuming decisions at event %d of `windows`; those before event %d are "
-                        "published",
+                        "resuming decisions at offset %d of `windows`; all decisions before offset "
+                        "%d were already published",
                         self._read,
                         at.published,
                     )
@@ -220,7 +220,7 @@ class MonitorHandler(Handler):
             self._reports.close()
 
     def _merge(self) -> list[Outgoing]:
-        """Merge the waiting records until `MAX_TESTED` sample values were tested."""
+        """Merge waiting records until `MAX_TESTED` sample values have been tested."""
         output: list[Outgoing] = []
         tested = 0
         while self._merger is not None and tested < MAX_TESTED:
@@ -237,7 +237,7 @@ class MonitorHandler(Handler):
     def _tested(self, event: WindowsEvent) -> int:
         if not isinstance(event, DataWindow):
             return event.records
-        # A test with the domain classifier is slow: it ends the turn.
+        # The domain classifier is slow, so a test with it ends this call of `_merge`.
         if self._stream.drift.classifier and any(group.tested for group in event.groups):
             return MAX_TESTED
         return sum(
@@ -287,8 +287,8 @@ class MonitorHandler(Handler):
         reference = None if found is None else self._references.of(found[0])
         if found is None or reference is None:
             log.warning(
-                "skipping report %s: the sample of its window is no longer in memory, after a "
-                "restart or several later windows",
+                "skipping report %s: its window's sample is no longer in memory, because of a "
+                "restart or newer windows",
                 event.report,
             )
             return

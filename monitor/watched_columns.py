@@ -1,4 +1,4 @@
-"""List the watched columns of a stream, and select the values that are not missing."""
+"""List the columns that a stream tests for drift, and drop missing values from arrays."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from driftline.config.stream_sections import Feature, Kind
 
 
 class WatchedColumn(NamedTuple):
-    """A column that is tested. `feature` is None for derived columns."""
+    """A column that the monitor tests for drift. `feature` is None for derived columns."""
 
     name: str
     kind: Kind
@@ -18,7 +18,8 @@ class WatchedColumn(NamedTuple):
 
 
 def watched(stream: Stream) -> tuple[WatchedColumn, ...]:
-    """Return the columns to test: declared ones unless `watch = false`, and all derived ones."""
+    """Return the columns to test: declared columns without `watch = false`, and all derived
+    columns."""
     declared = [
         WatchedColumn(name, feature.kind, feature)
         for name, feature in stream.inputs.items()
@@ -28,7 +29,7 @@ def watched(stream: Stream) -> tuple[WatchedColumn, ...]:
 
 
 def present(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the values that are not missing."""
+    """Return the values that are neither NaN nor None."""
     if values.dtype.kind == "f":
         keep = ~np.isnan(values)
     else:

@@ -1,7 +1,6 @@
 """Send feature records and labels to a stream's topics.
 
-Data sets are read row by row and played back as records and labels; applications send their own
-records with `producers.client.FeatureProducer`. In: files, tables, generators or records of
-applications. Out: the features and labels topics. This package never scores a record and never
-reads predictions.
+A data set is read row by row and played back as records and labels. An application sends its own
+records with `producers.client.FeatureProducer`. Input: files, tables, generators or an
+application's records. Output: the features and labels topics. This package never scores a record.
 """

@@ -1,4 +1,4 @@
-"""The client that applications use to send feature records and, later, their labels."""
+"""Client for applications: send feature records, and later their labels, to Kafka."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,19 +20,19 @@ from producers.shaping import Shaper
 
 
 class FeatureProducer:
-    """Check records against the stream file, number them if the stream needs it, and send them.
+    """Check records against the stream file, number them if the stream requires it, and send them.
 
-    broker: the address of a Kafka broker, `"host:port"`, or a broker object. For an address, the
-    client library and its properties come from the environment.
+    broker: the address of a Kafka broker, `"host:port"`, or a broker object. If it is an address,
+    environment variables select the client library and its properties.
     stream: the path of a stream file, or a loaded stream.
-    first_row: the number (`@row`) of the first record, instead of the one after the topic's last
-    number. It is ignored if the stream has no numbers.
+    first_row: the number (`@row`) of the first record. By default, it is one more than the highest
+    number in the topic. It is ignored if the stream does not number its records.
 
-    Inference can score every record that `send` accepts, except for records with categories that
-    the model does not know.
+    Inference can score every record that `send` accepts, except records with categories that the
+    model does not know.
 
     Use a producer in one thread only. If the stream numbers its records (`@row`), run only one
-    producer at a time: a new producer continues after the highest number in the topic.
+    producer at a time. A new producer continues after the highest number in the topic.
 
     >>> from driftline.client.connection import memory_broker
     >>> from driftline.config.stream import loads
@@ -72,11 +72,11 @@ class FeatureProducer:
     def send(self, record: Mapping[str, Any]) -> str:
         """Send one feature record and return its id.
 
-        record: a mapping of column to value; values may be `datetime` objects or NumPy scalars.
-        The target and the columns that the stream file drops are not sent. `@row` is added if the
-        stream needs it. The record is queued when this method returns, and delivered once `flush`
-        returns. If the record is invalid, raises DataError with the reason and sends nothing. Also
-        raises MessageTooLarge and BrokerError.
+        record: a mapping from column names to values, which may be `datetime` objects or NumPy
+        scalars. The target and the columns that the stream file drops are not sent. `@row` is added
+        if the stream requires it. The record is queued when this method returns, and delivered once
+        `flush` returns. If the record is invalid, nothing is sent, and DataError is raised with the
+        reason. Also raises MessageTooLarge and BrokerError.
         """
         shaped = self._shaper.shape(record, self._row)
         batch = self._records.decode([shaped.value])
@@ -96,15 +96,15 @@ class FeatureProducer:
         at: datetime | int | None = None,
         key: str | float | None = None,
     ) -> None:
-        """Send the label of a record, which may be sent before or after its label.
+        """Send a record's label, before or after the record itself.
 
         record_id: the id that `send` returned.
-        value: the true class, or the true number in regression.
-        at: when the label became known. It is a time with a zone if windows are spans of time, and
-        a record number if windows are spans of records. Without it, the label gets the position of
-        its record.
-        key: the record's value in the key column. It is required if the stream file names a key
-        column other than the id, because a label must be in the partition of its record.
+        value: the true class or, for regression, the true number.
+        at: the position at which the label became known: a `datetime` with a time zone if windows
+        are spans of time, or a record number if windows are spans of records. By default, the label
+        gets its record's position.
+        key: the record's value in the key column. It is required if the stream file sets a key
+        column other than the id, because a label must be in the same partition as its record.
 
         Raises DataError, MessageTooLarge and BrokerError.
         """
@@ -115,7 +115,7 @@ class FeatureProducer:
         elif key is None:
             raise DataError(
                 f"stream {self._stream.name}: the label of {record_id!r} needs a key",
-                hint=f"records are spread by {self._stream.record.key!r}: give the record's value",
+                hint=f"pass the record's value of {self._stream.record.key!r}, the key column",
             )
         label = text(value) if self._stream.task == "classification" else value
         encoded = self._labels.encode(record_id, label, at=self._position(at), key=key)
@@ -124,7 +124,7 @@ class FeatureProducer:
 
     @property
     def next_row(self) -> int:
-        """The number (`@row`) of the next record. Do not use it if the stream has no numbers."""
+        """The number (`@row`) of the next record. Meaningless if the stream has no numbers."""
         return self._row
 
     def flush(self) -> None:
@@ -132,7 +132,7 @@ class FeatureProducer:
         self._producer.flush()
 
     def close(self) -> None:
-        """Free all resources without waiting for deliveries. Safe to call twice."""
+        """Free all resources without waiting for deliveries. May be called twice."""
         self._producer.close()
 
     def __enter__(self) -> "FeatureProducer":
@@ -144,7 +144,7 @@ class FeatureProducer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Flush and close. After an error in the block, the records sent before it are flushed."""
+        """Flush and close, even after an error, so that messages sent before it are delivered."""
         try:
             self.flush()
         finally:

@@ -1,4 +1,7 @@
-"""Detect the time format of a column, and count times that are unreadable or out of order."""
+"""Detect the time format of a data column, and count unreadable times and times out of order.
+
+Input: the column's name and values. Output: a `TimeColumn`. This module reads no files.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -10,7 +13,7 @@ from driftline.wire.values import parse_time, pattern_reader, to_time_us
 from producers.shaping import as_number
 
 # The patterns are tried in this order. If both a day-first and a month-first pattern fit, the
-# day-first one is used, and a note reports this.
+# day-first pattern is used, and a note reports the choice.
 _PATTERNS: Final = (
     "%Y-%m-%d %H:%M:%S.%f",
     "%Y-%m-%d %H:%M:%S",
@@ -41,16 +44,17 @@ _PATTERNS: Final = (
 # The years 1980 to 2100 in seconds and in milliseconds since 1970.
 _UNIX_S: Final = (315_532_800, 4_102_444_800)
 _UNIX_MS: Final = (_UNIX_S[0] * 1000, _UNIX_S[1] * 1000)
-# A format must read at least this share of the times; records with other times are dead-lettered.
+# A format is accepted if it fits at least this share of the times. Records with unreadable times
+# become dead letters.
 _ENOUGH: Final = 0.95
 _TRIED: Final = 1000
 
 
 class TimeColumn(msgspec.Struct, frozen=True):
-    """The time format of a column: a `format`, or a step count (time = `start` + `step` × value).
+    """A column's time format: a `format`, or a step count (time = `start` + `step` × value).
 
-    `backwards` counts the rows whose time is before that of an earlier row. `unreadable` counts the
-    rows whose time cannot be read.
+    `backwards` is the number of rows whose time precedes an earlier row's time. `unreadable` is the
+    number of rows whose time cannot be parsed.
     """
 
     column: str
@@ -63,7 +67,7 @@ class TimeColumn(msgspec.Struct, frozen=True):
 
 
 def look_at_clock(column: str, values: Sequence[Any]) -> TimeColumn:
-    """Detect the format of a time column, and whether its times ever decrease."""
+    """Detect a time column's format, and count unreadable and decreasing times."""
     known = [value for value in values if value is not None]
     numbers = [_number(value) for value in values]
     notes: list[str] = []
@@ -80,7 +84,8 @@ def look_at_clock(column: str, values: Sequence[Any]) -> TimeColumn:
         else:
             start, step = "2000-01-01T00:00:00Z", _guess_step(column)
             notes.append(
-                f"{column} counts steps: assumed to be {step} each, from {start} on; correct [time]"
+                f"{column} counts steps; assumed: {step} per step, starting at {start}; correct "
+                "[time] if this is wrong"
             )
         times = [None if value is None else round(value * 1000) for value in numbers]
     else:
@@ -113,17 +118,17 @@ def _of_moment(value: Any) -> int | None:
 
 def _text_format(values: list[str | None], notes: list[str]) -> tuple[str | None, list[int | None]]:
     known = [value for value in values if value is not None]
-    # Values are tried at regular distances, since later lines may differ from the first ones.
+    # Try evenly spaced values, because later lines may differ from the first lines.
     tried = known[:: max(1, len(known) // _TRIED)]
     if tried and _share(parse_time, tried) >= _ENOUGH:
         return "rfc3339", [_read(parse_time, value) for value in values]
     fitting = [p for p in _PATTERNS if tried and _share(pattern_reader(p), tried) >= _ENOUGH]
     if not fitting:
-        example = f", such as {known[0]!r}" if known else ""
-        notes.append(f"its format is not recognised{example}: set [time] format by hand")
+        example = f" (first value: {known[0]!r})" if known else ""
+        notes.append(f"the time format is not recognised{example}: set [time] format manually")
         return None, [None] * len(values)
-    # The ISO patterns with `.%f` come first, and they also read times without a fraction. So they
-    # fit a column in which only some times have one.
+    # The ISO patterns with `.%f` come first. They also match times without a fraction of a second,
+    # so they fit a column in which only some times have a fraction.
     chosen = fitting[0]
     if any("%d/%m" in p for p in fitting) and any("%m/%d" in p for p in fitting):
         notes.append("day and month cannot be distinguished: the day is assumed to come first")
@@ -153,7 +158,7 @@ def _guess_step(column: str) -> str:
 
 
 def _backwards(times: Sequence[int | None]) -> tuple[int, int]:
-    """Return how many times are before an earlier one, and the largest such difference in µs."""
+    """Return how many times precede the latest time so far, and the largest difference in µs."""
     count = furthest = 0
     newest: int | None = None
     for time in times:

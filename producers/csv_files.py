@@ -1,7 +1,8 @@
-"""Read the rows of a CSV file.
+"""Read a CSV file, plain or gzipped, row by row.
 
-A fault that could hide other rows, such as an unterminated quote, is an error with its line. A line
-with too many cells is passed on as bytes, and becomes a dead letter.
+Input: a path. Output: rows that map column names to text. A fault that could hide other rows, such
+as an unterminated quote, raises DataError with the line number. A line with too many cells is
+yielded as bytes, and becomes a dead letter.
 """
 
 import csv
@@ -15,17 +16,18 @@ from driftline.errors import DataError
 from producers.opening import opened, readable
 from producers.rows import Row
 
-# A record may have 1 MiB, so a cell may be longer than the csv module's default limit of 128 KiB.
+# A record may be as large as 1 MiB, so a cell may exceed the csv module's default limit of 128 KiB.
 _MAX_CELL_CHARACTERS: Final = 1_048_576
-# Longer cells are most likely not text but rows that follow an unterminated quote.
+# Maximum number of lines in a quoted cell. A longer cell most likely consists of rows that follow
+# an unterminated quote.
 _MAX_LINES: Final = 100
 
 
 class CsvSource:
-    """A UTF-8 CSV file with a header line, gzipped or not.
+    """A UTF-8 CSV file with a header line, plain or gzipped.
 
-    The separator is a comma, semicolon or tab. Values stay text, because the first lines of a file
-    may not show what later ones contain. An empty cell becomes None.
+    The separator is a comma, semicolon or tab. Values stay text, because the first lines may not
+    show which kinds of values follow. An empty cell becomes None.
     """
 
     textual: Final = True
@@ -54,7 +56,7 @@ class CsvSource:
         return {name: cell or None for name, cell in zip(header, cells, strict=False)}
 
     def _open(self) -> IO[str]:
-        # newline="" lets the csv module handle line ends itself, including those inside quotes
+        # With newline="", the csv module handles line breaks itself, including breaks in quotes.
         return io.TextIOWrapper(opened(self._path), encoding="utf-8-sig", newline="")
 
     def _read(self, file: IO[str]) -> tuple[list[str], Iterator[list[str]]]:
@@ -65,7 +67,7 @@ class CsvSource:
         if not header:
             raise DataError(
                 f"{self.name}: the file is empty",
-                hint="the first line must contain the names of the columns",
+                hint="the first line must contain the column names",
             )
         header = [name or f"column {place}" for place, name in enumerate(header)]
         if len(set(header)) < len(header):
@@ -75,23 +77,23 @@ class CsvSource:
 
 
 class _Records:
-    """The records of an open file, each of which has one line or more."""
+    """Split the lines of an open CSV file into records. A record may span several lines."""
 
     def __init__(self, name: str, file: IO[str]) -> None:
         self._name = name
         self._file = file
-        self._start = 1  # the first line of the current record
-        self._number = 0  # the last line that was read, and its text
+        self._start = 1  # number of the current record's first line
+        self._number = 0  # number of the last line read; `_line` is its text
         self._line = ""
         self._ended = False
 
     def cells(self) -> Iterator[list[str]]:
-        """Yield the cells of each record; a blank line has none. Raises DataError."""
+        """Yield each record's cells, or an empty list for a blank line. Raises DataError."""
         lines = self._lines()
         first = next(lines, "")
         delimiter = max(",;\t", key=first.count)
-        # `strict` reports a quoted cell that does not end, or not at a separator. Without it, a
-        # stray quote would turn the rows up to the next quote into one cell.
+        # `strict` makes the reader reject a quoted cell that is unterminated or not followed by a
+        # separator. Otherwise, a stray quote would merge all rows up to the next quote.
         reader = csv.reader(chain(filter(None, [first]), lines), delimiter=delimiter, strict=True)
         while True:
             try:
@@ -102,7 +104,7 @@ class _Records:
                 is_open = self._line.count('"') % 2 == 1
                 if self._ended or self._number > self._start or is_open:
                     raise self._unterminated() from error
-                cells = self._lenient(delimiter)  # other lines are not affected
+                cells = self._lenient(delimiter)  # the fault affects only this line
             yield cells
             self._start = self._number + 1
 
@@ -127,12 +129,12 @@ class _Records:
             raise DataError(
                 f"{self._name}, line {self._number}: a cell has more than "
                 f"{_MAX_CELL_CHARACTERS:,} characters",
-                hint="shorten it: a record may have 1 MiB",
+                hint="shorten the cell: a record may be at most 1 MiB long",
             ) from error
 
     def _unterminated(self) -> DataError:
         return DataError(
             f"{self._name}: unterminated quote from line {self._start}",
-            hint='close or remove it; a quoted cell writes a quote as "", ends before a separator '
-            f"or the end of its line, and has at most {_MAX_LINES} lines",
+            hint='close or remove it; in a quoted cell, write a quote as "", put a separator or '
+            f"line end after the closing quote, and use at most {_MAX_LINES} lines",
         )

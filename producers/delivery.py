@@ -1,4 +1,4 @@
-"""Send the items of a playback to their topics and count those that the broker has confirmed."""
+"""Send a playback's records and labels through a Kafka producer, and count confirmed deliveries."""
 
 from typing import Final
 
@@ -9,13 +9,14 @@ from driftline.errors import MessageTooLarge
 from driftline.wire.topics import Topics
 from producers.playback import Play
 
-# The number of messages between two waits for confirmation. With fewer, batches would be half
-# empty. With many more, an interrupted producer would not know how many records were delivered.
+# Number of messages to send between two waits for confirmation. With a smaller number, batches
+# would be half empty. With a much larger number, an interrupted producer would not know how many
+# records were delivered.
 CONFIRM_EVERY: Final = 10_000
 
 
 class TooLarge(msgspec.Struct, frozen=True):
-    """A record or label that is too large for its topic: its data row and the broker's message."""
+    """A record or label that is too large for its topic: its data row and the error message."""
 
     row: int
     reason: str
@@ -24,8 +25,8 @@ class TooLarge(msgspec.Struct, frozen=True):
 class Delivery:
     """Send items and count them in `records` and `labels` once the broker has confirmed them.
 
-    A message above the topic's size limit is not sent. It is listed in `too_large`, so that the
-    caller can report it.
+    A message that exceeds its topic's size limit is not sent, but listed in `too_large`, so that
+    the caller can report it.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Delivery:
         self._reached: int | None = None
 
     def send(self, play: Play) -> None:
-        """Queue one item, and `confirm` after every `confirm_every` items. Raises BrokerError."""
+        """Queue one item. Call `confirm` after every `confirm_every` items. Raises BrokerError."""
         try:
             self._producer.send(
                 Outgoing(topic=self._topics[play.kind], key=play.key, value=play.value)
@@ -58,7 +59,7 @@ class Delivery:
             self.confirm()
 
     def confirm(self) -> None:
-        """Wait until every queued item is confirmed, then count them. Raises DeliveryFailed."""
+        """Wait until all queued items are confirmed, then count them. Raises DeliveryFailed."""
         self._producer.flush()
         self.records, self.labels = self._sent["record"], self._sent["label"]
         self.row = self._reached

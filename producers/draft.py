@@ -7,15 +7,15 @@ from typing import Final
 from driftline.config.stream_keys import quoted, quoted_key
 from producers.profile import Column, DataProfile
 
-# With twenty windows in the data, the time of a change is visible. Each window needs enough records
-# for its tests.
+# Twenty windows are enough to show when a change occurred. The size is bounded below, because each
+# window needs enough records for its tests.
 _WINDOWS: Final = 20
 _LEAST_WINDOW: Final = 200
 _LARGEST_WINDOW: Final = 5000
 
 
 def stream_name(data: str) -> str:
-    """Derive a stream's name from its data: the file's name, or the folder's for `data.…`.
+    """Derive a stream's name from its data file's name, or from the folder's name for `data.…`.
 
     >>> stream_name("data/elec2/data.csv.gz"), stream_name("Bike Sharing.parquet")
     ('elec2', 'bike-sharing')
@@ -28,7 +28,7 @@ def stream_name(data: str) -> str:
 
 
 def slug(text: str) -> str:
-    """Convert a text to a valid stream name: lower-case letters, digits and hyphens.
+    """Convert text to a valid stream name: lower-case letters, digits and hyphens.
 
     >>> slug("My Stream!")
     'my-stream'
@@ -50,7 +50,7 @@ def draft(profile: DataProfile, name: str) -> str:
 
 
 def window_records(records: int) -> int:
-    """Return a twentieth of the records, between 200 and 5000, rounded to two digits.
+    """Return a twentieth of `records`, limited to 200–5000 and rounded to two significant digits.
 
     >>> [window_records(records) for records in (150, 45_312, 3_000_000)]
     [200, 2300, 5000]
@@ -104,7 +104,7 @@ def _record(profile: DataProfile) -> str:
             lines.append(f"    {quoted(column.name)},{why}")
         lines.append("]")
     if profile.missing:
-        lines.append('missing = "impute"  # values are missing; or "dead_letter"')
+        lines.append('missing = "impute"  # some values are missing; or "dead_letter"')
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,6 @@
-"""Two sources from the Iris data: the 150 flowers, and a longer stream whose sensor drifts.
+"""Two data sources from the Iris data set: its 150 flowers, and a longer stream with sensor drift.
 
-Their columns are those of the stream file `producers/iris.toml`.
+Their columns match the stream file `producers/iris.toml`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ STREAM_FILE: Final = Path(__file__).with_name("iris.toml")
 
 _COLUMNS: Final = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 _START: Final = datetime(2025, 1, 6, 8, tzinfo=UTC)
-_SCALE: Final = 0.6  # of the petal lengths that the drifted sensor measures
+_SCALE: Final = 0.6  # ratio of measured to true petal length once the sensor has drifted
 _SEED: Final = 7
 
 
@@ -36,14 +36,14 @@ class Iris:
 
 
 class IrisDrift:
-    """Flowers drawn with replacement from the 150, one per second, with a sensor that drifts.
+    """Flowers drawn with replacement from Fisher's 150 flowers, one per second, with sensor drift.
 
-    From the middle row on, petal lengths are measured at 60%, as if the camera had been knocked. A
-    model that was trained before then classifies many virginica as versicolor: its accuracy falls
-    from .98 to between .68 and .80, depending on the kind of model. A model that is trained on the
-    new measurements is as accurate as before.
+    From the middle row on, petal lengths are measured at 60% of their true value, as if the camera
+    had been knocked. A model trained on earlier rows then classifies many virginica as versicolor:
+    its accuracy falls from .98 to between .68 and .80, depending on the kind of model. A model
+    trained on the new measurements is as accurate as the first model was before the drift.
 
-    records: the number of rows. The flowers are the same each time.
+    records: the number of rows. The same flowers are drawn every time.
 
     >>> first = next(IrisDrift(records=10).rows())
     >>> sorted(first)[:3]
@@ -58,13 +58,13 @@ class IrisDrift:
 
     @property
     def drift_row(self) -> int:
-        """The first row (counted from 0) that the drifted sensor measures."""
+        """The first row (counted from 0) that is measured with the drifted sensor."""
         return self._records // 2
 
     @property
     def changes(self) -> tuple[Change, ...]:
         """The one change in this source: the camera was knocked."""
-        detail = f"petal lengths are read {1 - _SCALE:.0%} too short"
+        detail = f"petal lengths are measured {1 - _SCALE:.0%} too short"
         return (Change(self.drift_row, "the camera was knocked", detail),)
 
     def count(self) -> int:
@@ -77,7 +77,7 @@ class IrisDrift:
         for row, place in enumerate(drawn.tolist()):
             flower = flowers[place].tolist()
             if row >= self.drift_row:
-                # The sensor reports centimetres to two digits.
+                # The sensor reports centimetres with two decimal places.
                 flower[petal_length] = round(flower[petal_length] * _SCALE, 2)
             yield _row(row, flower, species[place])
 

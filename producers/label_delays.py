@@ -1,4 +1,4 @@
-"""Read `[simulate] label_delay` of a stream, and draw the delays of single labels."""
+"""Interpret a stream's `[simulate] label_delay` setting, and draw each label's delay at random."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from driftline.errors import DataError
 
 
 def delay_of(stream: Stream) -> Span | LabelDelay | None:
-    """Return the label delay, None for `"data"`. Raises DataError if the stream cannot use it."""
+    """Return the label delay, or None for `"data"`. Raises DataError if the setting is invalid."""
     if stream.simulate.label_delay == AT:
         return Span(us=0) if stream.axis == "time" else Span(records=0)
     delay = stream.simulate.delay
@@ -31,7 +31,7 @@ def delay_of(stream: Stream) -> Span | LabelDelay | None:
 
 
 def drawn(delay: Span | LabelDelay, random: np.random.Generator) -> int:
-    """Draw the delay of one label, in microseconds or records."""
+    """Draw one label's delay, in microseconds or records."""
     if isinstance(delay, Span):
         return _amount(delay)
     if delay.distribution == "exponential":
@@ -40,7 +40,7 @@ def drawn(delay: Span | LabelDelay, random: np.random.Generator) -> int:
 
 
 def is_duration(delay: Span | LabelDelay) -> bool:
-    """Return whether a delay is a duration in event time, not a number of records."""
+    """Return whether a delay is a duration in event time rather than a number of records."""
     if isinstance(delay, Span):
         return delay.us is not None
     span = delay.mean or delay.high

@@ -1,7 +1,7 @@
-"""Find the number (`@row`) with which a stream's features topic continues.
+"""Determine the next record number (`@row`) of a stream from its Kafka topics.
 
-In: the end of the features topic. If records were deleted there, also the ends of `predictions` and
-`windows`. Out: a number above those of all earlier records.
+Input: the newest records of the features topic and, if records were deleted from that topic, also
+of the predictions and windows topics. Output: a number above the numbers of all earlier records.
 """
 
 import logging
@@ -22,9 +22,10 @@ from driftline.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 
-# Offsets to read at the end of each partition: enough to include a numbered record despite
-# transaction markers and other programs' records without numbers, and few enough to read at once.
-# If they include none, ten times as many are read before them, and so on.
+# Number of offsets to read at the end of each partition: enough to include a numbered record
+# despite transaction markers and other programs' records without numbers, and few enough to read
+# at once. If no numbered record is among them, ten times as many earlier offsets are read, and so
+# on.
 _TAIL_OFFSETS: Final = 100
 _GIVE_IT: Final = (
     "give the first number: `driftline produce --first-row N`, or `first_row=N` of FeatureProducer"
@@ -48,15 +49,15 @@ class _Published(msgspec.Struct):
 def next_row(broker: Broker, stream: Stream) -> int:
     """Return one more than the highest plausible `@row` of the records sent so far.
 
-    Returns 0 if there was no record yet. A number counts only if inference accepts it and if it is
-    not too far above the next lower ones; a `PartitionClock` decides that. So a single record of
-    another program with a huge number does not use up the numbers. If retention has emptied a
-    partition, the result is above the numbers of its newest prediction and of the windows. It
-    leaves room for the records after that prediction. Run only one producer for a numbered stream,
-    because two at the same time would use the same numbers.
+    Returns 0 if no record has been sent yet. A number is plausible if inference accepts it and a
+    `PartitionClock` does not find it too far above the next lower numbers. Thus, a single record
+    with a huge number, sent by another program, does not use up the numbers. If retention has
+    deleted all records of a partition, the result is above the highest number in `predictions` and
+    `windows`, increased by the number of records after the partition's newest prediction. Run only
+    one producer for a numbered stream, because two concurrent producers would use the same numbers.
 
-    Raises BrokerError, and DataError if the numbers of earlier records cannot be found, or if no
-    number is left.
+    Raises BrokerError. Raises DataError if the numbers of earlier records cannot be determined, or
+    if no number is left.
     """
     topics = Topics(stream)
     spans = ranges(broker, [topics.features])
@@ -75,26 +76,27 @@ def next_row(broker: Broker, stream: Stream) -> int:
         if deleted and highest < 0:
             raise DataError(
                 f"records of {topics.features} were deleted, and neither {topics.predictions} nor "
-                f"{topics.windows} has their numbers ({ROW})",
+                f"{topics.windows} contains their numbers ({ROW})",
                 hint=_GIVE_IT,
             )
         highest += unknown
     elif highest < 0:
         raise DataError(
             f"{topics.features} ends in records without {ROW!r}",
-            hint="their producer does not number them; this stream file needs numbers",
+            hint="the stream file requires numbered records, but their producer does not number "
+            "them",
         )
     if highest >= MAX_ROW:
         raise DataError(
             f"the numbers ({ROW}) of {topics.features} are used up: it ends with {MAX_ROW}, the "
-            "largest that inference accepts",
-            hint="most likely they are another program's records: delete them, or the topic",
+            "largest number that inference accepts",
+            hint="most likely another program sent the last records: delete them, or the topic",
         )
     return highest + 1
 
 
 def highest_plausible(rows: Iterable[int], max_ahead: int) -> int:
-    """Return the highest number that is not too far above the others. `rows` may be unsorted.
+    """Return the highest number not too far above the lower numbers. `rows` may be unsorted.
 
     >>> highest_plausible([7, 3, 5, 9_999], max_ahead=100)
     7
@@ -108,20 +110,20 @@ def highest_plausible(rows: Iterable[int], max_ahead: int) -> int:
 
 
 def _published(broker: Broker, topics: Topics, deleted: Mapping[int, int]) -> tuple[int, int]:
-    """Return the highest number in predictions and windows, and the number of unknown records.
+    """Return the highest number in predictions and windows, and how many records may exceed it.
 
-    The highest number is -1 if there is none. `deleted` maps partitions of the features topic
-    without readable records to their end. Records after their newest prediction are unknown.
+    The highest number is -1 if no number was found. `deleted` maps each partition of the features
+    topic without readable records to its end offset. The numbers of records after the partition's
+    newest prediction are unknown, so these records are counted.
     """
     try:
         spans = ranges(broker, [topics.predictions, topics.windows])
         tails = _tails(broker, spans, _published_of)
     except BrokerUnavailable:
         raise
-    except BrokerError as error:  # the topic is missing, or this user may not read it
+    except BrokerError as error:  # the topic is missing, or this principal may not read it
         log.warning(
-            "%s: the numbers of deleted records are not taken into account, because %s or %s "
-            "cannot be read: %s",
+            "%s: ignoring the numbers of deleted records, because %s or %s cannot be read: %s",
             topics.features,
             topics.predictions,
             topics.windows,
@@ -133,9 +135,9 @@ def _published(broker: Broker, topics: Topics, deleted: Mapping[int, int]) -> tu
         place = TopicPartition(topics.predictions, partition)
         after = [event.source.offset + 1 for event in tails.get(place, ()) if event.source]
         if after:
-            # A prediction beyond the end is of an earlier topic with the same name.
+            # A prediction beyond the end belongs to an earlier topic with the same name.
             unknown += end - max(after) if max(after) <= end else end
-        # If the partition has an end, it had predictions, which have expired, too.
+        # If the end of `predictions` is above 0, its predictions have expired as well.
         elif place not in spans or not spans[place].end:
             unknown += end
     rows = [event.row for tail in tails.values() for event in tail if event.row is not None]
@@ -147,7 +149,7 @@ def _tails(
     spans: Mapping[TopicPartition, OffsetRange],
     read: Callable[[bytes], T | None],
 ) -> dict[TopicPartition, list[T]]:
-    """Return what `read` finds at the end of each partition; skip records where it is None."""
+    """Return the values that `read` extracts from each partition's newest records, without None."""
     found: dict[TopicPartition, list[T]] = {partition: [] for partition in spans}
     length = _TAIL_OFFSETS
     todo = dict(spans)
@@ -172,7 +174,7 @@ def _row_of(value: bytes) -> int | None:
     try:
         return msgspec.json.decode(value, type=_Record).row
     except DECODE_ERRORS:
-        return None  # inference dead-letters such a record, so it has used no number
+        return None  # inference dead-letters such a record, so it uses no number
 
 
 def _published_of(value: bytes) -> _Published | None:

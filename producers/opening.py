@@ -1,4 +1,4 @@
-"""Open data files, gzipped or not, and report the line after which one cannot be read."""
+"""Open plain or gzipped data files, and report the line after which a file is unreadable."""
 
 import gzip
 import zlib
@@ -12,12 +12,12 @@ T = TypeVar("T", str, bytes)
 
 
 def opened(path: Path) -> IO[bytes]:
-    """Open a file for reading bytes; the name of a gzipped one ends in `.gz`."""
+    """Open a file for reading bytes. A file whose name ends in `.gz` is decompressed."""
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def readable(name: str, lines: Iterable[T]) -> Iterator[T]:
-    """Yield the lines of an open file. Raises DataError with the number of the last good line."""
+    """Yield an open file's lines. Raises DataError with the number of the last readable line."""
     number = 0
     try:
         for line in lines:

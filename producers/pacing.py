@@ -1,4 +1,4 @@
-"""Limit the rate of a playback; the caller passes the clock and the sleep function."""
+"""Limit a playback to a number of records per second, using the caller's clock and sleep."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -8,7 +8,7 @@ from driftline.errors import SettingsError
 from producers.playback import Play
 
 # Shorter waits are skipped, because frequent wake-ups cost too much CPU time. The average rate
-# stays the same: the next wait is longer.
+# stays the same, because the next wait is longer.
 _LEAST_SLEEP_S: Final = 0.005
 
 
@@ -19,7 +19,7 @@ def paced(
     clock: Clock,
     sleep: Callable[[float], object],
 ) -> Iterator[Play]:
-    """Yield the same items, but at most `records_per_s` feature records per second.
+    """Yield the items of `plays`, but at most `records_per_s` feature records per second.
 
     None means no limit. Labels do not count towards the rate. Raises SettingsError if the rate is
     not above 0.

@@ -1,21 +1,23 @@
-"""Play a data set as a stream of feature records and labels, always in the same order.
+"""Turn a data set into the messages of a stream: feature records and labels, in a fixed order.
 
-In: a stream and a source. Out: the warm-up rows for the first model, then `Play` items in the order
-in which to send them. This module sends nothing and never waits.
+Input: a stream and a data source. Output: the warm-up rows for the first model, then `Play` items
+in the order in which to send them. This module sends nothing and never waits.
 
 `[simulate] label_delay` decides when each label is sent:
 
-- A delay: the label is due at the position of its record plus the delay. It is sent before any
-  later record with the same or a larger position. Its `@at` is the position at which it became
-  known, on the axis of the stream's windows. If the delay is on the other axis (for example half an
-  hour, and windows of records), `@at` is the position of the record at which the label became due.
+- A delay: the label is due at its record's position plus the delay. It is sent before any later
+  record with the same or a larger position. Its `@at` is the position at which it became known, on
+  the axis of the stream's windows. If the delay is on the other axis (for example, if it is half an
+  hour and windows are spans of records), `@at` is the position of the record at which the label
+  became due.
 - `"data"`: a row is a record if its target is empty or its id is new. A later row with the same id
-  is the label, known at the time of that row. `@row` numbers only the feature records, so that
-  windows count records. (With a delay, `@row` is the number of the data row, from 0.)
-- `"@at"`: each row contains in `@at` when its label was known; an empty `@at` means immediately.
-  `@row`, if present, is the number of the row. If the stream cannot use one of the two, it is sent
-  as it is, and the record or label takes the position after its predecessor: it becomes a dead
-  letter. An implausibly large `@row` does not move later labels either.
+  contains the label, which becomes known at that row's time. `@row` numbers only the feature
+  records, so that windows count records. (With a delay, `@row` is the number of the data row,
+  counted from 0.)
+- `"@at"`: each row's `@at` is the position at which its label became known. An empty `@at` means
+  that the label was known immediately. `@row`, if present, is the record's number. If the stream
+  cannot use an `@at` or `@row`, the value is sent unchanged, so that the record or label becomes a
+  dead letter. An implausibly large `@row` does not make waiting labels due.
 """
 
 import heapq
@@ -43,9 +45,9 @@ from producers.shaping import Shaped, Shaper, Unusable
 class Play(msgspec.Struct, frozen=True, gc=False):
     """One message to send.
 
-    row: the data row (from 0) that playback has read when the message is sent.
-    position: the position on the stream's axis; None if the event time of a record, or the `@at` of
-    a label, is unusable.
+    row: the last data row (counted from 0) that is read before the message is sent.
+    position: the position on the stream's axis; None if the record's event time, or the label's
+    `@at`, is unusable.
     """
 
     kind: Literal["record", "label"]
@@ -57,11 +59,11 @@ class Play(msgspec.Struct, frozen=True, gc=False):
 
 
 class WarmUp(msgspec.Struct, frozen=True):
-    """The first share of the data, which trains the first model. Each record has one label."""
+    """The first rows of the data, which train the first model. Each record has one label."""
 
     records: tuple[bytes, ...]
     labels: tuple[str | float, ...]
-    rows: int  # number of data rows in the share
+    rows: int  # number of data rows in the warm-up
     unlabelled: int  # records without a label, which cannot be used for training
 
 
@@ -78,7 +80,8 @@ class PlayCounts(msgspec.Struct):
 class Playback:
     """Play one source once: call `warm_up` or `skip` at most once, then `play`.
 
-    limit: the largest number of data rows to read. seed: for random delays and missing labels.
+    limit: the maximum number of data rows to read.
+    seed: the seed for random label delays and missing labels.
     """
 
     def __init__(
@@ -95,8 +98,8 @@ class Playback:
         self._shaper = Shaper(stream, textual=source.textual)
         self._random = np.random.default_rng(seed)
         self._limit = limit
-        # `_absent`: the required columns that no row has had yet, with their keys in the stream
-        # file. `_columns`: the columns of the rows read so far, until no column is missing.
+        # `_absent`: the required columns not found in any row yet, with their keys in the stream
+        # file. `_columns`: all columns found so far; not updated once `_absent` is empty.
         self._absent = {stream.target: "target", stream.record.id: "[record] id"}
         self._absent.pop(ROW, None)
         self._columns: set[str] = set()
@@ -106,11 +109,14 @@ class Playback:
         self._delay = delay_of(stream)
         self._max_ahead_us = stream.max_ahead if stream.axis == "time" else MAX_AHEAD_US
         self._recorded = stream.simulate.label_delay == AT
-        # It ignores implausible numbers; otherwise one wrong number would make all labels due.
+        # This clock ignores implausible numbers. Otherwise, one wrong number would make all labels
+        # due.
         self._row_clock = PartitionClock(
             stream.max_ahead if stream.axis == "row" else MAX_AHEAD_ROWS
         )
-        self._before: set[str] = set()  # ids of warm-up records; only with `label_delay = "data"`
+        self._before: set[str] = (
+            set()
+        )  # ids of warm-up and skipped rows, if `label_delay` is "data"
 
     @property
     def total(self) -> int | None:
@@ -129,15 +135,15 @@ class Playback:
         return self._number
 
     def number_from(self, row: int) -> None:
-        """Give the next record the number `row` or a higher one, to continue an existing topic."""
+        """Number the next record `row` or higher, to continue an existing topic's numbers."""
         self._number = max(self._number, row)
 
     def warm_up(self, share: float) -> WarmUp:
-        """Return the first `share` (between 0 and 1) of the rows for training.
+        """Return the first rows as training data. `share` is their fraction, between 0 and 1.
 
-        With `label_delay = "data"`, only records whose label is also in the share are used for
-        training. `play` does not send the later labels of warm-up records but counts them.
-        Raises DataError, also if no row has the target or the id.
+        With `label_delay = "data"`, only records whose label is also among the first rows are used
+        for training. `play` counts the later labels of warm-up records, but does not send them.
+        Raises DataError, for example if no row has the target or the id.
         """
         records: list[bytes] = []
         labels: list[str | float] = []
@@ -170,7 +176,7 @@ class Playback:
         return WarmUp(tuple(records), tuple(labels), taken, unlabelled + len(open_records))
 
     def skip(self, rows: int) -> None:
-        """Skip the first `rows` data rows; they are numbered, but not played."""
+        """Skip the first `rows` data rows, which are numbered but not played."""
         for _, row in islice(self._rows, rows):
             if isinstance(row, bytes) or not self._brings_label(
                 self._shaper.shape(row, self._number), self._before
@@ -184,7 +190,7 @@ class Playback:
         return self._play_with_delay(self._delay)
 
     def require_columns(self) -> None:
-        """Raise DataError if none of the rows that were read has the target, or the id."""
+        """Raise DataError if the target column or the id column is in none of the rows read."""
         for name, key in self._absent.items():
             if self._columns:
                 near = get_close_matches(name, self._columns, n=1)
@@ -213,12 +219,12 @@ class Playback:
         if (total := self.total) is None:
             raise DataError(
                 f"{self._source.name}: cannot take a share of an unknown number of rows",
-                hint="write it to a file first",
+                hint="write the data to a file first",
             )
         return int(total * share)
 
     def _brings_label(self, shaped: Shaped, seen: set[str]) -> bool:
-        """Return whether a row is the label of an earlier record. Adds the row's id to `seen`."""
+        """Return whether a row has an earlier record's label, and add the row's id to `seen`."""
         if self._delay is not None or shaped.record_id is None:
             return False
         known = shaped.record_id in seen
@@ -242,7 +248,7 @@ class Playback:
                 self.counts.labels_of_skipped += 1
                 continue
             if self._brings_label(shaped, seen):
-                # On the row axis, the label is known just before the next record.
+                # On the row axis, the label becomes known just before the next record.
                 at = shaped.time_us or reached_us if self._stream.axis == "time" else self._number
                 if self._withheld():
                     self.counts.labels_withheld += 1
@@ -262,7 +268,7 @@ class Playback:
     def _play_with_delay(self, delay: Span | LabelDelay) -> Iterator[Play]:
         """Play records and delayed labels.
 
-        Labels wait in a heap, ordered by the position at which they are due on the delay's axis.
+        Labels wait in a heap, ordered by their due positions on the delay's axis.
         """
         by_time = is_duration(delay)
         same_axis = by_time == (self._stream.axis == "time")
@@ -270,7 +276,7 @@ class Playback:
         waiting: list[tuple[int, int, Shaped, Unusable | None]] = []
         reached = -(2**63)  # the max position of the records so far, on the delay's axis
         reached_us = 0
-        # It ignores implausible times; otherwise one wrong time would make all labels due.
+        # This clock ignores implausible times. Otherwise, one wrong time would make all labels due.
         clock = PartitionClock(self._max_ahead_us)
         index = -1
         for index, row in self._rows:
@@ -284,7 +290,7 @@ class Playback:
                 time_us = None
             here = time_us if by_time else number
             if by_time and here is None:
-                here = max(reached, 0)  # no plausible time: the max position so far replaces it
+                here = max(reached, 0)  # no plausible time: use the max position so far
             reached = max(reached, here or 0)
             reached_us = max(reached_us, time_us or 0)
             at = number if self._stream.axis == "row" else reached_us
@@ -302,11 +308,11 @@ class Playback:
                 wrong = known if isinstance(known, Unusable) else None
                 due = known if isinstance(known, int) else (here or 0) + wait
                 heapq.heappush(waiting, (min(due, last), index, shaped, wrong))
-                # Labels without delay, and labels of late records, are due now.
+                # Labels without a delay, and labels of late records, are due now.
                 while waiting and waiting[0][0] <= reached:
                     due, _, earlier, wrong = heapq.heappop(waiting)
                     yield self._label(earlier, index, wrong or (due if same_axis else at))
-        # All rows are played; send the remaining labels in the order in which they are due.
+        # All rows have been played. Send the remaining labels in the order of their due positions.
         end = self._number if self._stream.axis == "row" else reached_us
         while waiting:
             due, _, earlier, wrong = heapq.heappop(waiting)
@@ -318,9 +324,9 @@ class Playback:
     # ---- recorded numbers and times (`label_delay = "@at"`) -------------------------------------
 
     def _number_of(self, row: Mapping[str, Any]) -> int | Unusable:
-        """Return the number to send with a row: its `@row`, if recorded, or else `_number`.
+        """Return the number to send with a row: its recorded `@row`, or else `_number`.
 
-        `_number` moves to a recorded number that is usable and plausible.
+        If the recorded number is usable and plausible, `_number` is set to it.
         """
         if not self._recorded:
             return self._number
@@ -332,7 +338,7 @@ class Playback:
         return found
 
     def _known_at(self, row: Mapping[str, Any]) -> int | Unusable | None:
-        """Return the recorded position at which the row's label was known, or None."""
+        """Return the recorded position at which the row's label became known, or None."""
         if not self._recorded:
             return None
         if self._stream.axis == "row":

@@ -1,7 +1,7 @@
-"""Profile a data set before it is streamed: kinds of columns, classes, and likely problems.
+"""Profile a data set before it is streamed: its columns, classes and likely problems.
 
-In: a source, its target column and, if known, its time, id and key columns. Out: a `DataProfile`.
-Only the first `MAX_ROWS` rows are read, and nothing is changed.
+Input: a data source, its target column and, if known, its time, id and key columns. Output: a
+`DataProfile` of the first `MAX_ROWS` rows. This module changes nothing.
 """
 
 import math
@@ -22,17 +22,17 @@ from producers.clocks import TimeColumn, look_at_clock
 from producers.rows import RowSource
 from producers.shaping import as_number
 
-# Enough to see every kind of value. The profile of a larger file covers only these rows, and its
-# `total` shows how many there are.
+# Enough rows to contain every kind of value. A larger file's profile covers only these rows, and
+# its `total` is the number of all rows.
 MAX_ROWS: Final = 500_000
-# A numeric target with more distinct values than this is a regression target, not a class.
+# A numeric target with more distinct values than this is treated as a regression target.
 MAX_CLASSES: Final = 20
-# If more than this share of the texts are distinct, a column identifies rows and is no feature.
+# Treat a text column as an id, not a feature, if more than this share of its texts are distinct.
 _NEAR_UNIQUE: Final = 0.5
-# A column with at most this many distinct texts is a category, however few rows there are.
+# Treat a column with at most this many distinct texts as a category, even if the rows are few.
 _FEW: Final = 100
-# In a number column, at most this share of the cells may not be numbers. Their records are
-# dead-lettered.
+# Treat a text column as numeric if at most this share of its cells are not numbers. The records
+# with these cells become dead letters.
 _MAX_BROKEN: Final = 0.05
 
 _CODES: Final = re.compile(
@@ -44,7 +44,8 @@ _CALENDAR: Final = re.compile(
     re.IGNORECASE,
 )
 
-# A clock may be set back from time to time: at most this share of its steps may decrease.
+# Treat a column as a clock if at most this share of its steps are decreases, because a clock may be
+# set back now and then.
 _CLOCK_FALLS: Final = 0.001
 
 Use = Literal["feature", "target", "time", "id", "key", "dropped", "left_out"]
@@ -65,9 +66,9 @@ class Column(msgspec.Struct, frozen=True):
 class DataProfile(msgspec.Struct, frozen=True):
     """The profile of a data set.
 
-    rows: the number of rows that were read, of `total` (None if unknown).
-    records: the number of feature records among them.
-    own_labels: whether ids occur first without and later with their target.
+    rows: the number of rows in the profile. `total` is the number of all rows (None if unknown).
+    records: the number of feature records among the rows in the profile.
+    own_labels: whether labels come in later rows, with the same ids as their records.
     """
 
     source: str
@@ -109,7 +110,7 @@ def look(
     _require(table, source, (target, time, id, key, *drop))
     notes: list[str] = []
     if unreadable:
-        notes.append(f"{unreadable} lines are not rows: they will be dead-lettered")
+        notes.append(f"{unreadable} lines cannot be parsed as rows: they will be dead-lettered")
     task, classes, baseline = _target(table[target], textual=source.textual, notes=notes)
     own_labels, records = _identity(table, id, target, rows, notes)
     uses: dict[str, Use] = {
@@ -209,7 +210,7 @@ def _target(
             f"{share:.0%} of the labels are of one class: "
             'metric = "balanced_accuracy" is more informative than accuracy'
         )
-    # A model must beat the better of two baselines: the previous label or the most frequent one.
+    # A model must beat the better of two baselines: the previous label or the most frequent label.
     return (
         "classification",
         tuple(sorted(distinct)),
@@ -220,7 +221,7 @@ def _target(
 def _identity(
     table: dict[str, list[Any]], id: str | None, target: str, rows: int, notes: list[str]
 ) -> tuple[bool, int]:
-    """Return whether later rows contain the labels of earlier ones, and the number of records."""
+    """Return whether later rows contain labels of earlier rows, and the number of records."""
     if id is None:
         return False, rows
     waiting: dict[str, bool] = {}  # id → whether its label is still missing
@@ -244,14 +245,14 @@ def _identity(
     if brought:
         notes.append(
             f"{brought} ids occur first without and later with {target}: "
-            "the later row is taken as the label"
+            "the later row is used as the label"
         )
     if again and brought:
-        notes.append(f"{again} rows repeat the label of an id: they are changes of the label")
+        notes.append(f"{again} rows repeat the label of an id: they are treated as revised labels")
     elif again:
         repeated += again
     if repeated:
-        notes.append(f"{repeated} rows repeat an id: they count as duplicates of one record")
+        notes.append(f"{repeated} rows repeat an id: they are treated as duplicate records")
     return brought > 0, rows - brought - (again if brought else 0)
 
 
@@ -295,7 +296,7 @@ def _kind(name: str, known: list[Any], distinct: int, textual: bool, notes: list
     if not numeric:
         return "category"
     if textual and any(value[:1] == "0" and value[1:2].isdigit() for value in known):
-        notes.append("digits with leading zeros, so a code")
+        notes.append("treated as a code because of leading zeros")
         return "category"
     if broken:
         notes.append(f"{broken} cells are not numbers")
@@ -310,7 +311,7 @@ def _kind(name: str, known: list[Any], distinct: int, textual: bool, notes: list
 
 
 def _float(value: Any, textual: bool) -> float | None:
-    """Return the number in a cell, or None if it is not a finite number."""
+    """Return a cell's value as a number, or None if it is not a finite number."""
     if textual and isinstance(value, str):
         value = as_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
@@ -323,7 +324,7 @@ def _is_time(value: object) -> bool:
 
 
 def _grows(known: list[Any], kind: Kind, textual: bool) -> bool:
-    """Return whether a column behaves like a clock: it increases and hardly ever decreases."""
+    """Return whether a column behaves like a clock, which increases and hardly ever decreases."""
     values: list[Any]
     if kind == "number":
         values = [number for value in known if (number := _float(value, textual)) is not None]

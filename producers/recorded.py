@@ -1,7 +1,8 @@
-"""Read the fields `@row` and `@at` of recorded data (`[simulate] label_delay = "@at"`).
+"""Parse the fields `@row` and `@at` of recorded data (`[simulate] label_delay = "@at"`).
 
-A value that the decoders of the stream would reject is `Unusable`. It is sent as it is, so that its
-record or label becomes a dead letter.
+Input: a field's value. Output: the number or time, or `Unusable` for a value that the stream's
+decoders would reject. An unusable value is sent unchanged, so that its record or label becomes a
+dead letter.
 """
 
 import math
@@ -14,7 +15,7 @@ from producers.shaping import Unusable, as_number
 
 
 def recorded_row(value: Any, *, textual: bool) -> int | Unusable | None:
-    """Return a recorded record number; None if it is missing. `textual`: numbers are text.
+    """Return a recorded `@row`, or None if it is missing. `textual`: the source has only text.
 
     >>> recorded_row(7.0, textual=False), recorded_row("7", textual=True)
     (7, 7)
@@ -26,7 +27,7 @@ def recorded_row(value: Any, *, textual: bool) -> int | Unusable | None:
     if isinstance(value, float):
         if math.isnan(value):
             return None
-        # A column of whole numbers has floats if some values are missing.
+        # If values are missing in a column of whole numbers, pandas stores the column as floats.
         if value.is_integer() and abs(value) <= MAX_ROW:
             value = int(value)
         elif math.isinf(value):
@@ -37,7 +38,7 @@ def recorded_row(value: Any, *, textual: bool) -> int | Unusable | None:
 
 
 def recorded_time(value: Any) -> int | Unusable | None:
-    """Return a recorded time in microseconds since 1970 UTC; None if it is missing.
+    """Return a recorded `@at` time in microseconds since 1970 UTC, or None if it is missing.
 
     >>> recorded_time("1970-01-01T00:00:01Z"), recorded_time("soon")
     (1000000, Unusable(value='soon'))

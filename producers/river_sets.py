@@ -1,7 +1,7 @@
-"""River's bundled data sets and drift generators as sources.
+"""Open River's bundled data sets and drift generators as data sources.
 
-In: `river:NAME`, with parameters for a generator. Out: a `RowSource` whose target column is called
-`target`. This module downloads nothing.
+Input: `river:NAME`, with a generator's parameters. Output: a `RowSource` whose target column is
+called `target`. This module downloads nothing.
 """
 
 import inspect
@@ -13,12 +13,12 @@ from driftline.errors import DataError
 from producers.rows import Change, Row, RowSource
 
 TARGET: Final = "target"
-# Generators are infinite. This many rows are enough for a few drifts and take about a second.
+# Generators are infinite. This many rows can show a few drifts, and take about a second.
 DEFAULT_ROWS: Final = 10_000
 
 
 class RiverSource:
-    """The rows of a River data set: its features and `target`. Each read calls `make` again."""
+    """The rows of a River data set: its features and `target`. Each call of `rows` calls `make`."""
 
     textual: Final = False
 
@@ -39,11 +39,11 @@ class RiverSource:
 
 
 def open_river(name: str) -> RowSource:
-    """Open one of River's data sets or generators by its name.
+    """Open one of River's data sets or generators by name.
 
     - A bundled set: `river:Phishing`.
     - A generator: `river:SEA:variant=2,seed=1,n=20000`. `n` is the number of rows. `seed` (default
-      0) is the seed of the generator. All other names are River's parameters.
+      0) is the generator's seed. All other parameters are passed to River.
     - Two generators joined by `/`, which drift from the first to the second (`ConceptDriftStream`):
       `river:SEA:variant=0/SEA:variant=3,at=5000,width=1000,n=10000`. The drift is a sigmoid around
       row `at` (default: the middle) over about `width` rows (default: 1, or more if River needs
@@ -63,7 +63,7 @@ def open_river(name: str) -> RowSource:
 
 
 def _bundled(name: str, class_name: str, parameters: dict[str, Any]) -> RowSource | None:
-    """Open a data set in River's wheel, or return None if the class is not a data set."""
+    """Open a data set from River's wheel, or return None if the wheel has none of this name."""
     from river import datasets
     from river.datasets import base
 
@@ -81,7 +81,7 @@ def _bundled(name: str, class_name: str, parameters: dict[str, Any]) -> RowSourc
 
 
 def _generated(name: str, parts: Sequence[tuple[str, dict[str, Any]]]) -> RowSource:
-    """Open one generator, or two that are joined."""
+    """Open one generator, or two generators joined by a drift."""
     from river.datasets import synth
 
     rows, at, width = DEFAULT_ROWS, None, 1
@@ -158,7 +158,7 @@ def _whole(value: object, key: str, name: str) -> int:
 
 def _maker(generator: Any, parameters: dict[str, Any], name: str) -> Callable[[], Any]:
     allowed = [p for p in inspect.signature(generator).parameters if p != "self"]
-    # River's generators have one parameter `seed`, or several such as `seed_model`, `seed_sample`.
+    # River's generators have one parameter `seed`, or several, such as `seed_model`.
     seeds = {p: parameters.get("seed", 0) for p in allowed if p.startswith("seed")}
     given = {key: value for key, value in parameters.items() if key != "seed"}
     if wrong := set(given) - set(allowed):
@@ -172,6 +172,6 @@ def _maker(generator: Any, parameters: dict[str, Any], name: str) -> Callable[[]
 
     try:
         next(iter(make()))
-    except Exception as error:  # River's own message explains a wrong value best
+    except Exception as error:  # River's own message explains an invalid value best
         raise DataError(f"{name}: {error}") from error
     return make

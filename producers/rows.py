@@ -1,14 +1,14 @@
-"""The interface of a data source: its rows in order, their number, and known changes."""
+"""Define the interface of data sources: their rows in order, the row count, and known changes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-# A mapping of column to value, or the bytes of a line that could not be read as a row.
+# A mapping from column names to values, or the bytes of a line that could not be parsed as a row.
 Row: TypeAlias = Mapping[str, Any] | bytes
 
 
 class RowSource(Protocol):
-    """Rows in order. Each call of `rows` starts at the first row, except on standard input."""
+    """A data source. Each call of `rows` starts at the first row, except on standard input."""
 
     @property
     def name(self) -> str: ...
@@ -18,13 +18,13 @@ class RowSource(Protocol):
         """True if all values are text, as in CSV, so that numbers must be parsed."""
 
     def count(self) -> int | None:
-        """Return the number of rows, or None if it is unknown before they are read."""
+        """Return the number of rows, or None if it is unknown until all rows are read."""
 
     def rows(self) -> Iterator[Row]: ...
 
 
 class Change(NamedTuple):
-    """A known change in the data, which begins at `row` (counted from 0).
+    """A known change in the data, starting at `row` (counted from 0).
 
     `text` is a clause such as "the camera was knocked". `detail` describes the effect on the data.
     """
@@ -36,7 +36,7 @@ class Change(NamedTuple):
 
 @runtime_checkable
 class Changing(Protocol):
-    """A source that knows at which rows its data change, for demonstrations and benchmarks."""
+    """A data source, for demos and benchmarks, that knows the rows at which its data change."""
 
     @property
     def changes(self) -> tuple[Change, ...]: ...

@@ -1,7 +1,7 @@
-"""Convert a source's rows to feature records of a stream, with their target, id, key and time.
+"""Convert a data source's rows to feature records, with their target, id, key and event time.
 
-In: the rows of a source. Out: `Shaped`. An unreadable value is sent unchanged, so that inference
-dead-letters its record. This module repairs no values and drops no rows.
+Input: rows of a source, and the stream. Output: `Shaped`. An unreadable value is left unchanged, so
+that inference dead-letters its record. This module never repairs a value or drops a row.
 """
 
 import math
@@ -19,13 +19,13 @@ from driftline.wire.events import MAX_ROW
 from driftline.wire.labels import LabelCodec
 from driftline.wire.values import key_bytes, text, time_reader
 
-# Texts that files use for a missing number. They do not apply to categories, which may well be
-# called "None" or "NA".
+# Texts that stand for a missing number in data files. In a category column, they are kept as
+# values, because a category may be called "None" or "NA".
 MISSING_NUMBERS: Final = frozenset({"NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"})
 
 
 class Shaped(msgspec.Struct, frozen=True, gc=False):
-    """A row converted for a stream.
+    """A row converted to a stream's feature record.
 
     `target` and `record_id` are None if the row has none; `time_us` is None if the event time is
     missing or unreadable.
@@ -40,13 +40,13 @@ class Shaped(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unusable(msgspec.Struct, frozen=True):
-    """A recorded `@row` or `@at` to send as it is, so that its record or label is rejected."""
+    """A recorded `@row` or `@at` to send unchanged, so that its record or label is rejected."""
 
     value: Any
 
 
 class Shaper:
-    """Convert the rows of one source to records of one stream."""
+    """Convert one source's rows to one stream's feature records."""
 
     def __init__(self, stream: Stream, *, textual: bool) -> None:
         self._stream = stream
@@ -65,7 +65,7 @@ class Shaper:
         self._labels = LabelCodec(stream)
 
     def shape(self, row: Mapping[str, Any], number: int | Unusable) -> Shaped:
-        """Convert a row to the record with number `number`.
+        """Convert a row to the feature record with this number.
 
         Raises DataError if the row cannot be encoded as JSON, or if inference would reject the
         number.
@@ -108,8 +108,8 @@ class Shaper:
         )
 
     def label(self, shaped: Shaped, record_id: str, at: int | Unusable | None) -> bytes:
-        """Encode the label of a converted row. A regression target stays as it is if it is not a
-        number."""
+        """Encode a converted row's label. A regression target that is not a number is left as it
+        is."""
         target = shaped.target
         if self._stream.task == "classification":
             target = text(target)
@@ -120,8 +120,8 @@ class Shaper:
         return value
 
     def label_value(self, shaped: Shaped) -> str | float | None:
-        """Return the target for training; None if it or the id is missing, or if a regression
-        target is not a number."""
+        """Return the target for training. Return None if the target or the id is missing, or if a
+        regression target is not a number."""
         if shaped.target is None or shaped.record_id is None:
             return None
         if self._stream.task == "classification":
@@ -160,7 +160,7 @@ class Shaper:
 
 
 def as_number(value: str) -> int | float | str | None:
-    """Parse a CSV cell as a number; return None if it is missing, and the text if it is no number.
+    """Parse a CSV cell as a number. Return None for a missing number, and any other text unchanged.
 
     >>> [as_number(cell) for cell in ("3", "0.5", "NA", "inf", "wide", "1_000")]
     [3, 0.5, None, 'inf', 'wide', '1_000']

@@ -1,9 +1,8 @@
-"""Read rows from files, tables, standard input, the Iris data and River's data sets.
+"""Open data sources: files, tables, standard input, the Iris data and River's data sets.
 
-In: a path, a table or a name. Out: a `RowSource`, whose rows are mappings of column to value, in
-the order of the data. A file is read in chunks. This module does not depend on a stream file. It
-never drops a row: a line that cannot be read as a row is passed on as bytes and becomes a dead
-letter.
+Input: a path, a table or a name. Output: a `RowSource`, whose rows map column names to values, in
+the data's order. Files are read in chunks. This module needs no stream file. It never drops a row:
+a line that cannot be parsed as a row is yielded as bytes, and becomes a dead letter.
 """
 
 import sys
@@ -18,12 +17,12 @@ from producers.csv_files import CsvSource
 from producers.opening import opened, readable
 from producers.rows import Row, RowSource
 
-# Rows of a table that are converted to Python values at a time.
+# Number of table rows to convert to Python values at a time.
 CHUNK_ROWS: Final = 10_000
 
 
 def open_source(data: object) -> RowSource:
-    """Open `data` as a source. Raises DataError.
+    """Open `data` as a data source. Raises DataError.
 
     data: a path (`.csv`, `.csv.gz`, `.tsv`, `.parquet`, `.jsonl`, `.jsonl.gz`), `"-"` for JSON
     lines on standard input, `"iris"`, `"iris-drift"`, `"river:…"` (see `producers.river_sets`), a
@@ -69,7 +68,7 @@ def _by_name(name: str) -> RowSource:
 
 
 def _only_file(folder: Path) -> Path:
-    """Return the data file of a folder: `data.…`, or the only data file in it."""
+    """Return a folder's data file: `data.…`, or the only data file. Raises DataError."""
     found = [
         path
         for path in sorted(folder.iterdir())
@@ -78,7 +77,7 @@ def _only_file(folder: Path) -> Path:
     named = [path for path in found if path.name.split(".")[0] == "data"]
     if len(named or found) != 1:
         raise DataError(
-            f"{folder}: {len(found)} data files in this folder", hint="name the file itself"
+            f"{folder}: {len(found)} data files in this folder", hint="give the path of the file"
         )
     return (named or found)[0]
 
@@ -87,9 +86,9 @@ def _only_file(folder: Path) -> Path:
 
 
 class JsonLinesSource:
-    """One JSON object per line, from a file (gzipped or not) or an open stream.
+    """JSON Lines (one object per line) from a plain or gzipped file, or from an open stream.
 
-    A stream can be read only once. A line that is not a JSON object is passed on as bytes.
+    An open stream can be read only once. A line that is not a JSON object is yielded as bytes.
     """
 
     textual: Final = False
@@ -127,7 +126,7 @@ class JsonLinesSource:
 
 
 class ParquetSource:
-    """A Parquet file, which is read in batches."""
+    """A Parquet file, read in batches."""
 
     textual: Final = False
 

@@ -1,1 +1,1 @@
-"""Train models: collect, clean, split, search, judge, package and publish, one file per step."""
+"""Trainer service: collect, clean, split, search, judge, package and publish, a file per step."""

@@ -1,7 +1,7 @@
-"""Fit the winner again with the held-out rows and package it (step 9 of docs/model-life.md).
+"""Refit the search's winner with the held-out rows and package it (step 9 of docs/model-life.md).
 
-Input: the winner of the search. Output: a manifest and the package's bytes. The same rows, seed and
-libraries give the same bytes.
+Input: the winner and the cleaned rows. Output: a manifest and the package's bytes. The same rows,
+seed and libraries always produce the same bytes.
 """
 
 import logging
@@ -39,7 +39,7 @@ _LIBRARIES = ("driftline", "numpy", "scikit-learn", "joblib", "skl2onnx", "onnx"
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """The origin of a model: the champion at that time, the request, and the time of training."""
+    """A model's origin: the champion at training time, the request, and the training time."""
 
     parent: str | None
     cause: str | None
@@ -47,7 +47,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class CandidateFailed(TrainingError):
-    """The winner of the search cannot be fitted with the held-out rows, or cannot be packaged."""
+    """The search's winner cannot be refitted with the held-out rows or cannot be packaged."""
 
     def __init__(self, candidate: str, reason: str) -> None:
         super().__init__(f"{candidate}: {reason}")
@@ -56,10 +56,10 @@ class CandidateFailed(TrainingError):
 
 
 def without_failing(attempt: Callable[[Mapping[str, str]], T]) -> T:
-    """Return the result of `attempt`, which is called again without each candidate that fails.
+    """Return the result of `attempt`. Whenever a candidate fails, call `attempt` again without it.
 
-    Its argument has the candidates that failed so far, with the reasons. They are for `search`,
-    which raises TrainingError when none is left.
+    The argument of `attempt` maps each failed candidate to the reason. `attempt` passes this
+    mapping to `search`, which raises TrainingError when no candidate is left.
     """
     failed: dict[str, str] = {}
     while True:
@@ -91,9 +91,9 @@ def assemble(
     removed: tuple[Removed, ...],
     trials: tuple[Trial, ...],
 ) -> tuple[Manifest, bytes]:
-    """Fit the winner on its range and the held-out rows together, and package it.
+    """Refit the winner on its range and the held-out rows together, and package it.
 
-    `held` are the indices of the held-out rows in `rows`. Raises CandidateFailed.
+    `held` contains the indices of the held-out rows in `rows`. Raises CandidateFailed.
     """
     winner = found.fitted
     with _failures_of(winner.candidate.name):
@@ -150,7 +150,7 @@ def _check_records(
         return ()
     scores = scorer.score(encode_matrix(fitted.schema, batch.columns))
     rows = None if scores.probabilities is None else scores.probabilities.tolist()
-    not_finite = set(scores.not_finite())  # JSON cannot express these numbers
+    not_finite = set(scores.not_finite())  # JSON cannot represent NaN or infinity
     return tuple(
         CheckRecord(
             record=records[index].decode(),
@@ -170,7 +170,7 @@ def _reference(
     held: TrainingRows,
     found: Found,
 ) -> Reference:
-    held_scores = found.scores  # scores by the fit that did not use these rows
+    held_scores = found.scores  # from the fit that did not use the held-out rows
     newest = everything.take(
         np.arange(max(0, len(everything) - MAX_REFERENCE_ROWS), len(everything))
     )

@@ -1,4 +1,7 @@
-"""Build the trainer: its handler, and a runner whose trainings read outcomes from a broker."""
+"""Build the trainer's handler, with a runner that trains on outcomes read from a broker.
+
+Input: the stream, the settings and a broker. Output: a `TrainerHandler`.
+"""
 
 import logging
 
@@ -27,8 +30,11 @@ log = logging.getLogger(__name__)
 def build_trainer(
     stream: Stream, settings: Settings, broker: Broker, clock: Clock, *, synchronous: bool
 ) -> TrainerHandler:
-    """Return the trainer's handler. With `synchronous` it trains in this thread, on this broker.
-    Otherwise it trains in a process with its own connection. If needed, create a signing key."""
+    """Return the trainer's handler. Create a signing key if there is none.
+
+    With `synchronous`, the handler trains in this thread and uses this broker. Otherwise, it trains
+    in a separate process with its own connection.
+    """
     ensure_key(settings.keys)
     runner: Runner
     if synchronous:

@@ -1,7 +1,7 @@
-"""The candidates: kinds of model by name, each with a few parameter settings to try.
+"""Define candidate models: kinds of scikit-learn estimator, each with a small parameter grid.
 
-Input: a name from the stream file. Output: a `Candidate`, which builds estimators. All of them take
-a float32 matrix, run in one thread and use the stream's seed.
+Input: a name from the stream file. Output: a `Candidate`, which builds estimators. All estimators
+take a float32 matrix, run in one thread and use the stream's seed.
 """
 
 import inspect
@@ -27,10 +27,10 @@ NAMES: Final = (
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One kind of model. `grid[0]` has its default parameters.
+    """One kind of model. `grid[0]` holds its default parameters.
 
-    It is fitted on at most the newest `max_rows` rows. `scoring` is the library that scores it; if
-    it is None, `convert` measures which one is faster.
+    The model is fitted on the newest `max_rows` rows at most. `scoring` is the library to score
+    with. If `scoring` is None, `convert` measures which library is faster.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Candidate(msgspec.Struct, frozen=True):
 def candidate(name: str, task: Task) -> Candidate:
     """Return the candidate with this name or class path for this task.
 
-    Raises TrainingError if there is none, or if it is for the other task.
+    Raises TrainingError if the candidate is unknown or does not support the task.
     """
     classifies = task == "classification"
     match name:
         case "logistic_regression" if classifies:
             return Candidate(name, _grid({"C": 1.0}, {"C": 0.05}, {"C": 20.0}), _logistic)
         case "linear_regression" if not classifies:
-            # Ridge: ordinary least squares is unstable with one column per category.
+            # Use ridge regression: ordinary least squares is unstable with one-hot columns.
             return Candidate(name, _grid({"alpha": 1.0}, {"alpha": 100.0}), _linear)
         case "decision_tree":
             return Candidate(
@@ -63,9 +63,9 @@ def candidate(name: str, task: Task) -> Candidate:
                 lambda parameters, seed: _tree(classifies, parameters, seed),
             )
         case "k_nearest_neighbours":
-            # Scoring time grows with the training rows: 0.2 ms a record at 20,000 rows. ONNX is
-            # slower from about 300 rows on, 20 times at 10,000, and about as fast below. Measuring
-            # would choose by noise, so two equal runs could differ.
+            # Scoring time grows with the number of training rows: 0.2 ms per record at 20,000 rows.
+            # ONNX is about as fast up to 300 rows, slower above, and 20 times slower at 10,000.
+            # Noise would decide a measurement, so two identical runs could choose differently.
             return Candidate(
                 name,
                 _grid({"n_neighbors": 15}, {"n_neighbors": 5}, {"n_neighbors": 45}),
@@ -93,7 +93,7 @@ def candidate(name: str, task: Task) -> Candidate:
                 scoring="sklearn",  # its conversion to ONNX fails
             )
         case "logistic_regression" | "linear_regression":
-            raise TrainingError(f"candidate {name!r} is not for {task}", hint=_HINT)
+            raise TrainingError(f"candidate {name!r} does not support {task}", hint=_HINT)
         case _:
             return _by_path(name, task)
 
@@ -153,7 +153,7 @@ def _boosting(classifies: bool, parameters: Parameters, seed: int) -> Any:
 
 
 def _by_path(path: str, task: Task) -> Candidate:
-    """Return a candidate for a class of any scikit-learn compatible library, with its defaults."""
+    """Return a candidate for a scikit-learn-compatible class, with its default parameters."""
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
         raise TrainingError(f"unknown candidate {path!r}", hint=_HINT)
@@ -189,4 +189,4 @@ def _refuse_other_task(estimator: Any, path: str, task: Task) -> None:
     from sklearn.base import is_classifier, is_regressor
 
     if not (is_classifier if task == "classification" else is_regressor)(estimator):
-        raise TrainingError(f"candidate {path!r} is not for {task}", hint=_HINT)
+        raise TrainingError(f"candidate {path!r} does not support {task}", hint=_HINT)

@@ -1,8 +1,9 @@
-"""Remove duplicates, errors and noise from the outcomes (step 3 of docs/model-life.md).
+"""Remove duplicates, errors and noise from training rows (step 3 of docs/model-life.md).
 
-Input: collected rows in any order. Output: one row per record id, ordered by (position, id). Values
-are judged by the stream file alone, and removed only while they are rare, so that drift is never
-removed as noise. Equal records with different ids all stay.
+Input: collected rows in any order. Output: one row per record id, ordered by (position, id). Only
+the stream file defines which values are out of range. Rows with such values are removed only while
+they are rare, so that drift is never mistaken for noise. Identical records with different ids are
+all kept.
 """
 
 from typing import Final
@@ -14,13 +15,13 @@ from driftline.config.stream import Stream
 from driftline.wire.events import Removed
 from trainer.rows import TrainingRows
 
-# If at most 1% of the records are outside a column's declared range, those are measurement errors.
-# If more are, the stream has changed.
+# If at most 1% of the records fall outside a column's declared range, treat those values as
+# measurement errors. If more do, assume that the stream has changed.
 MAX_NOISE_SHARE: Final = 0.01
 
 
 def clean(rows: TrainingRows, stream: Stream) -> tuple[TrainingRows, tuple[Removed, ...]]:
-    """Return the rows worth learning from, sorted, and how many others were removed, by reason."""
+    """Return the sorted rows to learn from, and the number of removed rows by reason."""
     removed: list[Removed] = []
 
     def drop(rows: TrainingRows, bad: NDArray[np.bool_], reason: str) -> TrainingRows:
@@ -50,14 +51,14 @@ def clean(rows: TrainingRows, stream: Stream) -> tuple[TrainingRows, tuple[Remov
 
 
 def _ordered(rows: TrainingRows) -> TrainingRows:
-    """Sort by (position, id, revision), so that the order of reading partitions does not matter."""
+    """Sort by (position, id, revision), so that partitions can be read in any order."""
     keys = list(zip(rows.positions.tolist(), rows.ids, rows.revisions.tolist(), strict=True))
     order = sorted(range(len(keys)), key=keys.__getitem__)
     return rows.take(np.array(order, dtype=np.intp))
 
 
 def _superseded(rows: TrainingRows) -> NDArray[np.bool_]:
-    """Mark all but the highest revision of each id, and all but the last of equal revisions."""
+    """Mark all rows of each id except the last row with the highest revision."""
     best: dict[str, int] = {}
     revisions = rows.revisions
     for place, record_id in enumerate(rows.ids):

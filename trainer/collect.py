@@ -1,7 +1,7 @@
-"""Collect the outcomes that a new model may learn from (step 2 of docs/model-life.md).
+"""Collect the outcomes to train on from the outcomes topic (step 2 of docs/model-life.md).
 
-Input: a log of outcomes, its partitions in any order. Output: the newest outcomes within
-`retrain.train_on`, in bounded memory. `clean` removes duplicates and most errors.
+Input: a log of outcomes, with its partitions in any order. Output: the newest outcomes within
+`retrain.train_on`, in bounded memory. `clean` later removes duplicates and most errors.
 """
 
 import heapq
@@ -26,28 +26,28 @@ from trainer.rows import TrainingRows, from_batch
 
 log = logging.getLogger(__name__)
 
-# Records that are decoded at once, a few MB.
+# The number of records to decode at once (a few MB).
 _CHUNK: Final = 5000
-# With more outcomes, candidates take minutes on one core and hardly learn more.
+# With more outcomes, training candidates takes minutes on one core and hardly improves them.
 MAX_OUTCOMES: Final = 500_000
-# Records in the package with which inference checks it before it serves.
+# The number of records in a package that inference scores to check the model before it serves.
 CHECK_RECORDS: Final = 16
 
 
 class OutcomeLog(Protocol):
-    """The outcomes that were published so far."""
+    """The outcomes published so far."""
 
     def read(self) -> Iterable[Outcome]:
-        """Return the outcomes. Their order is fixed only within partitions. Raises BrokerError."""
+        """Return all outcomes, in a fixed order only within partitions. Raises BrokerError."""
 
     def count(self) -> int:
-        """Return how many there are, or slightly more. It is cheap and never decreases."""
+        """Return the number of outcomes, or slightly more. Cheap; the result never decreases."""
 
 
 class BrokerOutcomeLog:
-    """The outcomes topic, up to the end that it has when reading begins.
+    """The outcomes topic, up to its end at the time when reading begins.
 
-    Outcomes that are ahead are left out, because the range to train on ends at the newest record.
+    Outcomes that are ahead are skipped, because the range to train on ends at the newest record.
     """
 
     def __init__(self, broker: Broker, stream: Stream) -> None:
@@ -66,14 +66,14 @@ class BrokerOutcomeLog:
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """The records within the range, unsorted, and how many were removed, by reason."""
+    """The unsorted records within the range, and the number of removed records by reason."""
 
     rows: TrainingRows
     removed: tuple[Removed, ...]
 
 
 def collect(outcomes: Iterable[Outcome], stream: Stream) -> Collected:
-    """Collect the outcomes within `retrain.train_on` of the newest record among them."""
+    """Collect the outcomes within `retrain.train_on` of the newest outcome."""
     collector = _Collector(stream)
     for outcome in outcomes:
         collector.add(outcome)
@@ -81,7 +81,7 @@ def collect(outcomes: Iterable[Outcome], stream: Stream) -> Collected:
 
 
 def from_records(stream: Stream, records: Iterable[bytes], labels: Iterable[Value]) -> Collected:
-    """Collect records with their labels, as in a file. `retrain.train_on` does not apply."""
+    """Collect all records with their labels, ignoring the limit `retrain.train_on`."""
     collector = _Collector(stream, bounded=False)
     for record, label in zip(records, labels, strict=True):
         collector.add_record(record, label, 0)
@@ -89,7 +89,7 @@ def from_records(stream: Stream, records: Iterable[bytes], labels: Iterable[Valu
 
 
 class _Collector:
-    """Decodes records in chunks and drops those that have fallen out of the range."""
+    """Decodes records in chunks, and drops records that have become too old for the range."""
 
     def __init__(self, stream: Stream, *, bounded: bool = True) -> None:
         self._stream = stream
@@ -97,10 +97,8 @@ class _Collector:
         self._span = stream.retrain.train_on if bounded else None
         self._pending: list[tuple[bytes, Value, int]] = []  # records that `_flush` will decode
         self._parts: list[TrainingRows] = []  # decoded chunks; `_flush` merges them
-        self._newest: list[
-            tuple[int, str, bytes]
-        ] = []  # heap of the newest records, with the oldest of them first
-        self._shared: dict[str, str] = {}  # one copy of each category's name
+        self._newest: list[tuple[int, str, bytes]] = []  # heap of the newest records, oldest first
+        self._shared: dict[str, str] = {}  # one copy of each category name
         self._removed: Counter[str] = Counter()  # number of removed records by reason
 
     def add(self, outcome: Outcome) -> None:
@@ -142,7 +140,7 @@ class _Collector:
                 heapq.heapreplace(self._newest, item)
         self._pending = []
         self._parts.append(part)
-        # Merging and cutting copies all rows, so it is not done for every chunk.
+        # Merging and trimming copies all rows, so do it only once every 20 chunks.
         if len(self._parts) > 20:
             rows = TrainingRows.concat(self._parts)
             self._parts = [rows.take(self._within(rows))]
@@ -157,7 +155,7 @@ class _Collector:
 
 
 def in_range(rows: TrainingRows, span: Span | None) -> NDArray[np.bool_]:
-    """Mark the records within `span` of the newest one, bool (n,). Without a span, mark all."""
+    """Return a bool mask (n,) of the records within `span` of the newest, or of all if None."""
     if span is None or not len(rows):
         return np.ones(len(rows), dtype=bool)
     if span.us is not None:

@@ -1,7 +1,8 @@
-"""Choose how a model is scored: by ONNX if its results are equal and it is not clearly slower.
+"""Convert a model to ONNX, and choose ONNX or scikit-learn to score it with.
 
-Input: a fitted estimator and some rows. Output: the ONNX model, if there is one, and the choice.
-Measured times are not stored in the package, which must be the same each time.
+ONNX is chosen if its results are equal and it is not clearly slower. Input: a fitted estimator, and
+rows to compare on. Output: the ONNX model, if there is one, and the choice. Packages must be
+reproducible, so measured times are not stored in them.
 """
 
 import logging
@@ -22,12 +23,12 @@ from trainer.search import Fitted, one_thread
 
 log = logging.getLogger(__name__)
 
-# For models that convert well, ONNX scores one row 5 to 500 times faster. The margin keeps noise in
-# the measurement from changing the choice.
+# For models that convert well, ONNX scores one row 5 to 500 times faster. The margin keeps
+# measurement noise from changing the choice.
 CLEARLY_SLOWER: Final = 2.0
 BATCH_SIZES: Final = (1, 256)
-# The largest difference of two probabilities, or of two predictions of a regression relative to
-# their spread.
+# The largest accepted difference between two probabilities. For regression, it is the largest
+# accepted difference between two predictions, relative to the predictions' spread.
 MAX_DIFFERENCE: Final = 1e-4
 _COMPARED_ROWS: Final = 1000
 _REPEATS: Final = 5
@@ -36,7 +37,7 @@ Timer = Callable[[], float]
 
 
 class Conversion(msgspec.Struct, frozen=True):
-    """The choice. `onnx` is None if the model does not convert, or its ONNX form is unusable."""
+    """The choice. `onnx` is None if the model has no ONNX form or its ONNX form is unusable."""
 
     onnx: bytes | None
     scoring: Scoring
@@ -46,7 +47,7 @@ class Conversion(msgspec.Struct, frozen=True):
 def convert(
     fitted: Fitted, stream: Stream, matrix: NDArray[np.float32], timer: Timer = time.perf_counter
 ) -> Conversion:
-    """Convert and choose. `matrix`, float32 (n, width), has the rows to compare on."""
+    """Convert the model and choose. `matrix`, float32 (n, width), has the rows to compare on."""
     classes = fitted.schema.classes
     sklearn = SklearnScorer(fitted.estimator, stream.task, classes)
     onnx = to_onnx(fitted, matrix.shape[1])
@@ -56,7 +57,7 @@ def convert(
         scorer = OnnxScorer(onnx, stream.task, classes)
         sample = matrix[:_COMPARED_ROWS]
         if not equal(sklearn.score(sample), scorer.score(sample)):
-            return Conversion(None, "sklearn", "its ONNX form gives other results")
+            return Conversion(None, "sklearn", "its ONNX form gives different results")
     except (DriftlineError, RuntimeError, ValueError) as error:
         log.info("the converted ONNX model fails, serving with scikit-learn: %s", error)
         return Conversion(None, "sklearn", f"its ONNX conversion fails: {type(error).__name__}")
@@ -74,7 +75,7 @@ def convert(
 
 
 def to_onnx(fitted: Fitted, width: int) -> bytes | str:
-    """Return the model in ONNX, with input float32 (n, width), or why there is none."""
+    """Return the ONNX model, with input float32 (n, width), or the reason why there is none."""
     try:
         from skl2onnx import to_onnx as skl_to_onnx
         from skl2onnx.common.data_types import FloatTensorType
@@ -103,8 +104,11 @@ def to_onnx(fitted: Fitted, width: int) -> bytes | str:
 
 
 def _name_in_order(graph: Any) -> None:
-    """Number intermediate values by their order in the graph. The converter numbers them across all
-    conversions of a process, so the same model would have another digest each time."""
+    """Number intermediate values in graph order.
+
+    The converter numbers them across all conversions in a process, so without this step the same
+    model would get a different digest each time.
+    """
     own = [value.name for value in (*graph.input, *graph.output)]
     names: dict[str, str] = {"": "", **{name: name for name in own}}
 
@@ -131,7 +135,7 @@ def _name_in_order(graph: Any) -> None:
 
 
 def equal(one: Scores, other: Scores) -> bool:
-    """Return whether two scorers agree, except for float rounding and ties that it decides."""
+    """Return whether two scorers agree, apart from rounding and ties decided by rounding."""
     if one.probabilities is not None and other.probabilities is not None:
         if one.probabilities.shape != other.probabilities.shape:
             return False
@@ -151,7 +155,7 @@ def equal(one: Scores, other: Scores) -> bool:
 
 
 def _seconds(scorer: Scorer, matrix: NDArray[np.float32], rows: int, timer: Timer) -> float:
-    """Return the shortest time of a few calls with this many rows, because noise only adds time."""
+    """Return the shortest time of several calls with `rows` rows. Noise can only add time."""
     batch: Any = np.resize(matrix, (rows, matrix.shape[1]))
     scorer.score(batch)
     times = []

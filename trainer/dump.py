@@ -1,7 +1,7 @@
-"""Serialize an estimator to joblib bytes that depend on its content alone.
+"""Serialize a scikit-learn estimator to joblib bytes that depend only on its content.
 
-Plain `joblib.dump` gives different bytes for equal estimators: the padding in tree nodes has
-arbitrary content, and a pickle shows which equal strings are the same object.
+Plain `joblib.dump` produces different bytes for equal estimators, because the padding in tree nodes
+is arbitrary and a pickle records which equal strings are the same object.
 """
 
 import io
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 
 def dump(estimator: Any) -> bytes:
-    """Return bytes for `joblib.load`, the same ones for estimators with the same content."""
+    """Return bytes for `joblib.load`. Estimators with equal content produce equal bytes."""
     file = io.BytesIO()
     _Pickler(file).dump(estimator)
     return file.getvalue()
 
 
 class _Pickler(NumpyPickler):  # type: ignore[misc]  # joblib has no types
-    """Writes structured arrays with zeros as padding, and equal strings as one object."""
+    """Writes structured arrays with zeroed padding, and equal strings as a single object."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
-        self._first: dict[Any, Any] = {}  # the first of all equal strings, or data types
+        self._first: dict[Any, Any] = {}  # the first of several equal strings or data types
 
     def save(self, obj: Any, *args: Any, **options: Any) -> Any:
         if type(obj) is str or isinstance(obj, np.dtype):
@@ -35,7 +35,7 @@ class _Pickler(NumpyPickler):  # type: ignore[misc]  # joblib has no types
 
 
 def without_garbage(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a copy of a structured array whose padding is zero."""
+    """Return a copy of a structured array with zeroed padding."""
     clean = np.zeros(array.shape, dtype=array.dtype)
     for name in array.dtype.names or ():
         clean[name] = array[name]

@@ -1,4 +1,8 @@
-"""Train the first model from a file's records and labels. It is compared with no champion."""
+"""Train a stream's first model on records and labels from a file, then sign and store it.
+
+Input: feature records with one label each. Output: a `TrainedModel`, with records for the `models`
+topic. The new model is not compared with a champion.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -25,12 +29,13 @@ from trainer.rows import TrainingRows
 from trainer.search import Progress, Range, no_progress, search
 from trainer.split import split
 
-# With fewer rows, the default held-out share is fewer than three records, whose metric is chance.
+# With fewer rows, the default share would hold out fewer than three records, and the metric would
+# be mere chance.
 MIN_ROWS = 15
 
 
 class TrainedModel(msgspec.Struct, frozen=True):
-    """A stored and signed model. `records` announce it and, with `promote`, make it champion."""
+    """A signed and stored model. `records` announce it and, with `promote`, make it champion."""
 
     announcement: ModelAnnounced
     manifest: Manifest
@@ -38,7 +43,7 @@ class TrainedModel(msgspec.Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        """Return the digest of the package."""
+        """Return the package's digest."""
         return self.announcement.digest
 
     @property
@@ -48,7 +53,7 @@ class TrainedModel(msgspec.Struct, frozen=True):
 
     @property
     def value(self) -> float:
-        """Return the stream's metric on the held-out records."""
+        """Return the model's metric on the held-out records."""
         return self.manifest.value
 
 
@@ -65,8 +70,9 @@ def train_first(
 ) -> TrainedModel:
     """Train on feature records (JSON, as in the topic) with one label each.
 
-    `catalog` has the current champion; by default there is none. With `promote`, the records of the
-    result make it champion. If needed, create a signing key. Raises TrainingError, PackageError.
+    `catalog` contains the current champion; by default, there is none. With `promote`, the result's
+    records make the model champion. Create a signing key if there is none. Raises TrainingError or
+    PackageError.
     """
     catalog = catalog or Catalog(Trusted(settings.keys))
     now = format_time(round(clock.time() * 1e6))
@@ -112,15 +118,17 @@ def train_first(
 def _usable_rows(
     stream: Stream, records: Iterable[bytes], labels: Iterable[Value]
 ) -> tuple[TrainingRows, tuple[Removed, ...]]:
-    """Return the rows to train on, and how many others were removed, by reason. Raises
-    TrainingError if too few rows remain."""
+    """Return the rows to train on, and the number of removed records by reason.
+
+    Raises TrainingError if too few rows remain.
+    """
     collected = from_records(stream, records, labels)
     rows, cleaned = clean(collected.rows, stream)
     removed = collected.removed + cleaned
     if len(rows) < MIN_ROWS:
         why = "; ".join(f"{item.count} × {item.reason}" for item in removed[:5])
         raise TrainingError(
-            f"stream {stream.name!r}: {len(rows)} usable labelled records, {MIN_ROWS} are needed"
+            f"stream {stream.name!r}: {len(rows)} usable labelled records; {MIN_ROWS} are needed"
             + (f" (removed: {why})" if why else ""),
             hint="provide more data, or check that the stream file fits the data",
         )

@@ -1,4 +1,4 @@
-"""Let a challenger win only if it beats the champion (step 7 of docs/model-life.md).
+"""Decide whether a challenger model beats the champion (step 7 of docs/model-life.md).
 
 Input: the predictions of both models for the same held-out rows. Output: a verdict and its reason.
 """
@@ -13,16 +13,16 @@ from driftline.config.stream_sections import Metric
 from driftline.learning.metrics import Values, better, evaluate, higher_is_better
 from trainer.split import Places
 
-# The standard error of the gain comes from its values in this many blocks of held-out rows. Blocks
-# keep neighbours together, because they are alike.
+# The gain's standard error is computed from the gain in this many blocks of held-out rows. Blocks
+# keep consecutive rows together, because such rows are correlated.
 BLOCKS: Final = 10
-# A champion looks better on rows that it was trained on, so only newer rows count. If there are
-# fewer of these than this, chance would decide, so all held-out rows count.
+# A champion looks better on rows that it was trained on, so models are judged on newer rows only.
+# With fewer newer rows than this, chance would decide, so they are judged on all held-out rows.
 MIN_UNSEEN: Final = 50
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The result: whether the challenger won, both metrics, and the reason."""
+    """The result of a comparison: whether the challenger won, both metrics, and the reason."""
 
     won: bool
     challenger: float
@@ -31,10 +31,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judged_places(held_positions: Places, champion_last: int | None) -> Places:
-    """Return the indices of held-out rows that the champion was not trained on, or all if too few.
+    """Return the indices of the held-out rows to judge the models on.
 
-    `held_positions`, int64 (m,), are the positions of the held-out rows. `champion_last` is the
-    newest position that the champion was trained on.
+    Use the rows that the champion was not trained on, or all rows if there are too few.
+    `held_positions`, int64 (m,), contains the held-out rows' positions. `champion_last` is the
+    newest position that the champion was trained on, or None if there is no champion.
     """
     everything = np.arange(len(held_positions))
     if champion_last is None:
@@ -44,10 +45,10 @@ def judged_places(held_positions: Places, champion_last: int | None) -> Places:
 
 
 def judge(stream: Stream, labels: Values, challenger: Values, champion: Values | None) -> Verdict:
-    """Compare the predictions of two models. Those of `champion` are None if there is no champion.
+    """Compare two models' predictions. `champion` is None if there is no champion.
 
-    A tie keeps the champion. So does a gain of at most one standard error: chance alone gives more
-    in one of six comparisons, and each swap restarts the monitor's comparisons.
+    A tie keeps the champion. So does a gain of at most one standard error: chance alone produces a
+    larger gain in one of six comparisons, and each swap restarts the monitor's comparisons.
     """
     metric, task = stream.judged_by, stream.task
     ours = evaluate(metric, task, labels, challenger)
@@ -59,7 +60,7 @@ def judge(stream: Stream, labels: Values, challenger: Values, champion: Values |
     if not better(metric, ours, theirs):
         return Verdict(False, ours, theirs, f"{comparison}: the champion stays")
     noise = _noise(metric, stream, labels, challenger, champion)
-    if abs(ours - theirs) <= noise * (1 + 1e-9):  # equal up to rounding for a gain of one row
+    if abs(ours - theirs) <= noise * (1 + 1e-9):  # a one-row gain equals `noise` up to rounding
         reason = f"{comparison}: the gain may be chance (± {noise:.2g}), so the champion stays"
         return Verdict(False, ours, theirs, reason)
     return Verdict(True, ours, theirs, comparison)
@@ -68,7 +69,7 @@ def judge(stream: Stream, labels: Values, challenger: Values, champion: Values |
 def _noise(
     metric: Metric, stream: Stream, labels: Values, challenger: Values, champion: Values
 ) -> float:
-    """Return the standard error of the gain, from blocks of consecutive rows."""
+    """Return the gain's standard error, computed over blocks of consecutive rows."""
     sign = 1.0 if higher_is_better(metric) else -1.0
     gains = []
     for block in np.array_split(np.arange(len(labels)), min(BLOCKS, len(labels))):

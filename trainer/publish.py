@@ -1,7 +1,7 @@
-"""Sign and store a package (step 9 of docs/model-life.md).
+"""Sign a model package and write it to the model store (step 9 of docs/model-life.md).
 
-Input: a package's bytes. Output: its announcement, for the `models` topic. The package is stored
-before it is announced, so that every reader of the announcement can fetch it.
+Input: a package's bytes. Output: the package's announcement, for the `models` topic. The package is
+stored before it is announced, so that every reader of the announcement can fetch it.
 """
 
 from pathlib import Path
@@ -13,7 +13,10 @@ from driftline.wire.events import ModelAnnounced
 
 
 class Publisher:
-    """Signs with the key in `keys` and writes to one store. Raises SettingsError without a key."""
+    """Signs packages with the key in `keys`, and writes them to `store`.
+
+    Raises SettingsError if there is no key.
+    """
 
     def __init__(self, store: ModelStore, keys: Path) -> None:
         self._store = store

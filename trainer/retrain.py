@@ -1,4 +1,4 @@
-"""Run one retraining: collect, clean, split, search, judge, package and store, in this order.
+"""Run one retraining job: collect, clean, split, search, judge, package and store, in this order.
 
 Input: a request, the champion's announcement and the log of outcomes. Output: a `TrainingResult`,
 with an announcement if a model beat the champion. The handler publishes that announcement.
@@ -33,8 +33,8 @@ _SHORTER: Final = (("half", 2), ("quarter", 4))
 
 
 class TrainingJob(msgspec.Struct, frozen=True):
-    """The input of a training. `trained_at` is RFC 3339, from the handler's clock. `earlier` are
-    announced models that may become champion again."""
+    """The input of a training job. `trained_at` is an RFC 3339 time from the handler's clock.
+    `earlier` contains announced models that may become champion again."""
 
     request: RetrainRequest
     champion: ModelAnnounced | None
@@ -43,9 +43,12 @@ class TrainingJob(msgspec.Struct, frozen=True):
 
 
 class TrainingResult(msgspec.Struct, frozen=True):
-    """The result of a training. `announcement` is that of the model to promote, new or earlier, or
-    None if the champion stays. `wait_for` is how many more outcomes since the change are needed
-    before the training can be done, or 0 if the result is final."""
+    """The result of a training job.
+
+    `announcement` announces the new or earlier model to promote. It is None if the champion stays.
+    `wait_for` is the number of further outcomes since the change that the training needs, or 0 if
+    the result is final.
+    """
 
     reason: str
     announcement: ModelAnnounced | None = None
@@ -55,7 +58,7 @@ class TrainingResult(msgspec.Struct, frozen=True):
     removed: tuple[Removed, ...] = ()
     trials: tuple[Trial, ...] = ()
     wait_for: int = 0
-    passes: bool = False  # the model store is unreachable, so the training must be tried again
+    passes: bool = False  # the model store is unreachable, so the training must be retried
 
 
 def retrain(
@@ -66,10 +69,11 @@ def retrain(
     publisher: Publisher,
     progress: Progress = no_progress,
 ) -> TrainingResult:
-    """Collect, clean, split, search, judge and, if the challenger won, package and store.
+    """Collect, clean, split, search and judge. If the challenger won, package and store it.
 
-    Raises BrokerError, which is temporary: the request is then trained again. `passes` is set if
-    the model store is unreachable. Any other failure would recur, so it is the result's reason.
+    Raises BrokerError, which is temporary, so the request is trained again. If the model store is
+    unreachable, the result has `passes` set. Any other failure would recur, so the result reports
+    it as the reason.
     """
     try:
         return _retrain(job, stream, outcomes, models, publisher, progress)
@@ -80,7 +84,7 @@ def retrain(
     except DriftlineError as error:
         return TrainingResult(reason=f"training failed: {error.message}")
     except Exception as error:
-        # If this ended the trainer, the next one would read the request again and end as well.
+        # If this error ended the trainer, the next trainer would read the request and end too.
         log.exception("training for request %s failed", job.request.id)
         return TrainingResult(reason=f"training failed: {type(error).__name__}: {error}")
 
@@ -93,7 +97,7 @@ def _retrain(
     publisher: Publisher,
     progress: Progress,
 ) -> TrainingResult:
-    # The numbers are those of the steps in docs/model-life.md. Collect (2) and clean (3).
+    # Numbers in parentheses are steps in docs/model-life.md. Collect (2) and clean (3).
     progress("collecting", 0, 1)
     collected = collect(outcomes.read(), stream)
     rows, cleaned = clean(collected.rows, stream)
@@ -108,7 +112,7 @@ def _retrain(
 
 
 class _Training(msgspec.Struct, frozen=True):
-    """The input of the steps from the search on."""
+    """The input of the search and all later steps."""
 
     job: TrainingJob
     stream: Stream
@@ -125,10 +129,10 @@ def _searched(
     progress: Progress,
     failed: Mapping[str, str],
 ) -> TrainingResult:
-    """Search, judge and, if the challenger won, package and store. Raises CandidateFailed."""
+    """Search and judge; if the challenger won, package and store it. Raises CandidateFailed."""
     job, stream, rows = training.job, training.stream, training.rows
     held, removed = training.held, training.removed
-    # Search (4, 5, 6 and 8) and compare with the champion and earlier models (7).
+    # Search (4, 5, 6 and 8), and compare the winner with the champion and earlier models (7).
     found, trials = search(stream, rows, training.ranges, held, progress, failed=failed)
     verdict, recalled = _compared(job, stream, rows.take(held), found, models)
     result = TrainingResult(
@@ -141,9 +145,9 @@ def _searched(
     )
     if not verdict.won:
         return result
-    if recalled is not None:  # an earlier model won, which is stored and announced already
+    if recalled is not None:  # the winning earlier model is already stored and announced
         return msgspec.structs.replace(result, announcement=recalled)
-    # Fit the winner again, package it and store it (9).
+    # Refit the winner, package it and store it (9).
     progress("packaging", 0, 1)
     parent = job.champion.digest if job.champion else None
     manifest, data = assemble(
@@ -166,11 +170,12 @@ def ranges_and_held(
 ) -> tuple[list[Range], Places]:
     """Return the ranges to learn from and the rows to judge on, as indices of `rows`.
 
-    `recent` are the rows since the change that the request names, or all rows. Only they are held
-    out, because the newest rows show best how well a model will serve. The ranges are the rest of
-    `recent`, the rest of all rows, and its newest half and quarter, for changes that no request
-    names. That the newest rows choose how far back to learn is from Klinkenberg, "Learning drifting
-    concepts: example selection vs. example weighting" (2004).
+    `recent` contains the rows since the change that the request names, or all rows. Only `recent`
+    rows are held out, because the newest rows best show how well a model will serve. The ranges are
+    the rest of `recent`, the rest of all rows, and the newest half and quarter of the latter, in
+    case of changes that no request names. Letting the newest rows decide how far back to learn
+    follows Klinkenberg, "Learning drifting concepts: example selection vs. example weighting"
+    (2004).
     """
     how = stream.models
     train, held = split(
@@ -195,10 +200,10 @@ def _too_few(
 ) -> TrainingResult:
     needed = stream.retrain.min_outcomes
     if request.since is None:
-        reason = f"{total} outcomes in the last {stream.retrain.train_on}, {needed} are needed"
+        reason = f"{total} outcomes in the last {stream.retrain.train_on}; {needed} are needed"
         return TrainingResult(reason=reason, outcomes=total, removed=removed)
     return TrainingResult(
-        reason=f"{recent} outcomes since the change, {needed} are needed",
+        reason=f"{recent} outcomes since the change; {needed} are needed",
         outcomes=total,
         removed=removed,
         wait_for=needed - recent,
@@ -209,7 +214,10 @@ def _compared(
     job: TrainingJob, stream: Stream, truth: TrainingRows, found: Found, models: ModelLoader
 ) -> tuple[Verdict, ModelAnnounced | None]:
     """Compare the challenger, and then each earlier model, with the champion on the same rows.
-    Return the verdict, and the earlier model if one won: it may know a concept that returns."""
+
+    Return the verdict and, if an earlier model won, its announcement. An earlier model can win when
+    an old concept returns.
+    """
     try:
         champion = None if job.champion is None else models.load(job.champion)
         theirs = None if champion is None else champion.predict(truth.columns).predictions
@@ -228,7 +236,7 @@ def _compared(
     earlier = () if theirs is None else _predictions_of(job.earlier, judged, models)
     for announced, predictions in earlier:
         again = judge(stream, judged.labels, predictions, of_champion)
-        # It must beat the champion and be at least as good as the challenger.
+        # An earlier model must beat the champion and be at least as good as the challenger.
         if again.won and not better(stream.judged_by, best, again.challenger):
             best, recalled = again.challenger, announced
             reason = f"{again.reason}, by the earlier model {announced.digest[:19]}"
@@ -239,8 +247,10 @@ def _compared(
 def _predictions_of(
     earlier: Sequence[ModelAnnounced], judged: TrainingRows, models: ModelLoader
 ) -> Iterator[tuple[ModelAnnounced, NDArray[np.object_]]]:
-    """Yield the earlier models that pass their check and were not trained on these rows, with
-    their predictions."""
+    """Yield (announcement, predictions) for each usable earlier model.
+
+    A usable model passes its check and was not trained on the rows to judge on.
+    """
     for announced in earlier:
         try:
             model = models.load(announced)

@@ -1,4 +1,4 @@
-"""Labelled records as arrays, the input and output of every step of training."""
+"""Labelled records as NumPy arrays: the input and output of every training step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from driftline.config.stream import Stream
 from driftline.wire.columns import Batch, Columns
 from driftline.wire.events import Value
 
-# Replaces a missing row number or time. It is smaller than every real one.
+# The placeholder for a missing row number or time, smaller than any valid one.
 NONE = np.iinfo(np.int64).min
 
 
@@ -19,7 +19,7 @@ class TrainingRows(msgspec.Struct, frozen=True):
     """`n` labelled records, ordered by (position, id) once they are cleaned.
 
     `positions`, `rows`, `times_us`, `revisions`: int64 (n,). `labels`: object (n,) of class names,
-    or float64 (n,). `newest`: JSON of the few newest records, for the package's check.
+    or float64 (n,). `newest`: the JSON of a few of the newest records, for the package's check.
     """
 
     ids: NDArray[np.object_]
@@ -49,7 +49,7 @@ class TrainingRows(msgspec.Struct, frozen=True):
 
     @staticmethod
     def concat(parts: Sequence["TrainingRows"]) -> "TrainingRows":
-        """Return all records of `parts`, which must have at least one part."""
+        """Return all records of `parts`, which must not be empty."""
         return TrainingRows(
             ids=np.concatenate([part.ids for part in parts]),
             positions=np.concatenate([part.positions for part in parts]),
@@ -87,7 +87,7 @@ def from_batch(
 
 
 def objects(values: Sequence[Any]) -> NDArray[np.object_]:
-    """Return an object array (n,) of the values, which may be anything."""
+    """Return the values, which may be of any type, as an object array (n,)."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array

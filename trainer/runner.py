@@ -1,8 +1,8 @@
-"""Run a training in this thread (`driftline run`, tests) or in a separate process.
+"""Run a training job in this thread (`driftline run`, tests) or in a separate process.
 
-Input: a job. Output: its result, from `poll`. With a process, the service's loop keeps polling the
-broker during the training. Otherwise the group would evict the worker, and the training
-would start over again and again.
+Input: a job. Output: the job's result, from `poll`. With a separate process, the service's loop
+keeps polling the broker during the training. If polling stopped, the consumer group would evict the
+worker, and the training would restart again and again.
 """
 
 import multiprocessing
@@ -19,7 +19,7 @@ from trainer.search import Progress, no_progress
 
 Train = Callable[[TrainingJob, Progress], TrainingResult]
 
-# How long a terminated process may take to end before it is killed.
+# How long a terminated process may take to exit before it is killed.
 _END_S = 5.0
 
 
@@ -30,17 +30,17 @@ class Runner(Protocol):
         """Start a job. No other job may be running."""
 
     def poll(self) -> TrainingResult | None:
-        """Return the result once, and None before and after that. Do not wait for a process.
+        """Return the result exactly once, and None before and after. Never wait for a process.
 
         Raises BrokerError if the outcomes could not be read.
         """
 
     def cancel(self) -> None:
-        """Discard the current job, if any, without a result. This also frees all resources."""
+        """Discard the current job, if any, without a result, and free its resources."""
 
 
 class InlineRunner:
-    """Trains in this thread, when `poll` is called."""
+    """Trains in this thread when `poll` is called."""
 
     def __init__(self, train: Train, progress: Progress = no_progress) -> None:
         self._train = train
@@ -63,14 +63,15 @@ class InlineRunner:
 class ProcessRunner:
     """Trains in a spawned process. `train` must be picklable.
 
-    If the process dies (killed, out of memory), the result reports this as the reason.
+    If the process dies (killed, out of memory), the result's reason contains the exit code.
     """
 
     def __init__(self, train: Train, progress: Progress = no_progress) -> None:
         self._train = train
         self._progress = progress
         self._context = multiprocessing.get_context("spawn")  # client threads do not survive a fork
-        # Both are set by `start` and reset by `cancel`, which `poll` calls once there is a result.
+        # `start` sets both attributes, and `cancel` resets them. Once there is a result, `poll`
+        # calls `cancel`.
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -80,7 +81,7 @@ class ProcessRunner:
             target=_work, args=(self._train, job, theirs), name="driftline-training", daemon=True
         )
         self._process.start()
-        theirs.close()  # so that the pipe ends together with the process
+        theirs.close()  # so that the pipe closes when the process ends
 
     def poll(self) -> TrainingResult | None:
         if self._pipe is None:
@@ -99,7 +100,7 @@ class ProcessRunner:
         except EOFError:
             code = self._exit_code()
             self.cancel()
-            return TrainingResult(reason=f"training failed: its process ended with code {code}")
+            return TrainingResult(reason=f"training failed: its process exited with code {code}")
         return None
 
     def cancel(self) -> None:
@@ -123,8 +124,8 @@ class ProcessRunner:
 
 
 def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
-    """Train in the process: send progress, then the result or the broker's error message."""
-    # Ctrl-C reaches all processes of the group. The service decides when this one ends.
+    """Train in the child process. Send progress, then the result or the broker's error message."""
+    # Ctrl-C reaches every process in the group, but the service decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -140,7 +141,7 @@ def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Exit when the service has ended, because its successor trains the request again."""
+    """Exit when the service ends, because its successor will train the request again."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

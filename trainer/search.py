@@ -1,9 +1,10 @@
-"""Tune and train every candidate on every range and keep the best.
+"""Tune and train every candidate model on every range of rows, and return the best one.
 
-These are steps 4 (features), 5 (model choice), 6 (training) and 8 (tuning) of docs/model-life.md.
+This module covers steps 4 (features), 5 (model choice), 6 (training) and 8 (tuning) of
+docs/model-life.md.
 
 Input: cleaned rows, ranges to learn from, and the held-out rows. Output: the best model by the
-stream's metric on the held-out rows, and all trials. It never fits on a held-out row.
+stream's metric on the held-out rows, and all trials. No candidate is ever fitted on a held-out row.
 """
 
 import logging
@@ -29,30 +30,30 @@ from trainer.split import Places, split
 
 log = logging.getLogger(__name__)
 
-# With this many rows, parameters matter more than noise, and trying a grid takes seconds.
+# With this many rows, parameters matter more than noise, and trying a whole grid takes seconds.
 TUNE_ROWS: Final = 10_000
 NOT_FINITE: Final = "its predictions are not finite"
-# The controller that limits the threads of libraries, by the number of modules at its creation.
+# The controller that limits library threads, by the number of modules when it was created.
 _controllers: dict[int, Any] = {}
 
 Progress = Callable[
     [str, int, int], None
-]  # name of the step, number of finished parts, number of all parts
+]  # name of the step, number of finished parts, total number of parts
 
 
 def no_progress(step: str, done: int, total: int) -> None:
-    """Do nothing."""
+    """Ignore the progress."""
 
 
 class Range(msgspec.Struct, frozen=True):
-    """Rows to learn from: the name of the range, and the sorted indices of its rows."""
+    """A range of rows to learn from: its name and the sorted indices of its rows."""
 
     name: str
     places: Places
 
 
 class Fitted(msgspec.Struct, frozen=True):
-    """An estimator fitted on some rows. A classifier's labels are indices of `schema.classes`."""
+    """A fitted estimator. A classifier is fitted on labels that are indices of `schema.classes`."""
 
     candidate: Candidate
     parameters: Parameters
@@ -66,7 +67,7 @@ class Fitted(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The best of all trials. `scores` are its scores of the held-out rows."""
+    """The best of all trials. `scores` are its scores on the held-out rows."""
 
     fitted: Fitted
     range: Range
@@ -83,10 +84,10 @@ def search(
     *,
     failed: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Found, tuple[Trial, ...]]:
-    """Try all candidates on all ranges. Return all trials and the best (the first in a tie).
+    """Try all candidates on all ranges. Return the best model (in a tie, the first) and all trials.
 
-    `failed` are candidates to leave out, with the reasons. Raises TrainingError if a candidate is
-    unknown or unsuitable, or none could be trained.
+    `failed` maps candidates to leave out to the reasons. Raises TrainingError if a candidate is
+    unknown or does not support the task, or if no candidate could be trained.
     """
     names = [name for name in stream.models.candidates if name not in failed]
     candidates = [candidate(name, stream.task) for name in names]
@@ -102,7 +103,7 @@ def search(
             fitted = fit(stream, kind, tune(stream, kind, train), train)
             scores = fitted.score(stream, truth)
             metric = evaluate(stream.judged_by, stream.task, truth.labels, scores.predictions)
-        except Exception as error:  # noqa: BLE001 - libraries may raise anything; try the others
+        except Exception as error:  # noqa: BLE001 - libraries may raise anything; try the next
             log.warning("candidate %s on %s failed: %s", kind.name, span.name, error)
             failures.append(f"{kind.name}: {error}")
             continue
@@ -123,9 +124,10 @@ def search(
 
 
 def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
-    """Return the best parameters of the grid, judged on a part of the newest `TUNE_ROWS` rows.
+    """Return the grid's best parameters, judged on one part of the newest `TUNE_ROWS` rows.
 
-    They are the default ones if none could be fitted on the other part."""
+    All parameters are fitted on the other part. If every fit fails, return the default parameters.
+    """
     if not stream.models.tune or len(kind.grid) == 1:
         return kind.grid[0]
     recent = train.take(np.arange(max(0, len(train) - TUNE_ROWS), len(train)))
@@ -141,7 +143,7 @@ def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
     for parameters in kind.grid:
         try:
             scores = fit(stream, kind, parameters, learn).score(stream, truth)
-        except Exception as error:  # noqa: BLE001 - as in `search`
+        except Exception as error:  # noqa: BLE001 - libraries may raise anything
             log.info("candidate %s with %s failed: %s", kind.name, parameters, error)
             continue
         metric = evaluate(stream.judged_by, stream.task, truth.labels, scores.predictions)
@@ -151,8 +153,10 @@ def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
 
 
 def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: TrainingRows) -> Fitted:
-    """Fit on these rows, or on the newest of them if the candidate has `max_rows`. Raises what its
-    library raises, and TrainingError if there is only one class."""
+    """Fit a candidate on these rows, or on the newest `max_rows` of them if it has that limit.
+
+    Raises whatever the candidate's library raises, and TrainingError if there is only one class.
+    """
     if kind.max_rows is not None and len(train) > kind.max_rows:
         train = train.take(np.arange(len(train) - kind.max_rows, len(train)))
     schema = fit_schema(stream, train.columns, train.labels.tolist())
@@ -172,10 +176,11 @@ def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: Training
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Limit libraries to one thread. Sums then have a fixed order, so models are reproducible."""
-    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # of sklearn
+    # scikit-learn depends on threadpoolctl.
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-    # Making a controller takes 7 ms, and a search needs it hundreds of times. A new one is needed
-    # only if more libraries were loaded, and then there are more modules.
+    # Creating a controller takes 7 ms, and a search needs one hundreds of times. A new controller
+    # is needed only after more libraries were loaded, which increases the number of modules.
     modules = len(sys.modules)
     if modules not in _controllers:
         _controllers.clear()

@@ -1,8 +1,8 @@
-"""The trainer's handler: turn retrain requests into announcements, pointers and decisions.
+"""Trainer handler: turn retrain requests from Kafka into announcements, pointers and decisions.
 
-It trains one request at a time through a `Runner` and publishes a `RetrainDecision` for each. Until
-then, commits do not go past the request, so after a crash it is trained again. The trainer never
-replaces a pointer that an operator published during the training.
+It handles one request at a time through a `Runner`, and publishes a `RetrainDecision` for each.
+No commit passes a request that has no decision yet, so after a crash the request is trained again.
+The trainer never replaces a pointer that an operator published during the training.
 """
 
 import logging
@@ -36,15 +36,15 @@ from trainer.runner import Runner
 
 log = logging.getLogger(__name__)
 
-# A request is given up after this many attempts during which the trainer ended. The limit is not
-# lower, because a restart of the service counts too.
+# The trainer abandons a request after this many attempts during which the trainer exited. The limit
+# is not lower, because ordinary service restarts count as attempts too.
 MAX_ATTEMPTS: Final = 5
-# How many earlier models are compared with the champion. Loading each of them takes time.
+# The number of earlier models to compare with the champion. Loading each of them takes time.
 EARLIER: Final = 10
-# How often the outcomes are counted while a request waits for more of them.
+# The interval at which outcomes are counted while a request waits for more outcomes.
 _LOOK_AGAIN_S: Final = 1.0
-# A training that could not reach the model store is tried again after this time, then after twice
-# as long each time.
+# If training cannot reach the model store, the first retry comes after this delay. Each further
+# retry doubles the delay, up to `LONGEST_RETRY_S`.
 FIRST_RETRY_S: Final = 5.0
 LONGEST_RETRY_S: Final = 300.0
 
@@ -62,14 +62,14 @@ class _Work(msgspec.Struct):
     attempt: int
     pointer: str | None  # id of the champion's pointer when the training began
     counted: int  # number of records in the outcomes topic when the training began
-    # The request waits for this number of records there. None while it is being trained.
+    # The request waits until the outcomes topic has this many records. None during training.
     until: int | None = None
-    look_at_s: float = 0.0  # the time at which a waiting request counts the records again
-    retry_s: float = 0.0  # the last delay by `_retry`; 0 once the model store can be reached
+    look_at_s: float = 0.0  # while the request waits, the time of the next count
+    retry_s: float = 0.0  # the last delay set by `_retry`; 0 while the model store is reachable
 
 
 class _Held(msgspec.Struct, frozen=True):
-    """Metadata beside the committed offset of the current request."""
+    """Metadata stored with the committed offset of the current request."""
 
     attempt: Annotated[int, Meta(ge=0, le=1_000)] = 0
 
@@ -77,9 +77,9 @@ class _Held(msgspec.Struct, frozen=True):
 class TrainerHandler(Handler):
     """Handles retrain requests.
 
-    `count` returns how many records the outcomes topic has. Records for `models` are signed by
-    `signer`, and those read from it must be signed by a `trusted` key. `seen` are the champion's
-    pointers that inference has seen.
+    `count` returns the number of records in the outcomes topic. `signer` signs the records to
+    publish to `models`. Records read from `models` must be signed by a `trusted` key. `seen`
+    contains the champion pointers that inference has seen.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class TrainerHandler(Handler):
         self._signer = signer
         self._seen = tuple(seen)
         self._catalog = Catalog(trusted)
-        # `on_revoked` resets all of these but `_resumed`.
+        # `on_revoked` resets all attributes below except `_resumed`.
         self._queue: list[_Asked] = []  # `handle` adds requests, `_next` removes them
         self._work: _Work | None = None  # set by `_next`, reset by `_finish`
-        self._decided: set[str] = set()  # ids of requests, from `handle` and `_decide`
+        self._decided: set[str] = set()  # ids of decided requests, from `handle` and `_decide`
         self._resumed: dict[TopicPartition, Committed] = {}  # set by `on_assigned`
-        self._sent: RolePointer | None = None  # our pointer, from `_finish` until it is read back
+        self._sent: RolePointer | None = None  # own pointer, from `_finish` until it is read back
         self._restated: frozenset[ModelsEvent] = frozenset()  # set by `_restate`
 
     @property
@@ -127,7 +127,7 @@ class TrainerHandler(Handler):
             try:
                 event = self._catalog.apply(message)
             except DataError as error:
-                # Inference reads the record too, and publishes the dead letter.
+                # Inference also reads this record, and publishes its dead letter.
                 log.warning("ignoring an unreadable record of `models`: %s", error.message)
                 continue
             if self._sent is not None and event == self._sent:
@@ -173,7 +173,7 @@ class TrainerHandler(Handler):
 
     def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         if change.partition.topic == self._topics.models:
-            self._catalog.outdate()  # `on_tick` publishes everything again
+            self._catalog.outdate()  # `on_tick` then republishes the catalog
         return ()  # the loop reports the change
 
     def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
@@ -206,19 +206,19 @@ class TrainerHandler(Handler):
     # ---- one request ----------------------------------------------------------------------------
 
     def _next(self) -> list[Outgoing]:
-        """Start with the newest request. Decide the older ones, even a waiting one, at once."""
+        """Start with the newest request. Decide all older requests at once, even a waiting one."""
         if self._sent is not None:
-            return []  # the champion is not known until our own pointer has been read back
+            return []  # the champion is unknown until our own pointer has been read back
         *older, newest = self._queue
         if self._work is not None:
             older.insert(0, self._work.asked)
         self._queue = []
         self._work = _Work(newest, self._attempt(newest), None, 0)
-        # An attempt that ended the trainer left its number in the metadata of the commit.
+        # If an earlier attempt ended the trainer, the commit's metadata contains its number.
         if self._work.attempt > MAX_ATTEMPTS:
             tried = self._work.attempt - 1
             failed = TrainingResult(
-                reason=f"given up: the trainer ended {tried} times while training"
+                reason=f"abandoned: the trainer exited {tried} times during training"
             )
             return self._finish(self._work, failed)
         self._begin(self._work)
@@ -259,7 +259,8 @@ class TrainerHandler(Handler):
             log.info("the model store is available again")
             work.retry_s = 0.0
         if result.wait_for:
-            # Transaction markers count too. The minimum limits how often the topic is read in vain.
+            # The count includes transaction markers. The minimum keeps the trainer from reading the
+            # topic too often in vain.
             more = max(result.wait_for, self._stream.retrain.min_outcomes // 10)
             work.until = work.counted + more
             work.look_at_s = self._clock.monotonic() + _LOOK_AGAIN_S
@@ -286,7 +287,7 @@ class TrainerHandler(Handler):
         return output
 
     def _retry(self, work: _Work, reason: str) -> list[Outgoing]:
-        """Train again later. Only the first failure is logged."""
+        """Retry the training later. Log only the first failure."""
         if not work.retry_s:
             log.error("request %s waits for the model store: %s", work.asked.request.id, reason)
         work.retry_s = min(max(work.retry_s * 2, FIRST_RETRY_S), LONGEST_RETRY_S)
@@ -295,8 +296,11 @@ class TrainerHandler(Handler):
         return []
 
     def _why_not_promoted(self, work: _Work) -> str | None:
-        """Return the pointer rule that forbids promotion, or None: the champion's pointer must not
-        have changed during the training, and promotion must be neither frozen nor manual."""
+        """Return why the new model must not be promoted, or None.
+
+        The champion's pointer must not have changed during the training, and promotion must be
+        neither frozen nor manual.
+        """
         current = self._catalog.champion
         if (current.id if current else None) != work.pointer:
             who = (
@@ -304,7 +308,7 @@ class TrainerHandler(Handler):
                 if current is not None and current.by == "person"
                 else "another trainer"
             )
-            return f"{who} changed the champion while it was trained"
+            return f"{who} changed the champion during the training"
         if self._catalog.freeze is not None and self._catalog.frozen:
             return f"promotion is frozen: {self._catalog.freeze.reason}"
         if self._stream.retrain.promote == "manual":

@@ -1,8 +1,9 @@
-"""Split rows into a training part and a held-out part (step 6 of docs/model-life.md).
+"""Split labelled rows into training and held-out rows (step 6 of docs/model-life.md).
 
-Input: cleaned rows in time order. Output: sorted indices of both parts. With `time`, the newest
-rows are held out, because a model serves records that are newer than its training rows. With
-`stratified`, the same share of each class is drawn, for data without a meaningful order.
+Input: the labels of cleaned rows in time order. Output: the sorted indices of both parts. With
+`time`, the newest rows are held out, because a model serves records that are newer than its
+training rows. With `stratified`, the same share of each class is drawn at random. This suits data
+without a meaningful order.
 """
 
 import math
@@ -24,7 +25,7 @@ def split(
     task: Task,
     seed: int,
 ) -> tuple[Places, Places]:
-    """Return the indices (train, held out) of `n` rows. Each part has at least one for n ≥ 2.
+    """Return the indices of training rows and of held-out rows. With n ≥ 2, neither is empty.
 
     >>> labels = np.array(list("ababababab"), dtype=object)
     >>> train, held = split(labels, share=0.2, how="time", task="classification", seed=0)
@@ -43,7 +44,7 @@ def split(
     )
     chosen = np.zeros(count, dtype=bool)
     for group in groups:
-        # A class with only one row keeps it for training. Otherwise no model could predict it.
+        # Keep a class's only row for training. Otherwise, no model could predict that class.
         take = math.floor(len(group) * share + 0.5) if len(group) > 1 else 0
         chosen[random.permutation(group)[: min(take, len(group) - 1)]] = True
     if not chosen.any():

@@ -1,1 +1,1 @@
-"""Score feature records with the champion."""
+"""Inference service: score feature records from Kafka with the champion model."""

@@ -1,8 +1,9 @@
-"""Load the champion that the `models` topic names, check it, and swap it in.
+"""Load the champion model named in the `models` topic, check it, and swap it in for scoring.
 
 Input: records of the `models` topic. Output: the model to score with. A champion that cannot be
-used is rejected and tried again later. Meanwhile the current model serves or, after a restart, the
-newest ancestor that can be used. A swap takes place between two batches.
+loaded or fails a check is rejected and retried later. Until it passes, the current model serves.
+After a restart, there is no current model, so the newest ancestor that passes the checks serves.
+Models are swapped only between two batches.
 """
 
 import logging
@@ -23,24 +24,28 @@ from driftline.models.score import SCORED_BY_SKLEARN, Model, import_sklearn
 
 log = logging.getLogger(__name__)
 
-# How long the loading thread may hold the interpreter lock. With Python's default of 5 ms, each
-# call of the scoring thread into the Kafka client could wait that long.
+# How long the loading thread may hold the interpreter lock. With Python's default of 5 ms, the
+# scoring thread could wait 5 ms for the lock at each call into the Kafka client.
 _SWITCH_INTERVAL_S = 0.0005
-# A package that cannot be used is tried again after one second, then after twice as long each time.
-# By then a missing package may be restored, its key trusted, or the store reachable again.
+# The first retry of an unusable package comes after this delay. Each further retry doubles the
+# delay, up to `LONGEST_RETRY_S`. Meanwhile, an operator may restore the package or trust its key,
+# or the store may become reachable again.
 FIRST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 300.0
 
 
 class _Failure(msgspec.Struct, frozen=True):
     why: str
-    passes: bool  # True if only the store is unreachable, and the package may be valid
+    passes: bool  # True if the store is unreachable, so the package itself may be valid
     wait_s: float
     retry_at_s: float
 
 
 class Champion:
-    """Serves the catalog's champion. With `background`, models are loaded in a thread."""
+    """Holds the model that serves, and replaces it with the catalog's champion.
+
+    With `background`, models are loaded in a background thread.
+    """
 
     def __init__(
         self, stream: Stream, models: ModelLoader, clock: Clock, *, background: bool
@@ -51,19 +56,19 @@ class Champion:
         self._loader = ThreadPoolExecutor(1, "driftline-model") if background else None
         if self._loader is not None and not SCORED_BY_SKLEARN.isdisjoint(stream.models.candidates):
             self._loader.submit(import_sklearn)
-        self._loading: Future[Model] | None = None  # set when a load starts, reset when it is taken
-        self._wanted = ""  # digest of the model in `_loading`
-        self._failed: dict[str, _Failure] = {}  # by digest; removed when the model can be loaded
+        self._loading: Future[Model] | None = None  # set when loading starts; reset by `swap`
+        self._wanted = ""  # digest of the model that `_loading` loads
+        self._failed: dict[str, _Failure] = {}  # failed loads by digest; removed on success
         self.model: Model | None = None  # the model that serves; replaced by `swap`
 
     @property
     def digest(self) -> str | None:
-        """Return the digest of the model that serves, or None while there is none."""
+        """Return the digest of the model that serves, or None if no model serves."""
         return self.model.digest if self.model else None
 
     @property
     def rejected(self) -> Mapping[str, str]:
-        """Return what is rejected and why: models by digest, records of `models` by key."""
+        """Return the reasons for rejections, by model digest or by key of a `models` record."""
         failed = {
             digest: self._failed[digest].why
             for digest in self.catalog.lineage()
@@ -72,13 +77,14 @@ class Champion:
         return failed | self.catalog.rejected
 
     def apply(self, message: Message) -> None:
-        """Apply a record of the `models` topic. Raises DataError if it cannot be read."""
+        """Apply a record of the `models` topic. Raises DataError if the record is unreadable."""
         self.catalog.apply(message)
 
     def swap(self) -> None:
-        """Swap in the champion once it is loaded and checked. Until then the current model serves.
+        """Swap in the champion once it is loaded and checked. Until then, the current model serves.
 
-        If there is no current model (after a restart), try the ancestors too, the newest first.
+        If there is no current model (after a restart), also try the champion's ancestors, newest
+        first.
         """
         while True:
             if self._loading is None:
@@ -93,18 +99,18 @@ class Champion:
             self._loading = None
 
     def close(self) -> None:
-        """Stop the loading thread without waiting for a model that is being loaded."""
+        """Stop the loading thread without waiting for a load in progress."""
         if self._loader is not None:
             self._loader.shutdown(wait=False, cancel_futures=True)
 
     def _better(self) -> tuple[str, ...]:
-        """Return the models that should serve instead of the current one, the best first."""
+        """Return the digests of the models preferred over the current model, best first."""
         lineage = self.catalog.lineage()
         if self.digest is None:
             return lineage
         if self.digest in lineage:
             return lineage[: lineage.index(self.digest)]
-        return lineage[:1]  # the current model serves until the champion itself can be used
+        return lineage[:1]  # only the champion itself may replace the current model
 
     def _next(self) -> str | None:
         """Return the digest of the model to load now, or None."""
@@ -114,7 +120,7 @@ class Champion:
             if failure is None or now_s >= failure.retry_at_s:
                 return digest
             if failure.passes:
-                return None  # the ancestors are in the same unreachable store
+                return None  # the store is unreachable, so no ancestor can be loaded either
         return None
 
     def _load(self, digest: str) -> Future[Model]:
@@ -129,7 +135,7 @@ class Champion:
         return future
 
     def _loaded(self, digest: str) -> Model:
-        # The signature of the pointer covers the digest, so no announcement is needed.
+        # The pointer's signature covers the digest, so the announcement may be missing.
         model = self._models.load(self.catalog.announcements.get(digest, digest))
         model.warm_up()
         model.check()
@@ -144,7 +150,7 @@ class Champion:
             return
         self._failed.pop(digest, None)
         if digest not in self._better():
-            # It was rolled back while it was loaded.
+            # The champion changed while this model was being loaded.
             log.info("model %s was loaded but is no longer the champion", digest)
             return
         log.info("model %s now serves, replacing %s", digest, self.digest or "none")
@@ -161,7 +167,7 @@ class Champion:
         )
         if before is None or before.why != error.message:
             log.error(
-                "rejecting model %s: %s; model %s keeps serving, and loading is retried",
+                "rejecting model %s: %s; model %s keeps serving, and loading will be retried",
                 digest,
                 error.message,
                 self.digest or "none",

@@ -1,9 +1,10 @@
-"""Inference: score feature records with the champion of the `models` topic.
+"""Inference handler: turn Kafka feature records into predictions, using the champion model.
 
-A record that cannot be scored becomes a dead letter. A new champion is verified, warmed up and
-checked before it serves, and swapped in between two batches. If it fails, it is rejected and the
-current model keeps serving. Inference never trains, never reads labels, and imports no pandas,
-Evidently or River.
+Input: records of the `features` and `models` topics. Output: predictions, watermarks and dead
+letters. A record that cannot be scored becomes a dead letter. A new champion is verified, warmed up
+and checked, and then swapped in between two batches. A champion that fails a check is rejected, and
+the current model keeps serving. Inference never trains, never reads labels, and never imports
+pandas, Evidently or River.
 """
 
 import logging
@@ -43,12 +44,12 @@ from driftline.wire.topics import MAX_KEY_AND_VALUE_BYTES, Topics
 log = logging.getLogger(__name__)
 
 _CHECKPOINT: Final = Kind(
-    InferenceCheckpoint, "the clock of this partition restarts at its next record"
+    InferenceCheckpoint, "this partition's clock restarts at the partition's next record"
 )
 
 
 class InferenceHandler(Handler):
-    """Scores feature records. With `background`, a new champion is loaded in a thread."""
+    """Scores feature records. With `background`, a second thread loads new champions."""
 
     def __init__(
         self, stream: Stream, models: ModelLoader, clock: Clock, *, background: bool = False
@@ -58,7 +59,7 @@ class InferenceHandler(Handler):
         self._codec = RecordCodec(stream)
         self._champion = Champion(stream, models, clock, background=background)
         self._examined = Examined()
-        self._encoder: PredictionEncoder | None = None  # replaced by `_swap` with each model
+        self._encoder: PredictionEncoder | None = None  # `_swap` creates one per model
         self._idle = IdlePartitions(stream, clock)
 
     @property
@@ -74,17 +75,17 @@ class InferenceHandler(Handler):
 
     @property
     def model(self) -> str | None:
-        """Return the digest of the model that serves, or None while there is none."""
+        """Return the digest of the model that serves, or None if no model serves."""
         return self._champion.digest
 
     @property
     def champion(self) -> str | None:
-        """Return the digest of the published champion, which may not serve yet, or None."""
+        """Return the published champion's digest, or None. The champion may not serve yet."""
         return self._champion.catalog.champion_digest
 
     @property
     def rejected(self) -> Mapping[str, str]:
-        """Return what is rejected and why: models by digest, records of `models` by key."""
+        """Return the reasons for rejections, by model digest or by key of a `models` record."""
         return self._champion.rejected
 
     def on_broadcast(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
@@ -96,7 +97,7 @@ class InferenceHandler(Handler):
                 unreadable = error.message
             self._examined.read(message, unreadable)
         self._swap()
-        return ()  # one worker alone publishes unreadable records as dead letters, in `on_tick`
+        return ()  # `on_tick` publishes the dead letters, in only one worker
 
     def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         resume = usable(
@@ -121,7 +122,7 @@ class InferenceHandler(Handler):
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing | OutgoingBatch]:
         model = self._champion.model
         if model is None:
-            raise RuntimeError("records arrived although no model is loaded")
+            raise RuntimeError("received records while no model was loaded")
         found = Messages.of(messages)
         for (_, partition), at in found.runs:
             self._idle.read(partition, found[at.stop - 1].offset + 1)
@@ -148,7 +149,7 @@ class InferenceHandler(Handler):
 
     def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         if change.partition.topic != self._topics.features:
-            return []  # `models`: the current model serves, and the trainer publishes all again
+            return []  # `models` needs no action: the trainer republishes its records
         partition = change.partition.partition
         log = Log(change.topic_id, change.start) if change.is_new_topic else None
         gaps: tuple[Gap, ...] = ()
@@ -210,7 +211,7 @@ class InferenceHandler(Handler):
     def _score(
         self, model: Model, messages: Messages, batch: Batch
     ) -> tuple[list[bytes], list[int]]:
-        """Return the encoded predictions of `batch`, and the indices of those that are not finite.
+        """Return the encoded predictions for `batch`, and the indices of non-finite predictions.
 
         `batch` was decoded from `messages`.
         """
@@ -227,7 +228,7 @@ class InferenceHandler(Handler):
         return values, scores.not_finite()
 
     def _positions(self, found: Messages, batch: Batch) -> list[int | None]:
-        """Return the position of each message, or None where it cannot be read."""
+        """Return each message's position, or None if the position cannot be decoded."""
         positions: list[int | None] = list(batch.positions(self._stream.axis))
         if batch.rejected:
             known = dict(zip(batch.kept, positions, strict=True))
@@ -240,7 +241,7 @@ class InferenceHandler(Handler):
     def _ignore_ahead(
         self, found: Messages, batch: Batch, values: list[bytes], positions: list[int | None]
     ) -> None:
-        """Set implausible positions in `positions` to None, and mark their predictions as ahead."""
+        """Replace implausible `positions` with None, and mark the predictions there as ahead."""
         others = batch.rows if self._stream.axis == "time" else batch.times_us
         if batch.rejected:
             known = dict(zip(batch.kept, others, strict=True))
@@ -273,19 +274,18 @@ class InferenceHandler(Handler):
     ) -> list[Outgoing | OutgoingBatch]:
         """Return predictions and dead letters, with a watermark in place of each dead letter.
 
-        `reasons` has the indices in `found` of the records that become dead letters. All others are
-        in `batch.kept`, and `values` has their predictions. `positions` is None for a record whose
-        position is missing or not accepted.
+        `reasons` maps the index in `found` of each dead letter to its reason. `values` are the
+        predictions for the records in `batch.kept`, which has all other indices. An item of
+        `positions` is None if the record's position is missing or was not accepted.
         """
         output: list[Outgoing | OutgoingBatch] = []
         predictions = dict(zip(batch.kept, values, strict=True))
         for (_, partition), at in found.runs:
             keys: list[bytes | None] = []
             own: list[bytes] = []
-            # The largest position of the predictions since the last dead letter, and whether there
-            # are any.
+            # The largest position among the predictions since the last dead letter.
             max_position: int | None = None
-            has_scored = False
+            has_scored = False  # whether any prediction has followed the last dead letter
             for place in range(at.start, at.stop):
                 message = found[place]
                 if (reason := reasons.get(place)) is None:
@@ -306,7 +306,7 @@ class InferenceHandler(Handler):
         return output
 
     def _rejection_mark(self, message: Message, position: int | None) -> Watermark:
-        """Return the watermark that takes the place of a dead letter in the predictions topic."""
+        """Return the watermark to publish in place of a rejected record's prediction."""
         return Watermark(
             position=self._idle.rejected(message.partition, position),
             dead_letter=RejectedRecord(message.offset, position),
@@ -315,7 +315,7 @@ class InferenceHandler(Handler):
     def _unfit(
         self, model: Model, batch: Batch, keys: Sequence[bytes | None], values: Sequence[bytes]
     ) -> dict[int, str]:
-        """Return the indices of predictions that must not be published, with the reasons."""
+        """Return the reason, by index, for each prediction that must not be published."""
         bad = {}
         if self._stream.record.unseen == "dead_letter":
             bad = _unseen(model, batch)
@@ -334,24 +334,27 @@ class InferenceHandler(Handler):
 def _largest(positions: Sequence[int | None]) -> int | None:
     if None in positions:
         return max((position for position in positions if position is not None), default=None)
-    return max(positions)  # type: ignore[type-var]  # there is no None
+    return max(positions)  # type: ignore[type-var]  # no position is None here
 
 
 def _latest_start(stream: Stream, manifest: Manifest) -> int:
-    """Return the largest plausible position of the first record of a partition: that of the last
-    training row plus the span of the training rows, or plus `windows.max_ahead` if it is longer."""
+    """Return the largest plausible position of a partition's first record.
+
+    This is the last training row's position plus either the span of the training rows or
+    `windows.max_ahead`, whichever is longer.
+    """
     length = manifest.last_position - manifest.first_position
     return manifest.last_position + max(stream.max_ahead, length)
 
 
 def _find(places: Sequence[int], place: int) -> int | None:
-    """Return the index of `place` in the sorted `places`, or None if it is not among them."""
+    """Return the index of `place` in the sorted `places`, or None if `places` lacks it."""
     index = bisect_left(places, place)
     return index if index < len(places) and places[index] == place else None
 
 
 def _unseen(model: Model, batch: Batch) -> dict[int, str]:
-    """Return the indices of records with a category that the model does not know, with reasons."""
+    """Return the reason, by index, for each record with a category unseen in training."""
     found: dict[int, str] = {}
     for column, mask in model.unseen(batch.columns).items():
         for place in np.flatnonzero(mask).tolist():

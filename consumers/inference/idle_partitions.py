@@ -1,9 +1,9 @@
-"""Advance the watermarks of idle partitions, so that windows can close.
+"""Compute watermarks for idle partitions of the features topic, so that windows can close.
 
-Input: the positions of records, and the watermarks that the group's other workers committed.
-Output: watermarks for partitions that were silent for `windows.idle`. They advance to where the
-furthest partition was that long ago, so that records on their way are not late. A watermark is
-published as a record, so every reader of the topic sees time advance at the same place.
+Input: record positions, and the watermarks that the group's other workers committed. Output:
+watermarks for partitions without records for `windows.idle`. An idle partition advances to the
+largest watermark that any partition had `windows.idle` ago, so that records in transit are not
+late. Each watermark is published as a record, so every reader sees time advance at the same offset.
 """
 
 from collections import deque
@@ -24,49 +24,52 @@ from driftline.runtime.partition_clock import (
 )
 from driftline.wire.commit_metadata import Offset, Position, metadata_of
 
-# A stream is live if its newest record is at most this old when it is read. Its event time then
-# advances with the clock, unlike that of recorded data that is played back.
+# A stream is live if its newest record is at most this old when inference reads the record. A live
+# stream's event time advances with the wall clock. The event time of replayed data does not.
 _LIVE_WITHIN_S = 60.0
 
 
 class InferenceCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata beside a committed offset of the features topic. `clock` and `other_clock` are the
-    clocks of the records before that offset, on the axis of windows and on the other axis."""
+    """Metadata stored with a committed offset of the features topic.
+
+    `clock` and `other_clock` are the states of the partition's clocks at that offset, on the axis
+    of windows and on the other axis.
+    """
 
     watermark: Position | None = None
     clock: ClockState = ClockState()
     other_clock: ClockState = ClockState()
-    # Only for partition 0: unreadable records of `models` before this offset are dead letters.
+    # Partition 0 only: unreadable `models` records before this offset have become dead letters.
     models: Offset = 0
-    sequence: Offset = 0  # sequence of the newest champion pointer that was seen
-    champion: str | None = None  # the model of that pointer
-    axis: Axis | None = None  # axis of the positions; None in commits of earlier versions
+    sequence: Offset = 0  # sequence number of the newest champion pointer seen so far
+    champion: str | None = None  # digest of the model in the newest champion pointer
+    axis: Axis | None = None  # axis of the positions; None in commits made by earlier versions
 
 
 class _Partition:
     def __init__(self, stream: Stream, committed: Committed, now_s: float) -> None:
         at = metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()
         self.watermark = at.watermark  # advanced by records, dead letters and idle time
-        # The watermark at the last prediction or idle advance: dead letters do not raise it.
+        # The watermark as of the last prediction or idle advance. Dead letters do not raise it.
         self.published_watermark = at.watermark
         clock = at.clock
-        if clock.max_position is None and at.watermark is not None:  # the commit has no clock
+        if clock.max_position is None and at.watermark is not None:  # no clock was committed
             clock = ClockState(at.watermark)
         self.clock = PartitionClock(stream.max_ahead, clock)
         other = MAX_AHEAD_ROWS if stream.axis == "time" else MAX_AHEAD_US
         self.other_clock = PartitionClock(other, at.other_clock)
         self.next_offset = committed.offset
-        self.since_s = now_s  # when records were last read
-        # When records were first read after the last prediction: set by `read`, reset by `scored`.
+        self.since_s = now_s  # time at which records were last read
+        # Time of the first read after the last prediction. Set by `read`, reset by `scored`.
         self.rejecting_since_s: float | None = None
-        # The next three are set by `on_group_progress`.
+        # `on_group_progress` sets the next three attributes.
         self.lag: int | None = None
         self.end: int | None = None
-        self.is_caught_up = False  # everything before the previous `end` was handled
+        self.is_caught_up = False  # whether all records before the previous `end` were handled
 
 
 class IdlePartitions:
-    """Tracks the partitions of one inference worker, and the furthest watermark of all workers."""
+    """Tracks the partitions of one inference worker, and the largest watermark of all workers."""
 
     def __init__(self, stream: Stream, clock: Clock) -> None:
         self._clock = clock
@@ -74,15 +77,16 @@ class IdlePartitions:
         self._by_time = stream.axis == "time"
         self._idle_s = (stream.windows.idle.us or 0) / 1e6
         self._watermark_offset = stream.watermark_offset
-        # The times and values at which the largest watermark increased. `_raise_front` adds them,
-        # `_front_at` removes those that are too old to matter.
+        # Increases of the largest watermark, as (time, watermark). `_raise_front` adds them, and
+        # `_front_at` removes increases that are too old to matter.
         self._front: deque[tuple[float, int]] = deque()
-        self._is_live = False  # updated when a record of this worker raises the largest watermark
-        # The last call of `watermarks`, and the last one before the last `on_group_progress`.
+        self._is_live = False  # updated when this worker's records raise the largest watermark
+        # `_ticked_s` is the time of the last call of `watermarks`. `_looked_s` is the time of the
+        # last such call before the latest `on_group_progress`.
         self._ticked_s = self._looked_s = clock.monotonic()
         self._own: dict[int, _Partition] = {}  # added by `on_assigned`, removed by `on_revoked`
-        # The largest plausible position of a partition's first record, None if unknown. Set by the
-        # owner whenever another model serves.
+        # The largest plausible position of a partition's first record, or None if unknown. The
+        # inference handler sets it whenever a new model starts to serve.
         self.latest_start: int | None = None
 
     def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
@@ -98,7 +102,7 @@ class IdlePartitions:
             self._own.pop(partition.partition, None)
 
     def read(self, partition: int, next_offset: int) -> None:
-        """Note that records of a partition were read, and the next offset to read."""
+        """Note that a partition's records before `next_offset` were read."""
         own = self._own[partition]
         own.next_offset = max(next_offset, own.next_offset)
         own.since_s = self._clock.monotonic()
@@ -106,7 +110,7 @@ class IdlePartitions:
             own.rejecting_since_s = own.since_s
 
     def wait(self) -> None:
-        """Restart all idle times. Called while there is no model, so that nothing is read."""
+        """Restart all idle times. Call this while no model serves, because no records are read."""
         now_s = self._clock.monotonic()
         for own in self._own.values():
             own.since_s = now_s
@@ -116,8 +120,11 @@ class IdlePartitions:
     def ahead(
         self, partition: int, positions: Sequence[int | None], others: Sequence[int | None]
     ) -> list[int]:
-        """Return the indices of those of the partition's next records that are implausibly far
-        ahead of earlier ones, on the axis of windows (`positions`) or on the other (`others`)."""
+        """Return the indices of the partition's next records that are implausibly far ahead.
+
+        They are ahead of earlier records on the axis of windows (`positions`) or on the other axis
+        (`others`).
+        """
         own = self._own[partition]
         own.clock.latest_start = self.latest_start
         found = _take(own.clock, positions)
@@ -125,8 +132,8 @@ class IdlePartitions:
         return sorted({*found, *further}) if further else found
 
     def scored(self, partition: int, position: int | None) -> None:
-        """Note that records of a partition were scored. `position` is their largest accepted
-        position, or None."""
+        """Note that a partition's records were scored. `position` is their largest accepted
+        position, or None if no position was accepted."""
         own = self._own[partition]
         own.rejecting_since_s = None
         if position is not None:
@@ -134,10 +141,10 @@ class IdlePartitions:
         own.published_watermark = own.watermark
 
     def rejected(self, partition: int, position: int | None) -> int | None:
-        """Note the position of a dead letter, if it has one. Return the partition's watermark.
+        """Note a dead letter's position, if any, and return the partition's watermark.
 
-        A partition with nothing but dead letters counts as idle after `windows.idle`. Otherwise the
-        join and the windows of outcomes would wait for predictions that never come.
+        A partition that produces only dead letters counts as idle after `windows.idle`. Otherwise,
+        the join and the outcome windows would wait for predictions that never arrive.
         """
         own = self._own[partition]
         if position is not None:
@@ -145,10 +152,13 @@ class IdlePartitions:
         return own.watermark
 
     def on_group_progress(self, progress: GroupProgress) -> None:
-        """Note what is left to read. If a partition was silent for half of `windows.idle`, also
-        fetch the watermarks that the group's workers committed."""
+        """Note how many records are left to read.
+
+        If a partition has had no records for half of `windows.idle`, also fetch the watermarks that
+        the group's workers committed.
+        """
         now_s = self._clock.monotonic()
-        self._looked_s = self._ticked_s  # the progress was fetched after this
+        self._looked_s = self._ticked_s  # the progress was fetched after this time
         for (topic, partition), lag in progress.lags.items():
             if (own := self._own.get(partition)) is not None:
                 own.lag = lag
@@ -162,10 +172,10 @@ class IdlePartitions:
                 )
 
     def watermarks(self) -> list[tuple[int, int]]:
-        """Return (partition, watermark) of each idle partition to advance now.
+        """Return (partition, watermark) for each idle partition to advance now.
 
-        Idle time counts up to the last `on_group_progress`, not up to now: a partition that seems
-        idle to a delayed worker may have many unread records.
+        Idle time is measured up to the last `on_group_progress`, not up to the present, because a
+        partition that seems idle to a delayed worker may have many unread records.
         """
         self._ticked_s = self._clock.monotonic()
         front = self._front_at(self._looked_s - self._idle_s)
@@ -182,7 +192,7 @@ class IdlePartitions:
         return moved
 
     def _is_silent(self, own: _Partition) -> bool:
-        """Return whether nothing, or nothing but dead letters, was read for `windows.idle`."""
+        """Return whether the partition had no records, or only dead letters, for `windows.idle`."""
         if own.lag == 0 and self._looked_s - own.since_s >= self._idle_s:
             return True
         rejecting_s = own.rejecting_since_s
@@ -195,7 +205,7 @@ class IdlePartitions:
     def offsets_to_commit(
         self, topic: str, *, models: int = 0, sequence: int = 0, champion: str | None = None
     ) -> dict[TopicPartition, Committed]:
-        """Return the offsets to commit, with watermarks, clocks and the state of `models`."""
+        """Return the offsets to commit. Their metadata is an `InferenceCheckpoint`."""
         return {
             TopicPartition(topic, partition): Committed(
                 own.next_offset,
@@ -223,18 +233,18 @@ class IdlePartitions:
             self._is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
 
     def _raise_front(self, watermark: int | None) -> bool:
-        """Record a watermark. Return whether it is the largest of all partitions so far."""
+        """Note a watermark. Return whether it exceeds all watermarks of all partitions so far."""
         if watermark is None or (self._front and watermark <= self._front[-1][1]):
             return False
         now_s = self._clock.monotonic()
-        grain_s = max(self._idle_s / 20, 0.001)  # `_front` has one entry per grain
+        grain_s = max(self._idle_s / 20, 0.001)  # `_front` has at most one entry per grain
         if self._front and self._front[-1][0] // grain_s == now_s // grain_s:
             self._front.pop()
         self._front.append((now_s, watermark))
         return True
 
     def _front_at(self, at_s: float) -> int | None:
-        """Return the largest watermark of all partitions at that time, or None if unknown."""
+        """Return the largest watermark of all partitions at time `at_s`, or None if unknown."""
         while len(self._front) > 1 and self._front[1][0] <= at_s:
             self._front.popleft()
         if not self._front or self._front[0][0] > at_s:
@@ -248,9 +258,9 @@ class IdlePartitions:
 
 
 def _take(clock: PartitionClock, positions: Sequence[int | None]) -> list[int]:
-    """Pass the positions that are not None to `clock.take`. Return the indices of those ahead."""
+    """Pass all positions except None to `clock.take`. Return the indices of positions ahead."""
     if None not in positions:
-        return clock.take(positions)  # type: ignore[arg-type]  # there is no None
+        return clock.take(positions)  # type: ignore[arg-type]  # no position is None here
     places = [place for place, position in enumerate(positions) if position is not None]
     known = [position for position in positions if position is not None]
     return [places[at] for at in clock.take(known)]

@@ -1,7 +1,8 @@
-"""Track which unreadable records of `models` are dead letters, so that each becomes only one.
+"""Track unreadable records of the `models` topic, so that each becomes exactly one dead letter.
 
-Every worker of inference reads all of `models` at every start. The worker that owns partition 0 of
-the features topic publishes the dead letters and commits how far `models` was examined.
+Every inference worker reads the whole `models` topic at every start. Only the worker that owns
+partition 0 of the features topic publishes the dead letters. That worker also commits the offset up
+to which it has examined `models`.
 """
 
 from collections import deque
@@ -9,34 +10,35 @@ from typing import Final
 
 from driftline.broker.port import Message
 
-# Workers that do not own partition 0 keep the records too, because they may own it later.
+# Workers without partition 0 also store unreadable records, because partition 0 may be assigned to
+# them later.
 _MAX_KEPT: Final = 1_000
 
 
 class Examined:
-    """The unreadable records of `models`, and which of them are dead letters already."""
+    """The unreadable records of `models`, and which of them have already become dead letters."""
 
     def __init__(self) -> None:
         self._unreadable: deque[tuple[Message, str]] = deque(maxlen=_MAX_KEPT)
         self._end = 0  # offset after the last record that was read
-        # Unreadable records before this offset are dead letters. Set by `on_assigned` and `fresh`,
-        # None while another worker owns partition 0.
+        # Unreadable records before this offset have already become dead letters. Set by
+        # `on_assigned` and `fresh`; None while another worker owns partition 0.
         self._until: int | None = None
 
     @property
     def until(self) -> int:
-        """Return the offset of `models` to commit in the metadata of partition 0."""
+        """Return the `models` offset to commit in partition 0's metadata."""
         return self._until or 0
 
     def read(self, message: Message, unreadable: str | None) -> None:
-        """Note a record of `models`. `unreadable` is the reason if it cannot be used."""
+        """Note a record of `models`. `unreadable` says why it is unreadable, or is None."""
         self._end = message.offset + 1
         if unreadable is not None:
             self._unreadable.append((message, unreadable))
 
     def on_assigned(self, until: int) -> None:
-        """Take over partition 0, whose metadata has this offset of `models`."""
-        # An offset beyond the topic's end means that the topic was created again.
+        """Take over partition 0, whose committed metadata contains this `models` offset."""
+        # An offset beyond the end of `models` means that the topic was recreated.
         self._until = until if until <= self._end else 0
 
     def on_revoked(self) -> None:
@@ -44,7 +46,7 @@ class Examined:
         self._until = None
 
     def fresh(self) -> list[tuple[Message, str]]:
-        """Return the unreadable records that are not dead letters yet, with their reasons."""
+        """Return the unreadable records that have not become dead letters yet, with reasons."""
         until = self._until
         if until is None or until == self._end:
             return []

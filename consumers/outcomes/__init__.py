@@ -1,1 +1,1 @@
-"""Join predictions with their labels: a windowed join over a state store."""
+"""Outcomes service: join predictions with their labels in a windowed stream join."""

@@ -1,7 +1,8 @@
-"""Choose which of the two topics of a partition to pause, because it is far ahead of the other.
+"""Choose which of a partition's two topics to pause when the join reads it too far ahead.
 
-Input: how far each topic was read, by offsets and positions, and where it ends. Output: the topic
-to pause until the other has caught up. The choice affects memory and speed, never the results.
+Input: how far each topic was read (offsets and positions), and both topics' end offsets. Output:
+the topic to pause until the other topic catches up. The choice affects memory and speed, never the
+results.
 """
 
 from collections import deque
@@ -9,25 +10,25 @@ from collections import deque
 from consumers.outcomes.buffer import BEFORE_ALL
 from consumers.outcomes.low_watermark import TopicProgress
 
-# The number of marks per topic. They are at least 1/16 of the slack apart, so 64 of them reach
-# back over four times the slack.
+# The number of marks per topic. Marks are at least 1/16 of `slack` apart, so 64 marks span at least
+# four times `slack`.
 _MARKS = 64
 _MARKS_OF_SLACK = 16
-# A paused topic resumes when its lead is down to 1/4 of the slack. Fetching its records again takes
-# milliseconds, in which the other topic still has records to read.
+# A paused topic resumes when its lead has dropped to 1/4 of `slack`. Refetching its records takes
+# milliseconds, during which the join still has records of the other topic to read.
 _SLACK_LEFT = 4
 
 
 class _ReadHistory:
-    """The positions of a topic at some of the offsets that were read."""
+    """A topic's positions at a sample of the offsets read so far."""
 
     def __init__(self) -> None:
-        self._position = BEFORE_ALL  # position of the last record that was read
-        self._offset = 0  # offset of the same record
+        self._position = BEFORE_ALL  # position of the last record read
+        self._offset = 0  # offset of the last record read
         self._marks: deque[tuple[int, int]] = deque(maxlen=_MARKS)  # (offset, position)
 
     def note(self, first: int, last: int, position: int, step: int) -> None:
-        """Note that offsets `first` to `last` were read. `position` is that of the last record."""
+        """Note that offsets `first` to `last` were read, and the last record's position."""
         if not self._marks:
             self._marks.append((first, BEFORE_ALL))
         if last - self._marks[-1][0] >= step:
@@ -35,8 +36,10 @@ class _ReadHistory:
         self._offset, self._position = last, position
 
     def records_ahead_of(self, other: "_ReadHistory") -> int:
-        """Return how many records were read since this topic was at the other's position. A single
-        record with a wrong position distorts this for one batch at most."""
+        """Return how many records were read since this topic was at the other topic's position.
+
+        A single record with a wrong position distorts the result for at most one batch.
+        """
         if not self._marks or self._position <= other._position:
             return 0
         offsets = (
@@ -46,7 +49,7 @@ class _ReadHistory:
 
 
 class Backpressure:
-    """Limits how far the reader of one topic gets ahead of the other, to `slack` records."""
+    """Limits how far one topic is read ahead of the other, to `slack` records."""
 
     def __init__(self, predictions: TopicProgress, labels: TopicProgress) -> None:
         self.slack = 0  # set by `PartitionJoin.limit_memory` after each assignment
@@ -55,11 +58,11 @@ class Backpressure:
         self._paused: TopicProgress | None = None  # the last result of `topic_to_pause`
 
     def read(self, side: TopicProgress, first: int, last: int, position: int) -> None:
-        """Note that offsets `first` to `last` of a topic were read, the last at `position`."""
+        """Note that a topic was read from offset `first` to offset `last`, at `position`."""
         self._histories[side].note(first, last, position, self.slack // _MARKS_OF_SLACK)
 
     def topic_to_pause(self) -> TopicProgress | None:
-        """Return the topic to pause, or None. The other topic always has records to read then."""
+        """Return the topic to pause, or None. While one is paused, the other has unread records."""
         self._paused = next(
             (side for side, other in self._sides if self._must_wait(side, other)), None
         )
@@ -69,6 +72,6 @@ class Backpressure:
         if other.next_offset >= other.end:
             return False  # the other topic has no more records
         if side.is_behind != other.is_behind:
-            return other.is_behind  # new records wait until the other topic is rebuilt
+            return other.is_behind  # pause new records until the other topic has been reread
         slack = self.slack // _SLACK_LEFT if side is self._paused else self.slack
         return self._histories[side].records_ahead_of(self._histories[other]) > slack

@@ -1,8 +1,8 @@
-"""Buffer the join's records of one topic of one partition, by record id.
+"""Buffer one topic's records in a partition's join, by record id, in memory or RocksDB.
 
-Input: records with positions and increasing offsets. Output: the records of an id, and the oldest
-offset still needed. The newest records are in memory; with a cache, older ones are only there.
-Records are evicted in blocks of neighbours, the oldest block first. The join decides when.
+Input: records with positions and increasing offsets. Output: an id's records, and the oldest offset
+still needed. The newest records are in memory. With a cache, older records are only in the cache.
+The join decides when to evict records. They are evicted in blocks of consecutive records.
 """
 
 from bisect import bisect_right
@@ -13,15 +13,15 @@ import msgspec
 
 from consumers.outcomes.state_store import Cache, CacheBatch
 
-# The most records of a block. More would make a commit's write to the cache longer (now 20 ms) and
-# delay eviction. A day of 10,000 records a second is 105,000 blocks of 250 bytes.
+# The maximum number of records in a block. Larger blocks would delay eviction and prolong the cache
+# write after a commit (now 20 ms). A day at 10,000 records/s makes 105,000 blocks of 250 bytes.
 BLOCK_RECORDS = 8192
-BEFORE_ALL = -(2**63)  # less than every position
-NEVER = 2**63 - 1  # greater than every position and offset
+BEFORE_ALL = -(2**63)  # less than any position
+NEVER = 2**63 - 1  # greater than any position or offset
 
 
 class Positioned(Protocol):
-    """A record of either topic. This module needs only its offset."""
+    """A prediction or label. This module needs only its offset."""
 
     @property
     def offset(self) -> int: ...
@@ -31,9 +31,9 @@ T = TypeVar("T", bound=Positioned)
 
 
 class Block(msgspec.Struct, omit_defaults=True):
-    """Neighbours in the topic that are evicted together: offsets from `first` to before `end`.
+    """Consecutive records that are evicted together: offsets `first` to `end`, exclusive.
 
-    Some fields keep their first name in the cache.
+    Some renamed fields keep their original names in the cache.
     """
 
     first: int
@@ -43,10 +43,10 @@ class Block(msgspec.Struct, omit_defaults=True):
     source: int = -1  # predictions: largest source offset before the block
     last_source: int = -1  # predictions: largest source offset in the block
     joined: int = 0  # predictions: how many have an outcome
-    # Labels: the smallest offset of a prediction that was matched.
+    # Labels: the smallest offset among the predictions that the block's labels were matched with.
     dependency_offset: int = msgspec.field(name="needs", default=NEVER)
-    waiting: bool = False  # labels: some were read before their prediction
-    # Labels: some of those have no position yet.
+    waiting: bool = False  # labels: whether some were read before their predictions
+    # Labels: whether some have no position yet.
     unpositioned: bool = msgspec.field(name="placeless", default=False)
 
 
@@ -55,31 +55,31 @@ _decode_ids = msgspec.msgpack.Decoder(list[str]).decode
 
 
 class Buffer(Generic[T]):
-    """The records of one topic. A block spans at most `span` positions. `limit` is how many records
-    stay in memory if there is a cache."""
+    """One topic's buffered records. A block spans at most `span` positions. If there is a cache,
+    `limit` is the number of records to keep in memory."""
 
     limit = 0
 
     def __init__(self, side: bytes, kind: type[T], *, span: int) -> None:
-        # The oldest `_spilled` blocks are only in the cache, the others only in memory. `attach`
-        # and `_begin` add blocks, `_spill` moves them to the cache, `evict` removes them.
+        # The oldest `_spilled` blocks are only in the cache, newer blocks only in memory. `attach`
+        # and `_begin` add blocks, `_spill` moves them to the cache, and `evict` removes them.
         self.blocks: list[Block] = []
         self._firsts: list[int] = []  # first offset of each block, for bisection
-        self._ids: list[list[str]] = []  # ids of each block in memory
-        self._memory: dict[str, T] = {}  # first record in memory of each id
-        self._more: dict[str, list[T]] = {}  # further records in memory of ids that have several
+        self._ids: list[list[str]] = []  # record ids of each block in memory
+        self._memory: dict[str, T] = {}  # oldest in-memory record of each id
+        self._more: dict[str, list[T]] = {}  # later in-memory records of ids with several records
         self._span = span
         self._side = side
         self._spilled = 0
         self._start = 0  # set by `attach`: earlier records were evicted before the restart
-        self._growing: Block | None = None  # the newest block, until it is sealed, moved or removed
-        self._until = NEVER  # largest position that `_growing` may take
-        self._loaded: dict[str, list[T]] = {}  # loaded by the last `load`; emptied by `evict`
-        # What `write` changes next in the cache: blocks by first offset, and evicted blocks.
+        self._growing: Block | None = None  # the newest block, until sealed, spilled or evicted
+        self._until = NEVER  # the largest position that `_growing` may contain
+        self._loaded: dict[str, list[T]] = {}  # result of the last `load`; emptied by `evict`
+        # Changes for the next `write`: first offsets of changed blocks, and evicted blocks.
         self._changed: set[int] = set()
         self._evicted: list[Block] = []
         # Blocks evicted from memory since the last commit, with their ids and records.
-        # `confirm_evictions` discards them, `undo_evictions` takes them back.
+        # `confirm_evictions` discards them, and `undo_evictions` restores them.
         self._unconfirmed: list[tuple[Block, list[str], list[T]]] = []
         self._shared = False  # whether an id in the cache may have several records
         self._cache: Cache | None = None  # set by `attach`
@@ -88,21 +88,21 @@ class Buffer(Generic[T]):
 
     @property
     def in_memory(self) -> int:
-        """Return how many records are in memory."""
+        """Return the number of records in memory."""
         return len(self._memory) + sum(map(len, self._more.values()))
 
     @property
     def oldest_needed(self) -> int | None:
-        """Return the oldest offset still needed, or None."""
+        """Return the oldest offset still needed, or None if the buffer is empty."""
         return max(self._start, self.blocks[0].first) if self.blocks else None
 
     @property
     def next_uncached(self) -> tuple[int, int] | None:
-        """Return the first offset that the cache lacks, and the largest source offset before it."""
+        """Return the first offset not in the cache, and the largest source offset before it."""
         if self._spilled:
             last = self.blocks[self._spilled - 1]
         elif self._evicted:
-            # Evicted blocks are still in the cache, and needed again after an abort.
+            # Evicted blocks are still in the cache, because an abort would restore them.
             last = self._evicted[-1]
         else:
             return None
@@ -111,7 +111,7 @@ class Buffer(Generic[T]):
     # ---- adding and finding ---------------------------------------------------------------------
 
     def cover(self, offset: int, position: int) -> Block:
-        """Extend the newest block over an offset whose record is not buffered. Return the block."""
+        """Make the newest block cover the offset of an unbuffered record. Return the block."""
         block = self._growing
         if block is None or position > self._until:
             block = self._begin(offset, position, -1)
@@ -144,8 +144,8 @@ class Buffer(Generic[T]):
         positions: Sequence[int],
         sources: Sequence[int] = (),
     ) -> Iterator[tuple[Block, int, int]]:
-        """Buffer records whose ids are all new, as `add` does. Yield each block that they are in,
-        with the start and end index of its records."""
+        """Buffer records whose ids are all new, as `add` does. Yield each block that receives
+        records, with the start and end indices of these records."""
         self._memory.update(zip(ids, records, strict=True))
         place, count = 0, len(ids)
         while place < count:
@@ -155,7 +155,7 @@ class Buffer(Generic[T]):
                 block = self._begin(records[place].offset, positions[place], source)
             end = min(count, place + BLOCK_RECORDS - block.count)
             newest = max(positions[place:end])
-            if newest > self._until:  # the block ends before the first record that is too far
+            if newest > self._until:  # end the block before the first position past `_until`
                 end = next(i for i in range(place, end) if positions[i] > self._until)
                 newest = max(positions[place:end])
             block.end = records[end - 1].offset + 1
@@ -175,23 +175,23 @@ class Buffer(Generic[T]):
         return block
 
     def seal(self) -> None:
-        """Close the newest block, so that the next record begins another one."""
+        """Close the newest block, so that the next record starts a new block."""
         self._growing = None
 
     @property
     def is_cached(self) -> bool:
-        """Return whether some records are only in the cache. `get` finds those after `load`."""
+        """Return whether some records are only in the cache, so that `get` needs `load` first."""
         return self._spilled > 0
 
     def load(self, ids: Iterable[str]) -> None:
-        """Load the records of these ids that are only in the cache, instead of the last loaded."""
+        """Load these ids' records from the cache. They replace the records loaded before."""
         if self._loaded:
             self._loaded = {}
         if self._spilled:
             self._loaded = self._cached(list(ids))
 
     def get(self, record_id: str) -> Sequence[T]:
-        """Return the records of an id, by offset. Those in the cache must have been fetched."""
+        """Return an id's records in offset order. Cached records must have been loaded first."""
         newest = self._memory.get(record_id)
         if not self._loaded and not self._more:
             return () if newest is None else (newest,)
@@ -202,20 +202,20 @@ class Buffer(Generic[T]):
         return found
 
     def newest(self, ids: Sequence[str]) -> list[T | None] | None:
-        """Return the record of each id, or None where there is none. Return None altogether if an
-        id may have several records, or one that is only in the cache."""
+        """Return each id's record, or None for an id without records. Return None instead of a list
+        if an id may have several records or a cached record."""
         if self._loaded or self._more:
             return None
         return list(map(self._memory.get, ids))
 
     def knows_none(self, ids: Sequence[str]) -> bool:
-        """Return True only if it is certain that the ids all differ and that none has a record."""
+        """Return True only if the ids certainly all differ and none of them has a record."""
         return (
             not self._loaded and self._memory.keys().isdisjoint(ids) and len(set(ids)) == len(ids)
         )
 
     def block_of(self, offset: int) -> Block:
-        """Return the block that covers an offset. The caller may change it."""
+        """Return the block that covers an offset. The caller may change the block."""
         place = bisect_right(self._firsts, offset) - 1
         block = self.blocks[place]
         if place < self._spilled:
@@ -223,7 +223,7 @@ class Buffer(Generic[T]):
         return block
 
     def select(self, end: int, is_wanted: Callable[[Block], bool]) -> Iterator[Block]:
-        """Yield the wanted blocks that end at `end` or before. The caller may change them."""
+        """Yield blocks before offset `end` that satisfy `is_wanted`. The caller may change them."""
         for place, block in enumerate(self.blocks):
             if block.end > end:
                 return
@@ -235,7 +235,7 @@ class Buffer(Generic[T]):
     # ---- evicting -------------------------------------------------------------------------------
 
     def oldest(self) -> list[tuple[str, T]]:
-        """Return the ids and records of the oldest block, by offset."""
+        """Return the oldest block's (id, record) pairs in offset order."""
         block = self.blocks[0]
         if self._spilled:
             ids = set(self._cache_ids(block))
@@ -251,7 +251,7 @@ class Buffer(Generic[T]):
         return sorted(inside, key=lambda pair: pair[1].offset)
 
     def evict(self) -> None:
-        """Evict the oldest block. If it is in the cache, `write` deletes it there."""
+        """Evict the oldest block. If it is in the cache, `write` later deletes it from there."""
         block = self.blocks.pop(0)
         del self._firsts[0]
         if block is self._growing:
@@ -268,11 +268,11 @@ class Buffer(Generic[T]):
                 self._unconfirmed.append((block, ids, records))
 
     def confirm_evictions(self) -> None:
-        """Discard the evicted records for good, because a commit has covered their eviction."""
+        """Discard evicted records for good. Call this after a commit that covers the evictions."""
         self._unconfirmed.clear()
 
     def undo_evictions(self) -> None:
-        """Take back blocks whose eviction from memory was not committed, for the next owner."""
+        """Restore blocks evicted from memory since the last commit. The next owner needs them."""
         while self._unconfirmed:
             block, ids, records = self._unconfirmed.pop()
             self.blocks.insert(0, block)
@@ -284,7 +284,7 @@ class Buffer(Generic[T]):
                 self._memory[record_id] = record
 
     def _remove_from_memory(self, ids: Sequence[str], end: int) -> list[T]:
-        """Remove the oldest record of each id from memory. All of them are before offset `end`."""
+        """Remove each id's oldest record, which must be before offset `end`, from memory."""
         memory = self._memory
         if not self._more:  # each id has one record
             return list(map(memory.pop, ids))
@@ -302,7 +302,7 @@ class Buffer(Generic[T]):
     # ---- the cache ------------------------------------------------------------------------------
 
     def attach(self, cache: Cache, oldest_needed: int) -> None:
-        """Continue with the blocks that the cache has from this offset on. Evict older ones."""
+        """Continue with the cached blocks from offset `oldest_needed` on. Evict older blocks."""
         self._cache = cache
         self._start = oldest_needed
         self._shared = cache.is_shared(self._side)
@@ -316,12 +316,12 @@ class Buffer(Generic[T]):
         self._spilled = len(self.blocks)
 
     def evicted(self) -> int:
-        """Return how many blocks wait to be deleted from the cache."""
+        """Return how many evicted blocks are still to be deleted from the cache."""
         return len(self._evicted)
 
     def write(self, batch: CacheBatch, *, deletions: int, committed: int, everything: bool) -> None:
-        """Delete the first `deletions` evicted blocks from the cache. Then move the oldest blocks
-        there, up to offset `committed`, until memory has `limit` records (0 if `everything`)."""
+        """Delete the first `deletions` evicted blocks from the cache. Then spill the oldest blocks
+        before offset `committed`, until `limit` records (0 if `everything`) remain in memory."""
         if self._cache is None:
             return
         for block in self._evicted[:deletions]:
@@ -344,7 +344,7 @@ class Buffer(Generic[T]):
         if block is self._growing:
             self._growing = None
         unique = list(dict.fromkeys(ids))
-        # A value has all records of an id in the cache, so those of older blocks come first.
+        # A cache value holds all cached records of an id, so prepend records of older blocks.
         older = self._raw(unique, batch) if self._spilled or self._evicted else {}
         for record_id in unique:
             records = [self._memory[record_id], *self._more.get(record_id, ())]
@@ -374,23 +374,23 @@ class Buffer(Generic[T]):
         batch.delete_block(self._side, block.first)
 
     def _cache_ids(self, block: Block) -> list[str]:
-        assert self._cache is not None  # blocks are moved only if there is one
+        assert self._cache is not None  # blocks are spilled only if there is a cache
         value = self._cache.ids(self._side, block.first)
         return [] if value is None else self._cache.decode(_decode_ids, value)
 
     def _cached(self, ids: list[str]) -> dict[str, list[T]]:
-        """Return the records that the cache has of these ids, without those evicted."""
+        """Return the cached records of these ids, except for evicted records."""
         first = max(self._start, self.blocks[0].first)
         found = {}
         for record_id, records in self._raw(ids, None).items():
-            if records[0].offset < first:  # an evicted record that is not deleted yet
+            if records[0].offset < first:  # evicted, but not yet deleted from the cache
                 records = [record for record in records if record.offset >= first]
             if records:
                 found[record_id] = records
         return found
 
     def _raw(self, ids: list[str], batch: CacheBatch | None) -> dict[str, list[T]]:
-        assert self._cache is not None  # blocks are moved only if there is one
+        assert self._cache is not None  # blocks are spilled only if there is a cache
         values = self._cache.records(self._side, ids, batch)
         decode, of = self._cache.decode, self._decode
         return {

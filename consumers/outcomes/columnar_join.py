@@ -1,8 +1,9 @@
-"""Join an ordinary batch by columns, at a third of the cost of joining record by record.
+"""Join an ordinary batch of predictions or labels column-wise, at a third of the per-record cost.
 
-In an ordinary batch all records are new, their ids are unique and new in their topic, each has at
-most one match, and no match is near a time limit. So the result does not depend on the order of
-records within the batch. The functions change nothing and return False for any other batch.
+Input: decoded records of one topic. Output: outcomes, passed to `Results`. In an ordinary batch,
+all records are new, each id is unique and new to its topic, each record has at most one match, and
+no match is near a time limit. The result therefore does not depend on the order of records within
+the batch. For any other batch, the functions change nothing and return False.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ class Join(Protocol):
 def take_ordinary_predictions(
     join: Join, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
 ) -> bool:
-    """Join a batch of predictions if it is ordinary. Return whether it is."""
+    """Join a batch of predictions if the batch is ordinary. Return whether it is."""
     progress, side = join.progress, join.progress.predictions
     if found[0].offset < side.published or not join.buffered_predictions.knows_none(ids):
         return False
@@ -69,7 +70,7 @@ def take_ordinary_predictions(
 def take_ordinary_labels(
     join: Join, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
 ) -> bool:
-    """Join a batch of labels if it is ordinary. Return whether it is."""
+    """Join a batch of labels if the batch is ordinary. Return whether it is."""
     progress, side = join.progress, join.progress.labels
     if found[0].offset < side.published or not join.buffered_labels.knows_none(ids):
         return False
@@ -112,7 +113,7 @@ def _all_in_time(
     join_window: int,
     low_watermark: int,
 ) -> bool:
-    """Return whether all pairs are certainly in time: within the join window and not evicted."""
+    """Return whether every pair is certainly within the join window and not due for eviction."""
     if not labels:
         return True
     positions, at = list(map(_position_of, predictions)), list(map(_at_of, labels))
@@ -126,7 +127,7 @@ def _all_in_time(
 def _with_blocks(
     buffer: Buffer[T], records: Sequence[T], partners: Sequence[P]
 ) -> Iterator[tuple[Block, P]]:
-    """Yield the block of each record with the record's partner. Most neighbours share a block."""
+    """Yield (block, partner) for each record. Most consecutive records share a block."""
     block: Block | None = None
     for record, partner in zip(records, partners, strict=True):
         if block is None or not block.first <= record.offset < block.end:

@@ -1,20 +1,20 @@
-"""Outcomes: join predictions with their labels, by record id.
+"""Outcomes handler: join the predictions and labels topics by record id, and publish outcomes.
 
 | label | result |
 |---|---|
-| read after its prediction | an outcome, revision 0 |
+| read after its prediction | an outcome with revision 0 |
 | read before its prediction | buffered; an outcome as soon as the prediction is read |
-| the same label again | counted as repeated; nothing is published |
-| a changed label | an outcome with the next revision, even if the prediction is read last |
-| several predictions have its id | it belongs to the first of them that it is in time for |
-| known more than a join window after its record | a dead letter, whichever is read first |
-| no prediction within the join window | a dead letter |
-| outcome too large | a dead letter |
-| none within the join window | the prediction is counted as unlabelled |
+| repeated without a change | counted as repeated; nothing is published |
+| changed | an outcome with the next revision, even if the prediction is read last |
+| with an id shared by several predictions | matched with the first one for which it is in time |
+| known more than one join window after its record | a dead letter, whichever is read first |
+| without a prediction within the join window | a dead letter |
+| with an outcome that is too large | a dead letter |
+| missing for a whole join window | the prediction is counted as unlabelled |
 
-The join window (`[labels] horizon`) is measured by positions: those of records and the `@at` of
-labels, never by a clock. So a backlog in one topic makes no label late. Each partition is joined
-separately: a label must have the same key as its record.
+The join window (`[labels] horizon`) is measured in positions: records' positions and labels' `@at`.
+It is never measured by a clock, so a backlog in one topic makes no label late. Each partition is
+joined separately, so a label must have the same key as its record.
 """
 
 import logging
@@ -44,25 +44,25 @@ log = logging.getLogger(__name__)
 
 _CHECKPOINT: Final = Kind(
     JoinCheckpoint,
-    "outcomes of the records from there on are published again, and labels of earlier predictions "
-    "that are not joined yet become dead letters",
+    "outcomes are published again from this offset on, and labels that are not joined yet become "
+    "dead letters if their predictions are before this offset",
 )
 
-# How many records of each topic a worker with a cache on disk keeps in memory, for all partitions
-# together. A prediction of four columns takes 0.8 kB, a label 0.4 kB.
+# The number of records of each topic that a worker with a cache on disk keeps in memory, over all
+# partitions. A prediction with four columns takes 0.8 kB, a label 0.4 kB.
 MEMORY_RECORDS = 300_000
-# How many records of both topics a worker buffers in memory if its cache has failed (about 2 GB).
+# The number of records at which a worker pauses after its cache has failed (about 2 GB of memory).
 UNCACHED_RECORDS = 3_000_000
 
 
 class OutcomesHandler(Handler):
     """Joins predictions with labels.
 
-    `state` is the folder of the cache for records that do not fit in memory. Without it, or if the
-    cache fails, all records within the join window stay in memory. After a failure of the cache,
-    all partitions are paused while memory has `uncached_records` or more. `counts` has the results
-    since this worker started: outcomes, revised, repeated, duplicates, unlabelled, late, orphans
-    (labels without a prediction), oversized, invalid.
+    `state` is the folder for the cache of records that do not fit in memory. Without a cache, or
+    after the cache has failed, all records within the join window stay in memory. After a failure,
+    all partitions are paused while `uncached_records` or more records are in memory. `counts` holds
+    the number of results since this worker started, by kind: outcomes, revised, repeated,
+    duplicates, unlabelled, late, orphans (labels without a prediction), oversized, invalid.
     """
 
     def __init__(
@@ -83,19 +83,21 @@ class OutcomesHandler(Handler):
         self._topics = Topics(stream)
         self._reader = InputReader(stream)
         self._joins: dict[int, PartitionJoin] = {}  # the join of each assigned partition
-        # New records, by partition, that wait until its join is rebuilt: added by `_read`, removed
-        # by `_read_deferred` or `on_revoked`.
+        # New records, by partition, to join once the partition's join is rebuilt. `_read` adds
+        # records; `_read_deferred` and `on_revoked` remove them.
         self._deferred: dict[int, list[tuple[str, Messages]]] = {}
         # Set by `on_assigned`, reset when the state of all partitions is rebuilt.
         self._rebuilding_since_s: float | None = None
-        self.counts: Counter[str] = Counter()  # changed by `Publication`
+        self.counts: Counter[str] = Counter()  # updated by `Publication`
         self._placement = Placement(stream.kafka.partitions)
         self._warned = False  # whether `problem` was logged
 
     @property
     def problem(self) -> str | None:
-        """Return why labels and predictions are in different partitions, or None if nothing is
-        wrong or too few keys were seen."""
+        """Return why labels and their predictions are in different partitions.
+
+        Return None if they are in the same partitions or too few keys were seen.
+        """
         return self._placement.problem
 
     @property
@@ -168,9 +170,9 @@ class OutcomesHandler(Handler):
         return lost_unread(change, self._topics.outcomes)
 
     def _remembered(self, change: LogChange) -> LogChange:
-        """Return a change with `unread` set from the commit of the other topic, if it is known.
+        """Return `change` with `unread` set from the other topic's commit, if that commit has it.
 
-        A topic that was created again while no worker ran has lost its own commits.
+        A topic that was recreated while no worker was running has lost its own commits.
         """
         progress = self._join(change.partition.partition).progress
         is_label = change.partition.topic == self._topics.labels
@@ -178,7 +180,7 @@ class OutcomesHandler(Handler):
         if unread == 0:
             return change
         log.error(
-            "%s[%d] was created again: its records from offset %d on were never read",
+            "%s[%d] was created again: the old topic's records from offset %d on were never read",
             *change.partition,
             unread,
         )
@@ -245,7 +247,7 @@ class OutcomesHandler(Handler):
             former.close()
         try:
             join = self._cached_join(partition, predictions, labels)
-        except CacheFailed:  # it is logged, and no cache is opened from now on
+        except CacheFailed:  # the failure is logged, and no cache is opened from now on
             join = self._cached_join(partition, predictions, labels)
         self._joins[partition] = join
         return join
@@ -299,8 +301,8 @@ class OutcomesHandler(Handler):
     ) -> None:
         """Read records of one topic and partition into the join.
 
-        While the state from before a restart is rebuilt, new records are deferred: the records that
-        they match may be among those of the other topic that are still to be read again.
+        While the join rebuilds its state after a restart, new records are deferred, because the
+        other topic's matching records may not have been reread yet.
         """
         is_label = topic == self._topics.labels
         side = join.progress.labels if is_label else join.progress.predictions
@@ -309,7 +311,7 @@ class OutcomesHandler(Handler):
             first = bisect_left(messages.offsets, side.published)
             self._deferred.setdefault(partition, []).append((topic, messages[first:]))
             messages = messages[:first]
-            next_offset = side.published  # even if retention deleted the last old ones
+            next_offset = side.published  # even if retention deleted the records just before it
         read = self._reader.read_labels if is_label else self._reader.read_predictions
         read(join, messages, publication)
         side.next_offset = next_offset

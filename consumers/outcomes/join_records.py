@@ -1,4 +1,4 @@
-"""The join's buffered predictions and labels, and the interface that receives its results."""
+"""Record types that the outcomes join buffers, and the interface that receives its results."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -12,8 +12,11 @@ Reason = Literal["late", "orphan"]
 
 
 class BufferedPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A prediction until it is evicted. `value` is its bytes from `output_records.plain`.
-    If `ahead`, its position is not accepted, and no label is too early or too late for it."""
+    """A prediction that is buffered until it is evicted.
+
+    `value` holds the prediction's bytes, as returned by `output_records.plain`. If `ahead`, the
+    position was not accepted, and no label is too early or too late for the prediction.
+    """
 
     offset: int
     source: int  # offset of the scored record
@@ -24,11 +27,12 @@ class BufferedPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True)
 
 
 class BufferedLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A label until it is evicted.
+    """A label that is buffered until it is evicted.
 
-    `at` is the position at which it became known, or None. If `ahead`, `at` is implausibly far
-    ahead of the labels before it. `owner` is the offset of the prediction that it belongs to. It is
-    set only if several predictions had its id, because the choice depends on when they met.
+    `at` is the position at which the label became known, or None. If `ahead`, `at` is implausibly
+    far ahead of the preceding labels. `owner` is the offset of the prediction that the label
+    belongs to. `owner` is set only if several predictions had the label's id, because the choice
+    among them depends on the low watermark at that time.
     """
 
     offset: int
@@ -42,24 +46,24 @@ class BufferedLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Results(Protocol):
-    """Receives the results of a join in the order in which they are to be published."""
+    """Receives a join's results in the order in which to publish them."""
 
     def first_outcomes(
         self, predictions: Sequence[BufferedPrediction], labels: Sequence[BufferedLabel]
     ) -> None:
-        """Add the first outcome of each prediction, with the label at the same index; n >= 1."""
+        """Add each prediction's first outcome, with the label at the same index. Never empty."""
 
     def outcome(self, prediction: BufferedPrediction, label: BufferedLabel, revision: int) -> None:
         """Add the outcome of a prediction and a label that belongs to it."""
 
     def rejected(self, label: BufferedLabel, reason: Reason) -> None:
-        """Reject a label that is too late for its record, or has no record."""
+        """Reject a label that is too late for its record or has no record."""
 
     def repeated(self, label: BufferedLabel) -> None:
-        """Count a label that repeats the known one."""
+        """Count a label that is equal to the prediction's current label."""
 
     def unlabelled(self, predictions: int) -> None:
         """Count predictions that were evicted without a label."""
 
     def watermark(self, position: int) -> None:
-        """Add a watermark: records before this position were joined with all existing labels."""
+        """Add a watermark: records before `position` were matched against all existing labels."""

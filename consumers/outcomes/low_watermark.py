@@ -1,7 +1,8 @@
-"""Track how far the join has read the two topics of a partition, and how far time has advanced.
+"""Track how far the join has read a partition's two topics, and compute its low watermark.
 
-Input: positions and offsets of what is read, and about once a second where both topics end. Output:
-the low watermark, and the metadata to commit beside the offsets. It knows no records.
+Input: positions and offsets of the records read and, about once a second, both topics' end offsets.
+Output: the low watermark, and the metadata to commit with the offsets. This module never sees the
+records themselves.
 """
 
 from typing import Annotated, NamedTuple
@@ -19,13 +20,13 @@ from driftline.wire.events import Log
 
 
 class JoinCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata beside a committed offset: what was done before the commit.
+    """Metadata stored with a committed offset: the join's progress at the commit.
 
-    Records from the committed offset up to `published` are read again only to rebuild state. Some
-    fields keep their first name in the JSON.
+    Records from the committed offset up to `published` are reread only to rebuild state. Some
+    renamed fields keep their original names in the JSON.
     """
 
-    published: Offset = 0  # the first offset that was not handled
+    published: Offset = 0  # the first offset not handled before the commit
     # Predictions: the largest source offset before the committed offset.
     before: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
     max_position: Position = msgspec.field(name="reached", default=BEFORE_ALL)
@@ -33,16 +34,16 @@ class JoinCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     closed_up_to: Position = msgspec.field(name="passed", default=BEFORE_ALL)
     watermark: Position | None = None  # predictions: a watermark that was read but not published
     token: str = ""  # identifies the commits that a cache belongs to
-    log: str = ""  # predictions: id of the topic that `before` is an offset of; empty: unknown
-    # Next offset of the other topic. When Kafka deletes a topic, it deletes its commits too.
+    log: str = ""  # predictions: id of the topic that `before` refers to; empty if unknown
+    # The other topic's next offset. Kafka deletes a topic's own commits together with the topic.
     beside: Offset = 0
 
-    clock: ClockState = ClockState()  # labels: the clock of those before `published`
-    axis: Axis | None = None  # axis of the positions; None in commits of earlier versions
+    clock: ClockState = ClockState()  # labels: state of the partition's clock at `published`
+    axis: Axis | None = None  # axis of the positions; None in commits made by earlier versions
 
 
 class TopicProgress:
-    """The progress of reading one topic. `resumed`, `at` and `published` do not change."""
+    """How far one topic has been read. `resumed`, `at` and `published` never change."""
 
     def __init__(self, committed: Committed) -> None:
         self.resumed = committed
@@ -50,62 +51,65 @@ class TopicProgress:
         # Advanced by the handler, `Spill` and `on_group_progress`.
         self.next_offset = committed.offset
         self.max_position = self.at.max_position  # raised by the join
-        self.published = self.at.published  # records before it were handled before the restart
-        # End of the topic, as far as known; updated by `on_group_progress`.
+        self.published = self.at.published  # earlier records were handled before the restart
+        # Last known end offset of the topic; updated by `on_group_progress`.
         self.end = self.published
 
     @property
     def is_behind(self) -> bool:
-        """Return whether records that were handled before a restart are still to be read again."""
+        """Return whether records handled before a restart must still be reread."""
         return self.next_offset < self.published
 
     def raise_max_position(self, position: int) -> None:
-        """Raise the max position to this one if it is larger."""
+        """Raise the max position to `position`, unless the max position is larger."""
         if position > self.max_position:
             self.max_position = position
 
     def commit(self, oldest_needed: int | None, checkpoint: JoinCheckpoint) -> Committed:
-        """Return the commit for the oldest needed offset, or for the next one if that is None."""
+        """Return the commit at `oldest_needed`, or at the next offset if no offset is needed."""
         offset = self.next_offset if oldest_needed is None else oldest_needed
         return Committed(offset, msgspec.json.encode(checkpoint).decode())
 
 
 class ReaderPosition(NamedTuple):
-    """A reader position: all records before `position` were handled, and `end` was then fetched
-    as the end of the partition's log."""
+    """A reader position. All records before `position` were handled before `end`, the end of the
+    partition's log, was fetched."""
 
     position: int
     end: int
 
 
 class Barrier(msgspec.Struct):
-    """A barrier, which notes where both topics end. Once one topic is read up to there, all records
-    of the other topic that were read before have been compared with what it had at that time."""
+    """A snapshot of where both topics ended.
+
+    Once one topic has been read up to its end in the snapshot, every record that the join had read
+    from the other topic before the snapshot has been matched against all records up to that end.
+    """
 
     predictions_end: int
     labels_end: int
-    labels_read: int  # next offset of labels
-    max_position: int  # max position of predictions
-    watermark: int | None  # the watermark to publish behind the barrier
+    labels_read: int  # next offset of labels at the snapshot
+    max_position: int  # max position of predictions at the snapshot
+    watermark: int | None  # the watermark to publish once labels have passed the barrier
     is_passed_by_predictions: bool = False
     is_passed_by_labels: bool = False
 
 
 class BarrierResult(msgspec.Struct, frozen=True):
-    """What is known once a topic has passed the barrier."""
+    """The conclusions to draw when a topic has passed the barrier."""
 
-    # Labels before this offset were compared with all existing predictions, and records before this
-    # position with all existing labels.
+    # Labels before this offset were matched against all predictions that the barrier covers.
     labels_before: int | None = None
+    # Records before this position were matched against all labels that the barrier covers.
     watermark: int | None = None
 
 
 class JoinProgress:
-    """Both topics of a partition. Time advances by their positions, never by a clock.
+    """The progress of a partition's two topics. Positions advance time; the wall clock never does.
 
-    `low_watermark` is the smaller max position of the two topics, or `_closed_up_to` if that is
-    larger. `_closed_up_to` is the max position that predictions had at the last barrier that was
-    passed by the labels.
+    `low_watermark` is the smaller of the two topics' max positions, or `_closed_up_to` if that is
+    larger. `_closed_up_to` is the max position that predictions had at the last barrier that labels
+    have passed.
     """
 
     def __init__(self, predictions: Committed, labels: Committed, stream: Stream) -> None:
@@ -113,24 +117,24 @@ class JoinProgress:
         self.predictions = TopicProgress(predictions)
         self.labels = TopicProgress(labels)
         clock = self.labels.at.clock
-        # The commit has no clock.
+        # If no clock was committed, start one at the labels' max position.
         if clock.max_position is None and self.labels.max_position > BEFORE_ALL:
             clock = ClockState(self.labels.max_position)
         self.label_clock = PartitionClock(stream.max_ahead, clock)
-        # Largest source offset of a prediction: raised by the join, reset by `take_log`.
+        # Largest source offset of the predictions read. Raised by the join, reset by `take_log`.
         self.source = self.predictions.at.before
-        self._log = self.predictions.at.log  # id of the topic that `source` is an offset of
-        self._log_offset = -1  # offset of the watermark record that named it
+        self._log = self.predictions.at.log  # id of the features topic that `source` refers to
+        self._log_offset = -1  # offset of the watermark record that named `_log`
         self.low_watermark = BEFORE_ALL
         self._closed_up_to = self.labels.at.closed_up_to  # raised by `pass_barrier`
-        self._watermark = self.predictions.at.watermark  # reset when `pass_barrier` publishes it
-        # Set by `on_group_progress`, reset when both topics have passed it.
+        self._watermark = self.predictions.at.watermark  # reset when `pass_barrier` returns it
+        # Set by `on_group_progress`, reset when both topics have passed the barrier.
         self._barrier: Barrier | None = None
         self.raise_low_watermark()
 
     @property
     def is_rebuilding(self) -> bool:
-        """Return whether records from before a restart are still being read again."""
+        """Return whether records handled before a restart are still being reread."""
         return self.predictions.is_behind or self.labels.is_behind
 
     def raise_low_watermark(self) -> None:
@@ -141,13 +145,13 @@ class JoinProgress:
             self.low_watermark = max(both, self._closed_up_to)
 
     def take_log(self, offset: int, log: Log) -> None:
-        """Note that predictions after `offset` have source offsets of this log of features."""
+        """Note that predictions after `offset` have source offsets in this features log."""
         if log.topic_id != self._log:
             self._log, self._log_offset = log.topic_id, offset
             self.source = log.offset - 1
 
     def take_watermark(self, position: int) -> None:
-        """Note a watermark: no prediction before it will follow. `pass_barrier` publishes it."""
+        """Note a watermark: no earlier prediction will follow. `pass_barrier` returns it later."""
         self.predictions.raise_max_position(position - 1)
         if self._watermark is None or position > self._watermark:
             self._watermark = position
@@ -161,10 +165,10 @@ class JoinProgress:
         if self.is_rebuilding:
             for side, reader in sides:
                 if side.is_behind and reader.position >= side.published:
-                    side.next_offset = side.published  # retention deleted the last old ones
+                    side.next_offset = side.published  # retention deleted the last of these records
             return False
         for side, reader in sides:
-            # The last record may be followed by transaction markers.
+            # Transaction markers may follow the last record.
             side.next_offset = max(side.next_offset, reader.position)
         if self._barrier is not None:
             return False
@@ -202,7 +206,7 @@ class JoinProgress:
     def offsets_to_commit(
         self, predictions: int | None, before: int | None, labels: int | None, token: str
     ) -> tuple[Committed, Committed]:
-        """Return the commits of both topics. `predictions` and `labels` are the oldest offsets
+        """Return the commits for both topics. `predictions` and `labels` are the oldest offsets
         still needed, or None. `before` is the largest source offset before `predictions`."""
         if self.is_rebuilding:
             return self.predictions.resumed, self.labels.resumed
@@ -217,7 +221,7 @@ class JoinProgress:
                     token=token,
                     axis=self._axis,
                     beside=self.labels.next_offset,
-                    # If the record that names the log is read again, `before` is of an older log.
+                    # If the record naming the log will be reread, `before` is from an older log.
                     log=self._log if predictions is None or predictions > self._log_offset else "",
                 ),
             ),

@@ -1,7 +1,8 @@
-"""Build the records that the join publishes for one partition: outcomes and dead letters.
+"""Build the records that the outcomes join publishes for one partition: outcomes and dead letters.
 
-An outcome is the prediction's own bytes with the label appended, so nothing is encoded again. If an
-outcome would exceed the topic's size limit, its label becomes a dead letter.
+Input: the join's results. Output: records to send. An outcome consists of the prediction's bytes
+with the label appended, so the prediction is not encoded again. If an outcome would exceed the
+topic's size limit, its label becomes a dead letter.
 """
 
 from collections import Counter
@@ -22,16 +23,17 @@ _PREDICTION: Final = b'{"type":"prediction",'
 _FIRST: Final = b'{"type":"outcome",%b,%b,"revision":0}'
 _begins: Final = methodcaller("startswith", _PREDICTION)
 _ends: Final = methodcaller("endswith", b"}")
-_SHARED: Final = slice(len(_PREDICTION), -1)  # the bytes of a prediction in its outcome
+_SHARED: Final = slice(len(_PREDICTION), -1)  # the prediction's bytes that an outcome repeats
 
 _REASONS: Final[dict[Reason, str]] = {
-    "late": "known more than the join window ([labels] horizon) after its record",
+    "late": "became known more than the join window ([labels] horizon) after its record",
     "orphan": "no prediction with this id within the join window ([labels] horizon)",
 }
 
 
 def plain(value: bytes, event: Prediction) -> bytes:
-    """Return a prediction's bytes in the form that Driftline writes, to build an outcome from.
+    """Return a prediction's bytes exactly as Driftline writes them, to build outcomes from.
+
     `event` is the decoded `value`.
 
     >>> from driftline.wire.envelope import predictions_decoder
@@ -49,7 +51,7 @@ def plain(value: bytes, event: Prediction) -> bytes:
 
 
 def _with_label_ahead(value: bytes, prediction: BufferedPrediction) -> bytes:
-    """Mark an outcome whose label is ahead. It is marked already if its prediction is ahead."""
+    """Mark an outcome whose label is ahead. A prediction that is ahead already has the mark."""
     return value if prediction.ahead else marked_ahead(value)
 
 
@@ -59,9 +61,9 @@ def are_plain(values: Sequence[bytes]) -> bool:
 
 
 class Publication:
-    """Collects the results of a join for one partition, and adds their numbers to `counts`.
+    """Collects a join's results for one partition, and counts them in `counts`.
 
-    `current_watermark` returns the watermark of the partition's outcomes when a label is rejected.
+    When a label is rejected, `current_watermark` must return the outcomes' watermark.
     """
 
     def __init__(
@@ -81,12 +83,12 @@ class Publication:
         self._values: list[bytes] = []
         self._letters: list[Outgoing] = []
         self._first = self._revised = 0
-        self._texts: dict[Value, bytes] = {}  # the JSON of each label that is a string
+        self._texts: dict[Value, bytes] = {}  # JSON of each string label, by label
 
     def first_outcomes(
         self, predictions: Sequence[BufferedPrediction], labels: Sequence[BufferedLabel]
     ) -> None:
-        """See `consumers.outcomes.join_records.Results`, also for the methods below."""
+        """See `join_records.Results`, which documents the methods without a docstring too."""
         known = [self._known(label) for label in labels]
         shared = [prediction.value[_SHARED] for prediction in predictions]
         values = list(map(_FIRST.__mod__, zip(shared, known, strict=True)))
@@ -184,8 +186,10 @@ class Publication:
         self._reject_label(message, reason, None if label.ahead else label.at)
 
     def _reject_label(self, message: Message, reason: str, position: int | None) -> None:
-        """Add a dead letter for a label, and a watermark with its position in place of its outcome.
-        Without the watermark, windows would not close if every label is rejected."""
+        """Add a label's dead letter and, in place of its outcome, a watermark with its position.
+
+        Without the watermark, windows could not close if every label were rejected.
+        """
         self._add_dead_letter(message, reason)
         letter = RejectedRecord(message.offset, position)
         self._keys.append(None)

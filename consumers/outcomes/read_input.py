@@ -1,4 +1,4 @@
-"""Decode predictions and labels for the join, and reject those that cannot be used.
+"""Decode prediction and label messages for the join, and turn unusable ones into dead letters.
 
 Input: messages of one topic and partition. Output: buffered records, passed to the partition's
 `PartitionJoin`, and dead letters, passed to its `Publication`.
@@ -21,15 +21,17 @@ from driftline.wire.values import parse_time
 
 
 class _Source(Source, frozen=True, gc=False):
-    """Not tracked by the garbage collector, because thousands exist while a batch is handled."""
+    """A `Source` that the garbage collector does not track: each batch creates thousands."""
 
 
 class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
     source: _Source
 
     def __post_init__(self) -> None:
-        """Skip the check of the time, which takes three times as long as decoding. The time is
-        parsed by `_read_one_by_one` if it is the position."""
+        """Skip validating `time`, which takes three times as long as decoding.
+
+        If `time` is the position, `_read_one_by_one` parses it.
+        """
 
 
 _id_of, _label_of, _at_of = map(attrgetter, ("record_id", "label", "at"))
@@ -38,8 +40,11 @@ _decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 
 
 class InputReader:
-    """Reads messages into the joins of all partitions. Those that were handled before a restart
-    rebuild the state of their join, and are neither counted nor rejected again."""
+    """Reads messages into the joins of all partitions.
+
+    Messages handled before a restart only rebuild the state of their partition's join. They are
+    neither counted nor rejected again.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self._axis = stream.axis
@@ -68,7 +73,7 @@ class InputReader:
         found: Decoded[_Prediction | Watermark],
         publication: Publication,
     ) -> None:
-        """Read predictions, any of which may be a watermark, a duplicate or unusable."""
+        """Read events of the predictions topic, including watermarks and unusable predictions."""
         values, offsets, keys = messages.values, messages.offsets, messages.keys
         published = join.progress.predictions.published
         by_row = self._axis == "row"
@@ -85,12 +90,12 @@ class InputReader:
                     join.progress.take_log(offset, event.log)
                     newest = join.progress.source
                     continue
-                # Only the watermark of an idle partition counts. After that of a dead letter or a
-                # gap, labels of earlier records may still be read.
+                # Use only the watermarks of idle partitions. After a dead letter's or a gap's
+                # watermark, labels of earlier records may still arrive.
                 is_silence = event.dead_letter is None and not event.gaps
                 if offset >= published and is_silence and event.position is not None:
-                    # First join what was read before it. Otherwise a batch that is longer than the
-                    # join window would find its own labels late.
+                    # First join the predictions before the watermark. Otherwise, a batch that spans
+                    # more than the join window would make its own labels late.
                     join.take_predictions(ids, read, publication)
                     ids, read = [], []
                     join.progress.take_watermark(event.position)
@@ -124,7 +129,7 @@ class InputReader:
     ) -> None:
         found = self._labels.decode_all(messages.values)
         start = 0
-        # Keep the order of the log, so that the results do not depend on the batches.
+        # Preserve log order, so that the results do not depend on where batches begin and end.
         for place, item in enumerate(found.rejected):
             usable = found.items[start - place : item.index - place]
             self._take_labels(join, messages[start : item.index], usable, publication)
@@ -155,7 +160,7 @@ class InputReader:
 
 
 def _reject(published: int, message: Message, reason: str, publication: Publication) -> None:
-    if message.offset >= published:  # earlier ones were rejected before the restart
+    if message.offset >= published:  # earlier messages were rejected before the restart
         publication.invalid_prediction(message, reason)
 
 
@@ -165,8 +170,11 @@ def _plain_ones(
     events: Sequence[_Prediction | Watermark],
     source: int,
 ) -> list[BufferedPrediction] | None:
-    """Return the predictions, or None if `_read_one_by_one` must read them: if there is a
-    watermark, a duplicate, a prediction that is ahead or has no row, or another writer's bytes."""
+    """Return the predictions, or None if `_read_one_by_one` must read them.
+
+    It must if the batch contains a watermark, a duplicate, a prediction that is ahead or has no
+    row, or bytes that Driftline did not write.
+    """
     plains = [value for value in values if value is not None]
     if not events or set(map(type, events)) != {_Prediction} or not are_plain(plains):
         return None

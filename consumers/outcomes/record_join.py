@@ -1,7 +1,7 @@
-"""Join a batch record by record, for batches that are not ordinary (see `columnar_join`).
+"""Join predictions and labels record by record, in batches that `columnar_join` cannot handle.
 
-Input: decoded predictions or labels, in order. Output: outcomes and rejected labels, passed to
-`Results`; the records are added to the buffers, and the max positions are raised.
+Input: decoded predictions or labels, in log order. Output: outcomes and rejected labels, passed to
+`Results`. This module also adds the records to the buffers and raises the max positions.
 """
 
 from collections import deque
@@ -17,9 +17,9 @@ from driftline.runtime.partition_clock import AGREEING
 
 
 class RecordJoin:
-    """Decides for each label which prediction of its id it belongs to, as soon as both are read.
+    """Matches each label with the prediction it belongs to, as soon as both have been read.
 
-    See `window_join.PartitionJoin` for the rule. A repeated label gives no outcome.
+    See `window_join.PartitionJoin` for the rule. A repeated label produces no outcome.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class RecordJoin:
         self._progress = progress
         self._predictions = predictions
         self._labels = labels
-        # Offsets and positions of the latest predictions while all of them are ahead. `_confirm`
-        # clears it when the next prediction is not ahead.
+        # (offset, position) of the latest consecutive predictions that are ahead. `_confirm` clears
+        # this deque when the next prediction is not ahead.
         self.ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
 
     def take_predictions(
         self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
     ) -> None:
-        """Join predictions with these record ids. Cached records of the ids must be loaded."""
+        """Join predictions with these record ids, whose cached records must be loaded already."""
         progress, side = self._progress, self._progress.predictions
         buffer, labels_of = self._predictions, self._labels.get
         for record_id, prediction in zip(ids, found, strict=True):
@@ -60,7 +60,7 @@ class RecordJoin:
                 progress.raise_low_watermark()
 
     def _buffer_position(self, prediction: BufferedPrediction) -> int:
-        """Return the position from which a prediction is buffered for a join window."""
+        """Return the position from which a prediction stays buffered for one join window."""
         if not prediction.ahead:
             return prediction.position
         max_position = self._progress.predictions.max_position
@@ -71,8 +71,11 @@ class RecordJoin:
         )
 
     def _confirm(self, position: int) -> None:
-        """Compare the preceding predictions, which were ahead, with an accepted position. Those not
-        ahead of it are buffered for a join window from their own positions."""
+        """Compare the preceding predictions, which were ahead, with an accepted position.
+
+        Predictions that are not ahead of this position stay buffered for one join window from their
+        own positions.
+        """
         for offset, ahead in self.ahead:
             if self._progress.predictions.max_position < ahead <= position + self._max_ahead:
                 block = self._predictions.block_of(offset)
@@ -82,13 +85,13 @@ class RecordJoin:
     def take_labels(
         self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
     ) -> None:
-        """Join labels with these record ids. Cached records of the ids must be loaded."""
+        """Join labels with these record ids, whose cached records must be loaded already."""
         side, predictions_of = self._progress.labels, self._predictions.get
         for record_id, label in zip(ids, found, strict=True):
             at = label.at
             predictions = predictions_of(record_id)
             if predictions and at is not None:
-                last = at + self._join_window  # a prediction after this is of a later record
+                last = at + self._join_window  # later predictions belong to a later record
                 if len(predictions) > 1 or predictions[0].position > last:
                     predictions = [p for p in predictions if p.ahead or p.position <= last]
             if predictions:
@@ -108,11 +111,11 @@ class RecordJoin:
         predictions: Sequence[BufferedPrediction],
         results: Results,
     ) -> None:
-        """Match a label with the predictions of its id that were read before it."""
-        # A label that was handled before a restart only rebuilds the state and publishes nothing.
+        """Match a label with the predictions that have its id and were read before it."""
+        # A label handled before a restart rebuilds the state but publishes nothing.
         is_new = label.offset >= self._progress.labels.published
-        # The label is late for records before `oldest`. A label that was handled before a restart
-        # is not compared with the low watermark again, because it was in time then.
+        # The label is late for records before `oldest`. A label handled before a restart is not
+        # compared with the low watermark again, because it was in time when it was handled.
         oldest = BEFORE_ALL if label.at is None else label.at - self._join_window
         if is_new and self._progress.low_watermark - self._join_window > oldest:
             oldest = self._progress.low_watermark - self._join_window
@@ -120,13 +123,13 @@ class RecordJoin:
         if len(predictions) > 1:
             newest = max(map(self._buffer_position, predictions))
         if newest < oldest and not any(prediction.ahead for prediction in predictions):
-            # It is late for all of them. Its block covers its offset but does not buffer it.
+            # The label is late for all predictions. A block covers its offset without buffering it.
             block = self._labels.cover(label.offset, newest)
             if is_new:
                 results.rejected(label, "late")
         else:
-            # The label belongs to the first prediction that it is in time for. But a label without
-            # `@at` changes the last label of its id, so it belongs to that label's prediction.
+            # A label belongs to the first prediction for which it is in time. However, a label
+            # without `@at` revises the last label with its id, and belongs to the same prediction.
             earlier = self._labels.get(record_id)
             owner = None
             if label.at is None and earlier:
@@ -134,7 +137,7 @@ class RecordJoin:
             if owner is None:
                 owner = next(p for p in predictions if p.position >= oldest or p.ahead)
             known, revision = self._newest(record_id, owner, earlier)
-            if len(predictions) > 1:  # the low watermark may rise and change the choice: store it
+            if len(predictions) > 1:  # store the choice: a higher low watermark could change it
                 label = msgspec.structs.replace(label, owner=owner.offset)
             block = self._labels.add(record_id, label, newest)
             is_repeated = known is not None and known.label == label.label
@@ -144,11 +147,11 @@ class RecordJoin:
                 results.outcome(owner, label, revision + 1)
                 if revision < 0:
                     self._predictions.block_of(owner.offset).joined += 1
-            # A label without `@at` counts as known at the position of its newest prediction.
+            # A label without `@at` takes the position of its newest prediction.
             if label.at is None and newest > self._progress.labels.max_position:
                 self._progress.labels.max_position = newest
                 self._progress.raise_low_watermark()
-        # If the label is read again after a restart, these predictions must be too.
+        # If the label is reread after a restart, these predictions must be reread too.
         if predictions[0].offset < block.dependency_offset:
             block.dependency_offset = predictions[0].offset
 
@@ -159,21 +162,21 @@ class RecordJoin:
         labels: Sequence[BufferedLabel],
         results: Results,
     ) -> None:
-        """Match a prediction with the labels of its id that were read before it."""
+        """Match a prediction with the labels that have its id and were read before it."""
         position, join_window = self._buffer_position(prediction), self._join_window
         is_new = prediction.offset >= self._progress.predictions.published
         known, revision = None, -1
         for label in labels:
             at = label.at
             if not self._may_be_of(prediction, label):
-                continue  # it belongs to an earlier record with this id
+                continue  # the label belongs to an earlier record with this id
             is_first = not self.was_met(record_id, label, prediction)
-            # Buffer the label for as long as the prediction, and evict the prediction after it.
+            # Buffer the label as long as the prediction, and evict it before the prediction.
             block = self._labels.block_of(label.offset)
             block.dependency_offset = min(block.dependency_offset, prediction.offset)
             block.newest = max(block.newest, position)
             if not is_first and self._owner(record_id, label) is not prediction:
-                continue  # it belongs to an earlier prediction with this id
+                continue  # the label belongs to an earlier prediction with this id
             if not self._is_in_time(prediction, label):
                 if is_new and is_first:
                     results.rejected(label, "late")
@@ -196,7 +199,7 @@ class RecordJoin:
     def _newest(
         self, record_id: str, prediction: BufferedPrediction, labels: Sequence[BufferedLabel]
     ) -> tuple[BufferedLabel | None, int]:
-        """Return the newest label that belongs to a prediction, and its revision (-1 if none)."""
+        """Return a prediction's newest label and its revision, or (None, -1) without a label."""
         known, revision = None, -1
         for label in labels:
             if (known is None or known.label != label.label) and (
@@ -206,8 +209,11 @@ class RecordJoin:
         return known, revision
 
     def _owner(self, record_id: str, label: BufferedLabel) -> BufferedPrediction | None:
-        """Return the prediction that a label belongs to: the one that is stored with it, or else
-        the first one with its id that it is in time for."""
+        """Return the prediction that a label belongs to.
+
+        If the label stores no `owner`, this is the first prediction with the label's id for which
+        the label is in time.
+        """
         predictions = self._predictions.get(record_id)
         if label.owner is not None:
             return next((p for p in predictions if p.offset == label.owner), None)
@@ -233,7 +239,7 @@ class RecordJoin:
     def was_met(
         self, record_id: str, label: BufferedLabel, by: BufferedPrediction | None = None
     ) -> bool:
-        """Return whether a prediction other than `by` has decided the result of this label."""
+        """Return whether a prediction other than `by` has already decided this label's result."""
         return any(
             prediction is not by and self._may_be_of(prediction, label)
             for prediction in self._predictions.get(record_id)

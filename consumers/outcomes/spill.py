@@ -1,8 +1,8 @@
-"""Write the join's cache after each successful commit, and never before it.
+"""Write the join's RocksDB cache after each successful commit, and never before it.
 
-After an abort, records that were read since the last commit are read again, maybe followed by
-others, and records that were evicted since then may be needed again. So the cache always has the
-state of a commit, and a restart continues from there.
+Input: the join's buffers and commits. Output: the cache's content. After an abort, the join rereads
+the records since the last commit, and may need records that it has evicted since then. The cache
+therefore always has the state of a commit, from which a restart continues.
 """
 
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class _Commit(msgspec.Struct, frozen=True):
-    """The extent of a commit: next offsets, and how many evicted blocks may then be deleted."""
+    """What a commit covers: next offsets, and how many evicted blocks can be deleted after it."""
 
     predictions: int
     labels: int
@@ -28,10 +28,10 @@ class _Commit(msgspec.Struct, frozen=True):
 
 
 class Spill:
-    """Keeps the cache of one partition, if there is one, at the state of the last commit.
+    """Keeps one partition's cache, if any, at the state of the last commit.
 
-    `token` is stored in the cache and beside the committed offsets. If both tokens are the same,
-    the cache belongs to these commits and not to those of deleted topics or another group.
+    `token` is stored in the cache and with the committed offsets. If the two tokens are equal, the
+    cache belongs to these commits, not to commits of deleted topics or of another group.
     """
 
     def __init__(
@@ -49,15 +49,14 @@ class Spill:
         self._topics = topics
         tokens = {progress.predictions.at.token, progress.labels.at.token}
         self.token = tokens.pop() if len(tokens) == 1 else ""
-        # The next offsets of the last successful commit, set by `on_committed`, and the commit that
-        # `begin_commit` noted.
+        # Next offsets (predictions, labels) of the last successful commit. Set by `on_committed`.
         self._committed = (progress.predictions.published, progress.labels.published)
-        self._commit: _Commit | None = None
+        self._commit: _Commit | None = None  # the commit in progress; set by `begin_commit`
         if cache is not None:
             self._begin(cache)
 
     def begin_commit(self) -> None:
-        """Note what the loop is about to commit."""
+        """Note the extent of the commit that the loop is about to make."""
         if not self._progress.is_rebuilding:
             self._commit = _Commit(
                 self._progress.predictions.next_offset,
@@ -67,7 +66,7 @@ class Spill:
             )
 
     def on_committed(self) -> None:
-        """Write to the cache what the commit covers. Raises CacheFailed."""
+        """Write the committed state to the cache. Raises CacheFailed."""
         commit, self._commit = self._commit, None
         if commit is not None:
             self._committed = (commit.predictions, commit.labels)
@@ -76,11 +75,11 @@ class Spill:
             self._write(commit.evicted_predictions, commit.evicted_labels)
 
     def write_reread(self) -> None:
-        """Write records to the cache that were committed before a restart and read again."""
+        """Write reread records, which were committed before a restart, to the cache."""
         self._write()
 
     def close(self) -> None:
-        """Write everything committed, and close the cache. If that fails, records are reread."""
+        """Write all committed records, and close the cache. Unwritten records are reread later."""
         if self._cache is not None:
             try:
                 self._predictions.undo_evictions()
@@ -94,7 +93,8 @@ class Spill:
     def _begin(self, cache: Cache) -> None:
         predictions, labels = self._progress.predictions, self._progress.labels
         covered = cache.covered()
-        # Empty a cache that is new, unreadable, of other topics or commits, or newer than them.
+        # Empty a cache that is new or unreadable, belongs to other topics or commits, or is newer
+        # than the commits.
         if (
             covered is None
             or covered.topics != self._topics

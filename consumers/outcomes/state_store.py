@@ -1,9 +1,9 @@
-"""Store the join's buffered records of one partition in RocksDB, as a cache that may be lost.
+"""Store one partition's buffered join records in RocksDB, as a cache that can be rebuilt.
 
-It has records by id, blocks by first offset, and the offsets up to which it is complete. It is
-written after commits without a write-ahead log, so after a kill it has the consistent state of an
-earlier commit. A cache that cannot be opened or belongs to other topics is emptied, and the topics
-are read again. If the disk fails, the worker continues without caches.
+The cache holds records by id, blocks by first offset, and the offsets up to which it is complete.
+It is written after commits, without a write-ahead log. After a kill, it therefore has the
+consistent state of an earlier commit. A cache that cannot be opened or belongs to other topics is
+emptied, and the topics are reread. If the disk fails, the worker continues without a cache.
 """
 
 import functools
@@ -35,21 +35,21 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _VERSION = 1
-# Per partition. A killed worker rereads the records still in this buffer, about 30,000.
+# The write buffer of one partition. After a kill, the records in it (about 30,000) are reread.
 _WRITE_BUFFER_BYTES = 16 << 20
-# The next two are per process, for any number of partitions.
+# The next two limits apply to the whole process, for any number of partitions.
 _ALL_BUFFERS_BYTES = 64 << 20
 _BLOCK_CACHE_BYTES = 64 << 20
-# Blocks are small, because each lookup of an id decompresses a whole block.
+# RocksDB blocks are small, because each lookup of an id decompresses a whole block.
 _BLOCK_BYTES = 4 << 10
-_BLOOM_BITS = 10  # 1% of the lookups of absent ids still read a block
+_BLOOM_BITS = 10  # with 10 bits, 1% of the lookups of absent ids still read a block
 
 
 class Covered(msgspec.Struct, frozen=True):
-    """The content of a cache: the records before these offsets that were still needed."""
+    """The extent of a cache: it holds the records before these offsets that are still needed."""
 
     topics: tuple[str, str]
-    token: str  # identifies the commits that the cache belongs to; also in their metadata
+    token: str  # identifies the cache's commits, whose metadata contains the same token
     predictions: int = 0
     source: int = -1  # largest source offset of these predictions
     labels: int = 0
@@ -57,19 +57,19 @@ class Covered(msgspec.Struct, frozen=True):
 
 
 class CacheFailed(StateLost):
-    """A cache cannot be read or written: the disk is full, the folder lost, the data damaged."""
+    """A cache cannot be read or written: full disk, missing folder or damaged data."""
 
 
 class Caches:
-    """The caches of one worker, one folder per partition. After one of them fails, none is used
-    until a restart, because all are on the same disk."""
+    """The caches of one worker, one folder per partition. After one cache fails, the worker uses no
+    cache until it restarts, because all caches are on the same disk."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self.have_failed = False  # set by `failed`, never reset
 
     def open(self, partition: int) -> "Cache | None":
-        """Return the cache of a partition, or None if there is no folder or a cache has failed."""
+        """Return a partition's cache, or None if there is no folder or a cache has failed."""
         if self._folder is None or self.have_failed:
             return None
         try:
@@ -78,7 +78,7 @@ class Caches:
             return None
 
     def failed(self, path: Path, error: Exception) -> None:
-        """Use no cache from now on. The first failure is logged."""
+        """Stop using caches. Log only the first failure."""
         if not self.have_failed:
             self.have_failed = True
             log.error(
@@ -95,13 +95,13 @@ def _ignore(path: Path, error: Exception) -> None:
 
 
 class Cache:
-    """An open cache. If the disk fails, `on_failure` is called with the path and the error. Every
-    method except `close` then raises CacheFailed, and the cache cannot be used any more."""
+    """An open cache. If the disk fails, `on_failure` is called with the path and the error. From
+    then on, every method except `close` raises CacheFailed."""
 
     def __init__(self, path: Path, on_failure: Callable[[Path, Exception], None] = _ignore) -> None:
         self._path = path
         self._on_failure = on_failure
-        self._is_borrowed = False  # set by `_opened`: the folder is temporary, `close` deletes it
+        self._is_borrowed = False  # True if the folder is temporary; set by `_opened`
         self._db: Rdict | None = None  # replaced by `clear`; None after a failure or `close`
         try:
             self._db = self._opened()
@@ -111,7 +111,7 @@ class Cache:
         self._write.disable_wal = True
 
     def covered(self) -> Covered | None:
-        """Return what the cache holds, or None if it is new, unreadable or of another version."""
+        """Return the cache's extent, or None if it is new, unreadable or of another version."""
         with self._guard() as db:
             value = db.get(b"C")
         if value is None:
@@ -143,7 +143,7 @@ class Cache:
             return value
 
     def blocks(self, side: bytes) -> Iterator[bytes]:
-        """Yield the encoded blocks of a side (one of the two topics) in the order of offsets."""
+        """Yield the encoded blocks of a side (one of the two topics) in offset order."""
         prefix = b"B" + side
         with self._guard() as db:
             for key, value in db.items(from_key=prefix):
@@ -152,17 +152,17 @@ class Cache:
                 yield value
 
     def is_shared(self, side: bytes) -> bool:
-        """Return whether an id may have several records."""
+        """Return whether an id of this side may have several records."""
         with self._guard() as db:
             return db.get(b"S" + side) is not None
 
     def decode(self, decoder: Callable[[bytes], T], value: bytes) -> T:
-        """Decode a value of the cache. If that fails, the cache fails as if the disk had failed."""
+        """Decode a cached value. If decoding fails, the cache is treated as failed."""
         with self._guard():
             return decoder(value)
 
     def write(self, batch: "CacheBatch", covered: Covered) -> None:
-        """Write a batch and what the cache then covers, atomically."""
+        """Atomically write a batch and the extent that the cache then has."""
         batch.operations.put(b"C", msgspec.msgpack.encode(covered))
         with self._guard() as db:
             db.write(batch.operations, self._write)
@@ -175,7 +175,7 @@ class Cache:
             self._db = _open(self._path, _options())
 
     def close(self) -> None:
-        """Close the cache. Records that a full disk rejects are reread after the next start."""
+        """Close the cache. Records that do not fit on the disk are reread after the next start."""
         db, self._db = self._db, None
         if db is None:
             return
@@ -197,7 +197,7 @@ class Cache:
                 error,
             )
             if "LOCK" in str(error):
-                # Another process still has it open. Use a temporary folder beside it.
+                # Another process still has the cache open. Use a temporary folder next to it.
                 self._path = _beside(self._path)
                 self._is_borrowed = True
             else:
@@ -206,7 +206,7 @@ class Cache:
 
     @contextmanager
     def _guard(self) -> Iterator[Rdict]:
-        """Yield the database. If the caller's block raises, the cache has failed."""
+        """Yield the database. If the caller's `with` block raises, treat the cache as failed."""
         if self._db is None:
             raise CacheFailed(f"the join's cache {self._path} has failed, or is closed")
         try:
@@ -228,11 +228,11 @@ class Cache:
 
 
 class CacheBatch:
-    """Changes that `Cache.write` writes atomically."""
+    """Changes that `Cache.write` applies atomically."""
 
     def __init__(self) -> None:
         self.operations = WriteBatch(raw_mode=True)
-        # The same changes of records by (side, id), for `Cache.records`. None: deleted.
+        # The same record changes by (side, id), for `Cache.records`. None marks a deletion.
         self.records: dict[tuple[bytes, str], bytes | None] = {}
 
     def put_record(self, side: bytes, record_id: str, value: bytes) -> None:
@@ -263,8 +263,10 @@ def _open(path: Path, options: Options) -> Rdict:
 
 
 def _beside(path: Path) -> Path:
-    """Return the first folder beside this one that no process has open, and empty it. A process
-    that was killed may have left it."""
+    """Return the first folder path next to `path` that no process has open.
+
+    Delete the folder there, which a killed process may have left.
+    """
     for number in itertools.count(1):
         other = path.with_name(f"{path.name}-{number}")
         try:
@@ -294,7 +296,7 @@ def _options() -> Options:
     table.set_block_cache(block_cache)
     table.set_block_size(_BLOCK_BYTES)
     table.set_bloom_filter(_BLOOM_BITS, False)
-    # The filters of a billion ids take 1 GB. Partitioned, only those in use stay in memory.
+    # The filters for a billion ids take 1 GB. Partitioning keeps only the filters in use in memory.
     table.set_index_type(BlockBasedIndexType.two_level_index_search())
     table.set_partition_filters(True)
     table.set_cache_index_and_filter_blocks(True)

@@ -1,8 +1,9 @@
-"""Join the predictions and labels of one partition, and evict those that can no longer match.
+"""Join one partition's predictions and labels, and evict records that can no longer match.
 
-Input: decoded predictions and labels, each topic in its order. How the two interleave affects only
-the results that decision 14 lists. Output: outcomes and rejected labels, passed to `Results`. It
-decodes nothing and publishes nothing. Each batch is matched by `columnar_join` or `record_join`.
+Input: decoded predictions and decoded labels, each in log order. Output: outcomes and rejected
+labels, passed to `Results`. How predictions and labels interleave affects only the results listed
+in decision 14. `columnar_join` or `record_join` matches each batch. This module neither decodes nor
+publishes records.
 """
 
 from collections.abc import Sequence
@@ -22,18 +23,18 @@ from driftline.config.stream import Stream
 
 # Records are evicted in blocks, which span at most 1/8 of the join window.
 _BLOCKS_OF_JOIN_WINDOW = 8
-# One topic is read ahead of the other by at most 1/6 of the records in memory. A smaller lead means
-# more pauses, each of which discards fetched records. A larger one leaves the join less memory.
+# Read one topic ahead of the other by at most 1/6 of the records in memory. A smaller lead causes
+# more pauses, each of which discards fetched records. A larger lead leaves less memory to the join.
 _SLACK_OF_MEMORY = 6
 
 
 class PartitionJoin:
-    """Buffers the records of one partition of both topics that may still match.
+    """Buffers one partition's predictions and labels while they may still match.
 
     A prediction and a label with the same id match if the label's `@at` is at most one join window
-    (`join_window`) away from the record's position. If several predictions match, the label belongs
-    to the first of them. A record is evicted when the low watermark (`progress.low_watermark`) is
-    more than a join window past it.
+    (`join_window`) away from the prediction's position. If several predictions match, the label
+    belongs to the first of them. A record is evicted once the low watermark
+    (`progress.low_watermark`) is more than one join window past the record's position.
     """
 
     def __init__(
@@ -65,21 +66,21 @@ class PartitionJoin:
 
     @property
     def to_reread(self) -> int:
-        """Return how many offsets are to be read again until the state is rebuilt."""
+        """Return how many offsets must be reread to rebuild the state."""
         sides = (self.progress.predictions, self.progress.labels)
         return sum(max(0, side.published - side.next_offset) for side in sides)
 
     @property
     def in_memory(self) -> int:
-        """Return how many records of both topics are in memory."""
+        """Return the number of records in memory, from both topics."""
         return self.buffered_predictions.in_memory + self.buffered_labels.in_memory
 
     @property
     def watermark(self) -> int | None:
-        """Return the position before which no more outcomes are expected, None if unknown.
+        """Return the position before which no more outcomes are expected, or None if unknown.
 
-        Outcomes of earlier labels were published, because both topics were read beyond it, or these
-        labels are too late. No single label moves it: see `JoinProgress`.
+        Either both topics were read past this position, so that the outcomes of earlier labels were
+        published, or earlier labels are too late. No single label can move it: see `JoinProgress`.
         """
         progress = self.progress
         if progress.low_watermark == BEFORE_ALL:
@@ -90,7 +91,7 @@ class PartitionJoin:
         )
 
     def limit_memory(self, records: int) -> None:
-        """Set how many records of each topic stay in memory if a cache can hold the others."""
+        """Set how many records of each topic stay in memory if a cache can hold the rest."""
         self.buffered_predictions.limit = self.buffered_labels.limit = records
         self.backpressure.slack = records // _SLACK_OF_MEMORY
 
@@ -101,7 +102,7 @@ class PartitionJoin:
     ) -> None:
         """Buffer predictions with these record ids, and match them with labels read earlier.
 
-        Their source offsets must increase, from above `progress.source`.
+        The predictions' source offsets must increase, and all must exceed `progress.source`.
         """
         if not found:
             return
@@ -127,7 +128,7 @@ class PartitionJoin:
         self.backpressure.read(side, found[0].offset, found[-1].offset, position)
 
     def reject_label(self, at: int | None) -> int | None:
-        """Take the position of a new label that is rejected. Return it unless it is ahead."""
+        """Note a rejected label's position. Return the position, or None if missing or ahead."""
         if at is None or self.progress.label_clock.take([at]):
             return None
         self.progress.labels.raise_max_position(at)
@@ -135,9 +136,9 @@ class PartitionJoin:
         return at
 
     def _mark_ahead(self, found: Sequence[BufferedLabel]) -> Sequence[BufferedLabel]:
-        """Mark the labels whose `@at` is implausibly far ahead of the labels before them."""
+        """Mark labels whose `@at` is implausibly far ahead of the preceding labels."""
         published, clock = self.progress.labels.published, self.progress.label_clock
-        if found[0].offset < published:  # the clock took these labels before the restart
+        if found[0].offset < published:  # the clock saw these labels before the restart
             return [
                 msgspec.structs.replace(label, ahead=self._is_ahead(label))
                 if label.offset < published
@@ -146,7 +147,8 @@ class PartitionJoin:
             ]
         max_position = self.progress.predictions.max_position
         if clock.max_position is None and max_position > BEFORE_ALL:
-            # The first label has no earlier ones. A record's label is known within a join window.
+            # There is no earlier label to compare with, so assume that the first label became known
+            # within one join window of its record.
             clock.latest_start = max_position + self.join_window + self._max_ahead
         known = [(place, label.at) for place, label in enumerate(found) if label.at is not None]
         ahead = clock.take([at for _, at in known])
@@ -181,7 +183,7 @@ class PartitionJoin:
                 self.buffered_labels.seal()
 
     def pass_time(self, results: Results) -> None:
-        """Apply what a passed barrier shows, and evict records that can no longer match."""
+        """Apply the result of a passed barrier, and evict records that can no longer match."""
         if self.progress.is_rebuilding:
             self._spill.write_reread()
             return
@@ -195,9 +197,11 @@ class PartitionJoin:
         self._evict_predictions(results)
 
     def _advance_without_labels(self, results: Results) -> None:
-        """Advance the watermark of outcomes, in steps of at least a pane, if predictions are a join
-        window beyond all labels. Otherwise the windows of other partitions would wait for labels
-        that may all be rejected."""
+        """Advance the outcomes' watermark if predictions are one join window past all labels.
+
+        The watermark advances in steps of at least one pane. If it did not, the windows of other
+        partitions would wait for labels that may all be rejected.
+        """
         position = self.progress.low_watermark - self.join_window
         published = max(
             self.progress.labels.max_position, self._lowest, self._unlabelled_watermark + self._pane
@@ -207,10 +211,10 @@ class PartitionJoin:
             results.watermark(position)
 
     def _position_labels(self, end: int) -> None:
-        """Give unpositioned labels before offset `end` the max position of predictions.
+        """Assign the predictions' max position to unpositioned labels before offset `end`.
 
-        They have met all predictions that were published before the barrier, so their join window
-        starts here. Labels that are ahead of all predictions are treated in the same way.
+        These labels were matched against all predictions published before the barrier, so their
+        join window starts at that position. Labels ahead of all predictions are treated likewise.
         """
         max_position = self.progress.predictions.max_position
         if max_position == BEFORE_ALL:
@@ -228,7 +232,7 @@ class PartitionJoin:
             block = labels.blocks[0]
             if block.unpositioned or block.newest + self.join_window >= self.progress.low_watermark:
                 return
-            if block.waiting:  # labels in it that matched no prediction are orphans
+            if block.waiting:  # labels that matched no prediction are orphans
                 waiting = labels.oldest()
                 self.buffered_predictions.load([record_id for record_id, _ in waiting])
                 for record_id, label in waiting:
@@ -244,7 +248,7 @@ class PartitionJoin:
             if block.newest + self.join_window >= self.progress.low_watermark:
                 return
             if needed is None:
-                # If these labels are read again after a restart, they must meet the block again.
+                # If buffered labels are reread after a restart, they must find these predictions.
                 needed = min(
                     (labels.dependency_offset for labels in self.buffered_labels.blocks),
                     default=NEVER,
@@ -257,7 +261,7 @@ class PartitionJoin:
     # ---- commits --------------------------------------------------------------------------------
 
     def offsets_to_commit(self) -> tuple[Committed, Committed]:
-        """Return what to commit for predictions and for labels."""
+        """Return the offsets to commit for predictions and for labels."""
         self._spill.begin_commit()
         blocks = self.buffered_predictions.blocks
         return self.progress.offsets_to_commit(
@@ -268,9 +272,9 @@ class PartitionJoin:
         )
 
     def on_committed(self) -> None:
-        """Write to the cache what was committed. Raises CacheFailed."""
+        """Write the committed state to the cache. Raises CacheFailed."""
         self._spill.on_committed()
 
     def close(self) -> None:
-        """Write everything committed to the cache, and close it."""
+        """Write all committed records to the cache, and close the cache."""
         self._spill.close()

@@ -1,1 +1,1 @@
-"""Audit the topics: account for every record, follow causes, resend dead letters."""
+"""Audit a stream from its topics: account for every record, trace causes, resend dead letters."""

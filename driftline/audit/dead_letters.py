@@ -1,7 +1,7 @@
-"""List dead letters and their reasons, and send them again once the cause is fixed.
+"""Read the `deadletters` topic: list dead letters, and send their records again after a fix.
 
-Input: the topic of dead letters. Output: groups by reason, and single letters. `replay` sends the
-original bytes to the topic and partition that they came from. Nothing is deleted.
+Input: the `deadletters` topic. Output: dead letters, single or grouped by reason. `replay` sends
+the original bytes to their original topic and partition. Nothing is deleted.
 """
 
 from collections.abc import Iterator
@@ -15,34 +15,33 @@ from driftline.wire.column_decoders import id_reader
 from driftline.wire.envelope import DeadLetterOrigin, dead_letter_origin
 from driftline.wire.topics import Topics
 
-# Header of a record that was sent again. Its value is the place of the dead letter,
-# `PARTITION@OFFSET`.
+# Header of a replayed record. Its value is the dead letter's place, `PARTITION@OFFSET`.
 REPLAYED = "driftline_replayed"
-# Limit the number of groups, because reasons can contain values of records.
+# The number of groups is limited, because reasons can contain values from records.
 MAX_GROUPS = 1000
 OTHER_REASONS = "(other reasons)"
 
 
 class Letter(msgspec.Struct, frozen=True):
-    """One dead letter: its place and publish time, the origin of the record, and the record."""
+    """A dead letter: its place, its publish time, the rejected record, and the record's origin."""
 
     partition: int
     offset: int
     timestamp_ms: int
     origin: DeadLetterOrigin
-    id: str | None  # id of the record, if it is readable
+    id: str | None  # id of the rejected record; None if it is unreadable
     message: Message
 
     @property
     def place(self) -> str:
-        """Return `PARTITION@OFFSET` in the topic of dead letters."""
+        """Return the dead letter's place in the `deadletters` topic, as `PARTITION@OFFSET`."""
         return f"{self.partition}@{self.offset}"
 
 
 class DeadLetterGroup(msgspec.Struct):
-    """The dead letters with one service, source topic and reason.
+    """The dead letters that share a service, a source topic and a reason.
 
-    `newest_ms` and `newest` are the publish time and the place of the newest one.
+    `newest_ms` and `newest` are the newest dead letter's publish time and place.
     """
 
     service: str
@@ -54,19 +53,19 @@ class DeadLetterGroup(msgspec.Struct):
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """The numbers of dead letters that `replay` sent or skipped."""
+    """How many dead letters `replay` sent and how many it skipped."""
 
-    sent: int  # letters that were sent, or with `dry_run` would have been sent
-    again: int  # letters that were skipped because an earlier replay sent them
-    other: int  # letters that were skipped because they are neither records nor labels
+    sent: int  # dead letters sent, or with `dry_run`, dead letters that would have been sent
+    again: int  # dead letters skipped because an earlier replay sent them
+    other: int  # dead letters skipped because they contain neither feature records nor labels
 
 
 def letters(
     broker: Broker, stream: Stream, *, reason: str = "", progress: Progress | None = None
 ) -> Iterator[Letter]:
-    """Return all dead letters whose reason contains `reason`, in the order of each partition.
+    """Yield all dead letters whose reason contains `reason`, by offset within each partition.
 
-    Raises DataError for a message that Driftline did not write, BrokerError.
+    Raises BrokerError, and DataError for a message that Driftline did not write.
     """
     topics = Topics(stream)
     read_id = id_reader(stream.record.id)
@@ -88,8 +87,8 @@ def letters(
 def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[DeadLetterGroup]:
     """Count the dead letters by service, source topic and reason, most frequent first.
 
-    Reasons beyond the first `MAX_GROUPS` groups are counted as `(other reasons)`. Raises DataError,
-    BrokerError.
+    Once there are `MAX_GROUPS` groups, new reasons are counted as `(other reasons)`. Raises
+    DataError, BrokerError.
     """
     found: dict[tuple[str, str, str], DeadLetterGroup] = {}
     for letter in letters(broker, stream, reason=reason):
@@ -105,7 +104,7 @@ def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[DeadLett
 
 
 def find(broker: Broker, stream: Stream, name: str) -> list[Letter]:
-    """Return the dead letters with this record id, or the one at `PARTITION@OFFSET`.
+    """Return the dead letters whose record id or place (`PARTITION@OFFSET`) is `name`.
 
     Raises DataError, BrokerError.
     """
@@ -125,14 +124,14 @@ def replay(
     again: bool = False,
     progress: Progress | None = None,
 ) -> Replay:
-    """Send the original records of dead letters again, to their own topic and partition.
+    """Send the records of dead letters again, to their original topics and partitions.
 
-    Only dead letters of records and labels whose reason contains `reason` are sent. Those that were
-    sent before are skipped, unless `again` is set. With `dry_run` nothing is sent, only counted.
+    Only feature records and labels are sent, and only if the reason contains `reason`. Dead letters
+    that an earlier replay sent are skipped unless `again` is set. `dry_run` counts without sending.
 
-    A record keeps the headers of its producer and gets the header `driftline_replayed`. It is
-    appended to its partition as a new record, which reconciliation counts as replayed, not as a
-    duplicate. Raises DataError, BrokerError (MessageTooLarge, DeliveryFailed).
+    A record keeps its producer's headers and gets the header `driftline_replayed`. It is appended
+    to its partition as a new record, which reconciliation counts as replayed, not as a duplicate.
+    Raises DataError, BrokerError (MessageTooLarge, DeliveryFailed).
     """
     topics = Topics(stream)
     targets = (topics.features, topics.labels)
@@ -157,7 +156,7 @@ def replay(
 
 def _original(letter: Letter) -> Outgoing:
     message = letter.message
-    # Drop the headers about failures. The dead letter keeps them, and the new header names it.
+    # Drop the failure headers. They remain in the dead letter, to which the new header refers.
     kept = tuple(header for header in message.headers if not header[0].startswith("driftline_"))
     return Outgoing(
         topic=letter.origin.topic,
@@ -169,10 +168,10 @@ def _original(letter: Letter) -> Outgoing:
 
 
 def _replayed(broker: Broker, stream: Stream, targets: tuple[str, ...]) -> set[str]:
-    """Return the places (`PARTITION@OFFSET`) of the dead letters that were sent before.
+    """Return the places (`PARTITION@OFFSET`) of the dead letters that earlier replays sent.
 
-    A replayed record has a larger offset than its original. So each partition is read only from
-    the earliest original on.
+    A replayed record has a larger offset than its original, so each partition is read only from
+    its earliest original onwards.
     """
     first: dict[TopicPartition, int] = {}
     for letter in letters(broker, stream):

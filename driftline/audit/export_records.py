@@ -1,9 +1,9 @@
-"""Export the topics `features` and `labels` of a stream to a data file that can be played again.
+"""Read `features` and `labels` from the broker, join them, and write them to a JSON lines file.
 
-Input: a broker and a stream. Output: JSON lines, and `Recorded`, which counts records and labels.
-Each line is a record with its label, and `@at` is the position at which the label became known.
-Labels are joined within a partition, as the outcomes service does. All records are in memory while
-the file is written.
+Input: a broker and a stream. Output: the file, and `Recorded`, which counts records and labels.
+Each line is a record with its label; `@at` is the position at which the label became known. Labels
+are joined within a partition, as the outcomes service does. `driftline backtest` can play the file.
+All records are held in memory until the file is written.
 """
 
 import heapq
@@ -28,19 +28,22 @@ from driftline.wire.values import format_time
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """The content of the topics. The file has all records except unreadable ones."""
+    """Counts of the exported topics. The file contains every readable record."""
 
     records: int
     labelled: int  # records with a label
     unreadable_records: int
     unreadable_labels: int
-    repeated_labels: int  # labels that repeat the label before them
-    revised_labels: int  # changed labels; the file has the last one, with its own `@at`
-    labels_without_record: int  # labels whose partition has no readable record with their id
+    repeated_labels: int  # labels equal to the previous label with the same id
+    revised_labels: int  # labels that change an earlier label; the file has the last label
+    labels_without_record: int  # labels whose partition has no readable record with the same id
 
 
 def as_recorded(stream: Stream) -> Stream:
-    """Return the stream with a simulation that plays labels at the recorded positions."""
+    """Return the stream with a `[simulate]` section that plays labels at their recorded positions.
+
+    Everything else is unchanged.
+    """
     return msgspec.structs.replace(stream, simulate=Simulate(label_delay=AT))
 
 
@@ -54,10 +57,10 @@ def write_recorded(
 ) -> Recorded:
     """Read both topics up to their current ends and write `file`.
 
-    Records keep the order of their partition. Partitions are merged by the largest position up to
-    each record. `total` is called once with the number of offsets to read, and `progress` with the
-    number read since its last call. Raises DataError (no record, no label), BrokerError (no such
-    topic).
+    Records keep the order of their partition. Partitions are merged by position; a late record
+    sorts at the largest position before it in its partition. `total` is called once with the number
+    of offsets to read, and `progress` with the number read since its last call. Raises DataError if
+    there are no records or no labels, and BrokerError if a topic does not exist.
     """
     topics = Topics(stream)
     span = ranges(broker, [topics.features, topics.labels])
@@ -72,7 +75,7 @@ def write_recorded(
         bad = reader.counts["unreadable_records"]
         raise DataError(
             f"{topics.features}: {'no record can be read' if bad else 'no records'}",
-            hint="name a data file to play that",
+            hint="to play a data file instead, give its name",
         )
     with file.open("wb") as lines:
         for line in reader.lines():
@@ -80,7 +83,7 @@ def write_recorded(
     if not reader.counts["labelled"]:
         raise DataError(
             f"{topics.labels}: no label for any of {reader.counts['records']} records",
-            hint="a backtest needs labels, with the keys of their records",
+            hint="a backtest needs labels; send each label with its record's key",
         )
     return Recorded(
         **{name: reader.counts[name] for name in Recorded.__struct_fields__},
@@ -88,9 +91,9 @@ def write_recorded(
 
 
 class _Record(NamedTuple):
-    """A decoded record. Records are merged by the first three fields."""
+    """A decoded record. Partitions are merged in the order of the first three fields."""
 
-    reached: int  # the largest accepted position of its partition up to this record
+    reached: int  # the largest accepted position in the partition, up to and including this record
     partition: int
     offset: int
     position: int
@@ -104,9 +107,9 @@ class _Known(NamedTuple):
 
 
 class _Reader:
-    """Collect the messages of both topics.
+    """Collects records and labels from both topics, and joins them.
 
-    Each partition must be read in order. The two topics may be interleaved in any way.
+    Pass each partition's messages in order. The two topics may be interleaved in any way.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -152,7 +155,7 @@ class _Reader:
         self._known[place] = _Known(label.label, label.at)
 
     def lines(self) -> Iterator[bytes]:
-        """Yield each record as a line of JSON.
+        """Yield each record, with its label, as one line of JSON.
 
         If several records have the same id, only the first one gets the label.
         """

@@ -1,7 +1,8 @@
-"""Link windows, drift events, retrain requests, decisions, models and pointers by their causes.
+"""Read the topics of events and models, and link each event to its causes and effects.
 
-Input: the topics of these events, read once. Output: `Node` trees with causes and effects. It reads
-no records, predictions, labels or outcomes. Causes lead to effects in this order:
+Input: the topics `drift`, `retrain`, `models` and `windows`, each read once. Output: `Node` trees
+with causes and effects. Records, predictions, labels and outcomes are not read. Causes lead to
+effects in this order:
 
 windows → drift event → retrain request → decision → model → pointer
 """
@@ -52,12 +53,13 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class History:
-    """Drift events, requests, decisions, models and pointers by id, with their references."""
+    """Windows, drift events, requests, decisions, models and pointers of a stream, by id."""
 
     def __init__(self, broker: Broker, stream: Stream, *, also_window: str = "") -> None:
         """Read the topics. Raises BrokerError.
 
-        There are many windows, so only those that drift events name, and `also_window`, are stored.
+        A stream has many windows. Only `also_window` and the windows that caused drift events are
+        stored.
         """
         topics = Topics(stream)
         self._by_row = stream.axis == "row"
@@ -92,7 +94,7 @@ class History:
         try:
             event = decode(models_decoder, message)
         except DataError:
-            return  # unreadable; inference makes it a dead letter
+            return  # an unreadable record; inference turns it into a dead letter
         match event:
             case ModelAnnounced() as model:
                 self._models[model.digest] = model
@@ -100,7 +102,7 @@ class History:
                 self._pointers[pointer.id] = pointer
 
     def nodes(self, id: str) -> Iterator[Node]:
-        """Return everything in the history with this id, with its causes and effects."""
+        """Yield each event or model with this id, with its causes and effects."""
         if id in self._drift:
             yield self.drift(id, causes=True, effects=True)
         if id in self._requests:
@@ -112,7 +114,7 @@ class History:
         if id in self._windows:
             yield self.window(id, effects=True)
         digest = id if id.startswith("sha256:") else f"sha256:{id}"
-        # Accept the start of a digest, but at least 8 characters, because a shorter one may be a
+        # Accept the beginning of a digest if it has at least 8 characters. A shorter text may be a
         # row number.
         if id.startswith("sha256:") or len(id) >= 8:
             for known in sorted(self._models):
@@ -120,14 +122,14 @@ class History:
                     yield self.model(known, causes=True, effects=True)
 
     def window(self, id: str, *, effects: bool = False) -> Node:
-        """Return a window by its id. `effects` adds the events that it led to."""
+        """Return a window's node. With `effects`, add the drift events that it caused."""
         known = self._windows.get(id)
         if known is None:
             return Node("window", id, "no longer in the topic")
         words = {
             "data_window": "data",
             "performance_window": "performance",
-            "performance_pane": "pane of performance",
+            "performance_pane": "performance pane",
         }
         start, end = self._position(known.start), self._position(known.end)
         description = f"{words.get(known.type, known.type)}, {start} to {end}"
@@ -144,7 +146,7 @@ class History:
         )
 
     def drift(self, id: str, *, causes: bool = False, effects: bool = False) -> Node:
-        """Return a drift event by its id, with its causes and effects if asked for."""
+        """Return a drift event's node, with its causes and effects if requested."""
         events = self._drift.get(id)
         if not events:
             return Node("drift", id, "not in the topic")
@@ -164,7 +166,7 @@ class History:
         )
 
     def request(self, id: str, *, causes: bool = False, effects: bool = False) -> Node:
-        """Return a retrain request by its id, with its causes and effects if asked for."""
+        """Return a retrain request's node, with its causes and effects if requested."""
         known = self._requests.get(id)
         if known is None:
             return Node("request", id, "not in the topic")
@@ -181,7 +183,7 @@ class History:
     def decision(
         self, decision: RetrainDecision, *, causes: bool = False, effects: bool = False
     ) -> Node:
-        """Return the node of a decision, with its causes and effects if asked for."""
+        """Return a decision's node, with its causes and effects if requested."""
         outcome = (
             "promoted" if decision.promoted else "published" if decision.published else "no model"
         )
@@ -203,10 +205,10 @@ class History:
         causes: bool = False,
         effects: bool = False,
     ) -> Node:
-        """Return a model by its digest, with its causes and effects if asked for.
+        """Return a model's node, with its causes and effects if requested.
 
-        With `request`, its causes are the decisions on that request. Without it, they are all
-        decisions that chose the model, because an earlier model may be promoted again.
+        The causes are the decisions that chose the model. Several decisions may have, because an
+        earlier model can be promoted again. With `request`, only decisions on that request count.
         """
         known = self._models.get(digest)
         if known is None:
@@ -233,7 +235,7 @@ class History:
         )
 
     def pointer(self, pointer: RolePointer, *, causes: bool = False) -> Node:
-        """Return the node of a pointer, with its causes if asked for."""
+        """Return a pointer's node, with its causes if requested."""
         return Node(
             "pointer",
             pointer.id,
@@ -251,7 +253,7 @@ class History:
 
 
 class _Window(msgspec.Struct, frozen=True):
-    """The fields that data windows, performance windows and performance panes have in common."""
+    """The fields common to data windows, performance windows and performance panes."""
 
     type: str
     id: str

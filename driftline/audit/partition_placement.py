@@ -1,8 +1,8 @@
-"""Detect whether producers of records and labels choose partitions in different ways.
+"""Detect from sampled keys whether record and label producers choose partitions differently.
 
 Input: keys of records and labels, with their partitions. Output: a description of the problem.
-Records and labels are joined within a partition, so a label in another partition than its record
-is never joined. Only samples are checked here; `driftline reconcile` checks every label.
+Records and labels are joined within a partition, so a label in a different partition from its
+record is never joined. This module checks samples; `driftline reconcile` checks every label.
 """
 
 from collections import Counter
@@ -12,20 +12,21 @@ from typing import Final, Literal
 from driftline.broker.partitioner import MURMUR2, PARTITIONERS, partitioners_for
 
 Side = Literal["records", "labels"]
-# Keys sampled from a batch. Murmur2 takes 2 µs per key in Python, so more would slow the join down.
+# Number of keys to sample from a batch. Murmur2 takes 2 µs per key in Python, so a larger sample
+# would slow the join down.
 _KEYS_OF_A_BATCH: Final = 8
-# With fewer keys, all may match a partitioner by chance.
+# In a sample of fewer keys, all keys may match a partitioner by chance.
 _LEAST_KEYS: Final = 20
-# At this number of keys, the counts of older keys are halved, so that a corrected producer is
-# noticed.
+# When a sample reaches this many keys, its counts are halved, so that newer keys weigh more and a
+# corrected producer is noticed.
 _REMEMBERED: Final = 2_000
-# The share of keys that must match a partitioner. It is below 1, because the sample still has keys
-# of a producer that was replaced.
+# A producer uses a partitioner if at least this share of its keys matches. The share is below 1,
+# because the sample may still contain keys from a producer that was replaced.
 _MOST: Final = 0.95
 
 
 class Placement:
-    """Sampled keys of one stream's records and labels, compared with the known partitioners."""
+    """Samples of one stream's record and label keys, matched against the known partitioners."""
 
     def __init__(self, partitions: int) -> None:
         self._partitions = partitions
@@ -35,8 +36,8 @@ class Placement:
     def see(self, side: Side, partition: int, keys: Sequence[bytes | None]) -> None:
         """Sample the keys of a batch from one partition.
 
-        Records without a key are skipped. Watermarks have none, and their partition is not chosen
-        by a partitioner.
+        Records without a key are skipped: watermarks have no key, and no partitioner chooses their
+        partition.
         """
         if self._partitions == 1:
             return
@@ -56,8 +57,8 @@ class Placement:
 
     @property
     def problem(self) -> str | None:
-        """Return why labels and records are in different partitions, or None if nothing is wrong
-        or too few keys were seen."""
+        """Return why labels and records are in different partitions. Return None if no problem is
+        known, or if a sample is too small."""
         if min(self._seen["records"], self._seen["labels"]) < _LEAST_KEYS:
             return None
         records, labels = self._used("records"), self._used("labels")
@@ -68,20 +69,20 @@ class Placement:
             wrong = self._seen["records"] - self._matching["records"][expected]
             return (
                 f"{wrong} of {self._seen['records']} sampled records are not in the partition of "
-                f"their labels: labels are spread by {expected}, records in another way; use "
+                f"their labels: labels are partitioned by {expected}, but records are not; use "
                 f"{expected} in every producer of records"
             )
         expected = MURMUR2 if MURMUR2 in records else min(records)
         wrong = self._seen["labels"] - self._matching["labels"][expected]
         found = (
             f"{wrong} of {self._seen['labels']} sampled labels are not in the partition of their "
-            f"record: records are spread by {expected}, labels "
+            f"record: records are partitioned by {expected}, but labels "
         )
         if labels:
             return f"{found}by {min(labels)}; use {expected} in the producer of the labels"
         return (
-            f"{found}in another way; send labels with their record's key, and without choosing "
-            "a partition"
+            f"{found}are not; send each label with its record's key, and do not choose its "
+            "partition"
         )
 
     def _used(self, side: Side) -> frozenset[str]:

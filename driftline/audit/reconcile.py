@@ -1,12 +1,12 @@
-"""Account for every feature record and every label from the topics, and list what is missing.
+"""Read a stream's topics to account for every feature record and label, and list missing results.
 
-Input: a broker and a stream. Output: a `Reconciliation`. It uses no counters of services. The data
-is in a temporary SQLite file, so that memory does not grow with the topics.
+Input: a broker and a stream. Output: a `Reconciliation`. The services' own counters are not used.
+The topics are loaded into a temporary SQLite file, so that memory use does not grow with them.
 
-Each record that inference has handled must be the source of a prediction or of a dead letter. Each
-label that the join has handled must be in an outcome or a dead letter. Exceptions are labels that
-repeat a known one, were replaced before the prediction came, or wait for their prediction. Records
-and labels whose results retention may have deleted count as expired, not as missing.
+Each record that inference has handled must be the source of a prediction or a dead letter. Each
+label that the join has handled must be in an outcome or a dead letter, unless it repeats the
+previous label, was replaced before its prediction arrived, or still waits for its prediction. A
+record or label counts as expired, not as missing, if retention may have deleted its result.
 """
 
 import sqlite3
@@ -32,12 +32,12 @@ from driftline.broker.scan import Progress, ranges, size
 from driftline.config.stream import Stream
 from driftline.wire.topics import Topics
 
-# The size of SQLite's page cache. All other pages are on disk.
+# Size of SQLite's page cache. Pages beyond it are only on disk.
 _CACHE_KIB = 64 * 1024
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """A record or label without a result. `id` is None if it is unreadable."""
+    """A record or label without a result. `id` is None if the record or label is unreadable."""
 
     partition: int
     offset: int
@@ -45,20 +45,20 @@ class Missing(msgspec.Struct, frozen=True):
 
 
 class LabelCounts(msgspec.Struct, frozen=True):
-    """The number of labels by result. `total` is the sum of the others."""
+    """The number of labels by result. `total` is the sum of all other counts."""
 
     total: int
     joined: int  # labels in an outcome
-    repeated: int  # labels that repeat the label before them
-    replaced: int  # labels that changed before the prediction arrived, so they were not joined
+    repeated: int  # labels equal to the previous label with the same id
+    replaced: int  # labels that a later label replaced before the prediction arrived
     dead_letters: int  # labels that are unreadable, or without a prediction in the join window
-    waiting: int  # labels that were not read yet, or wait for their prediction
-    expired: int  # retention may have deleted their results
+    waiting: int  # labels that the join has not read yet, or that wait for their prediction
+    expired: int  # labels whose results retention may have deleted
     missing: int
 
 
 class Reconciliation(msgspec.Struct, frozen=True):
-    """The results of all records and labels, up to the ends of the topics when counting started.
+    """Counts of all records and labels, up to where the topics ended when counting started.
 
     records = predictions + dead_letters + waiting + expired + missing
     predictions = outcomes + unlabelled
@@ -66,31 +66,31 @@ class Reconciliation(msgspec.Struct, frozen=True):
 
     stream: str
     records: int
-    predictions: int  # records with a prediction; a repeated prediction does not count again
-    dead_letters: int  # records without a prediction that were rejected
+    predictions: int  # records with a prediction, which may be repeated
+    dead_letters: int  # rejected records without a prediction
     waiting: int  # records that inference has not read yet
-    expired: int  # retention may have deleted their results
+    expired: int  # records whose results retention may have deleted
     missing: int
-    outcomes: int  # records with a prediction and a label
+    outcomes: int  # records whose prediction was joined with a label
     unlabelled: int
-    revised: int  # changes of labels, each published as a further outcome
-    duplicate_ids: int  # records with the id of an earlier one, except replayed records
-    replayed: int  # records sent again from a dead letter
-    redelivered: int  # repeated predictions of a record, which readers drop
-    doubled_outcomes: int  # copies of an outcome, which exactly-once delivery rules out
+    revised: int  # label changes, each published as another outcome
+    duplicate_ids: int  # records that repeat an earlier record's id, without replayed records
+    replayed: int  # records that were sent again from dead letters
+    redelivered: int  # repeated predictions for the same record, which readers drop
+    doubled_outcomes: int  # duplicate outcomes, which exactly-once delivery should prevent
     labels: LabelCounts
-    misplaced_labels: int  # labels in another partition than their record, which are never joined
-    foreign_letters: int  # messages among the dead letters that Driftline did not write
+    misplaced_labels: int  # labels that are never joined: not in their record's partition
+    foreign_letters: int  # messages in `deadletters` that Driftline did not write
     missing_records: tuple[Missing, ...]
     missing_labels: tuple[Missing, ...]
     named_misplaced: tuple[Misplaced, ...] = ()
-    foreign_records: int = 0  # predictions and outcomes that Driftline did not write
-    # Records that were deleted before they were read. `records` does not include them.
+    foreign_records: int = 0  # messages in `predictions`, `outcomes` that Driftline did not write
+    # Records that were deleted before a service read them. `records` does not include them.
     lost: tuple[Lost, ...] = ()
 
     @property
     def clean(self) -> bool:
-        """Return whether nothing is missing, lost or misplaced, and no outcome is doubled."""
+        """Return whether nothing is missing, lost or misplaced, and no outcome is duplicated."""
         return not (
             self.missing
             or self.labels.missing
@@ -108,14 +108,14 @@ def reconcile(
     progress: Progress | None = None,
     total: Progress | None = None,
 ) -> Reconciliation:
-    """Read the topics of the stream once and account for every record and label.
+    """Read the stream's topics once and account for every record and label.
 
-    At most `limit` missing records and labels are listed, or all if it is None. `total` is called
-    once with the number of offsets to read, and `progress` with the number read since its last
-    call. Services may run at the same time. Raises BrokerError.
+    Each list has at most `limit` entries; None lists all. `total` is called once with the number of
+    offsets to read, and `progress` with the number read since its last call. Services may run at
+    the same time. Raises BrokerError.
     """
     topics = Topics(stream)
-    # Read the commits before the ends of the logs, so that every committed result is below an end.
+    # Fetch committed offsets before log ends, so that every committed result is below a log end.
     committed, ids = _committed(broker, topics)
     inference, outcomes, _ = committed
     names = (
@@ -160,7 +160,7 @@ def reconcile(
 def _committed(
     broker: Broker, topics: Topics
 ) -> tuple[list[Mapping[TopicPartition, Committed]], Mapping[str, str]]:
-    """Return the commits of inference, outcomes and monitor, and the ids of their input topics."""
+    """Return committed offsets of inference, outcomes and monitor, and their inputs' topic ids."""
     admin = broker.admin()
     try:
         found: list[Mapping[TopicPartition, Committed]] = [

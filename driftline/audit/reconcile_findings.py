@@ -1,6 +1,7 @@
-"""Find misplaced labels and lost records for `driftline.audit.reconcile`.
+"""Find misplaced labels in the tables of `audit.reconcile`, and lost records in committed offsets.
 
-Input: its tables, and the commits of a group. Output: `Misplaced`, with the cause, and `Lost`.
+Input: the SQLite tables, a consumer group's committed offsets, and the topics' ids and offsets.
+Output: `Misplaced` labels with the cause, and `Lost` records.
 """
 
 import sqlite3
@@ -17,7 +18,7 @@ from driftline.wire.commit_metadata import handled
 
 
 class Misplaced(msgspec.Struct, frozen=True):
-    """A label in another partition than the record with its id, and the cause."""
+    """A label that is not in its record's partition, and the cause."""
 
     partition: int
     offset: int
@@ -29,7 +30,7 @@ class Misplaced(msgspec.Struct, frozen=True):
 class Lost(msgspec.Struct, frozen=True):
     """Records `[start, end)` of a partition that were deleted before they were read.
 
-    `end` is None if the topic was created again: the number of lost records is unknown.
+    `end` is None if the topic was recreated, because the number of lost records is then unknown.
     """
 
     topic: str
@@ -41,7 +42,7 @@ class Lost(msgspec.Struct, frozen=True):
 def misplaced_labels(
     database: sqlite3.Connection, stream: Stream, limit: int | None
 ) -> Iterator[Misplaced]:
-    """Return the first `limit` labels that are not in the partition of their record, or all."""
+    """Yield the first `limit` labels that are not in their record's partition. None yields all."""
     rows = database.execute(NAMED_MISPLACED_LABELS + " LIMIT ?", (-1 if limit is None else limit,))
     for partition, offset, id, key, of_record, record_key in rows:
         cause = _cause(key, partition, record_key, of_record, stream.kafka.partitions)
@@ -53,13 +54,13 @@ def _cause(
 ) -> str:
     """Explain why a label and its record are in different partitions."""
     if key is None:
-        return "it has no key; send it with the key of its record"
+        return "it has no key; send it with its record's key"
     if key != record_key:
-        return f"its key is {_shown(key)}, the key of its record {_shown(record_key)}"
+        return f"its key is {_shown(key)}, but its record's key is {_shown(record_key)}"
     own, other = (_partitioner(key, at, partitions) for at in (partition, of_record))
     if own is None or other is None:
         which = "label" if own is None else "record"
-        return f"both have the key {_shown(key)}; the {which}'s partition was chosen without it"
+        return f"both have the key {_shown(key)}; the {which}'s partition does not depend on it"
     return (
         f"both have the key {_shown(key)}; {own} gives partition {partition}, {other} gives "
         f"{of_record}: use one partitioner, {MURMUR2}, in both producers"
@@ -81,9 +82,9 @@ def lost_records(
     ids: Mapping[str, str],
     spans: Mapping[TopicPartition, OffsetRange],
 ) -> Iterator[Lost]:
-    """Return the records that a group had not read, by its commits, and that no longer exist.
+    """Yield ranges of records that were deleted before a group, by its commits, had read them.
 
-    Retention has deleted them, or their topic was created again.
+    Either retention deleted them, or their topic was recreated.
     """
     for partition, at in committed.items():
         span = spans.get(partition)

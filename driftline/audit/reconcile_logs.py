@@ -1,7 +1,8 @@
-"""Detect from watermarks which log each prediction belongs to, and which records were lost.
+"""Derive from watermarks which log each prediction was made from, and which records were lost.
 
-Input: the watermarks and predictions of each partition, in order. Output: whether a prediction is
-of the current topic of feature records, and the ranges that were deleted before they were read.
+Input: each partition's watermarks and predictions, in order. Output: whether a prediction was made
+from the current feature topic, and the ranges that were deleted before inference read them. It
+reads no topic; `TableLoader` calls it.
 """
 
 from collections.abc import Sequence
@@ -11,18 +12,18 @@ from driftline.wire.events import Gap, Log
 
 
 class ReadLogs:
-    """The logs that predictions were made from: the current topic of feature records, and earlier
-    topics with its name."""
+    """The logs that predictions were made from: the current feature topic, and any earlier topics
+    of the same name."""
 
     def __init__(self, topic: str, topic_id: str) -> None:
         self._topic = topic
         self._topic_id = topic_id
-        self._of: dict[int, str] = {}  # partition → id of the log whose predictions follow
+        self._of: dict[int, str] = {}  # partition → topic id of its newest log
         self._next: dict[int, int] = {}  # partition → offset after the newest prediction's source
         self._lost: dict[tuple[int, int], Lost] = {}
 
     def mark(self, partition: int, log: Log | None, gaps: Sequence[Gap]) -> None:
-        """Apply a watermark with a log or gaps."""
+        """Apply the log and the gaps of a watermark."""
         for gap in gaps:
             self._lose(partition, gap.start, gap.end)
         if log is None:
@@ -34,9 +35,10 @@ class ReadLogs:
             self._next[partition] = log.offset
 
     def is_present(self, partition: int, offset: int) -> bool:
-        """Return whether a prediction with this source is of the current topic.
+        """Return whether the prediction with this source was made from the current topic.
 
-        True if no watermark has named the log yet. Call it for each prediction in order.
+        Until a watermark identifies the log, this is assumed. Call this method for each prediction,
+        in order.
         """
         self._next[partition] = max(self._next.get(partition, 0), offset + 1)
         return self._of.get(partition, self._topic_id) == self._topic_id
@@ -45,8 +47,8 @@ class ReadLogs:
     def lost(self) -> Sequence[Lost]:
         """Return the ranges that were deleted before they were read.
 
-        If the newest log of a partition is of an earlier topic, all that follows its last
-        prediction is lost, too.
+        If a partition's newest log belongs to an earlier topic, all records after the last
+        prediction are lost, too.
         """
         for partition, topic_id in self._of.items():
             if topic_id != self._topic_id:

@@ -1,4 +1,4 @@
-"""Define the SQL of `audit.reconcile`: tables filled from the topics, and each row's result."""
+"""Define the SQL of `audit.reconcile`: tables for topic contents, and queries for the results."""
 
 from typing import Final
 
@@ -10,18 +10,19 @@ CREATE TABLE outcomes (partition INT, source INT, id TEXT, revision INT, label);
 CREATE TABLE letters (role TEXT, partition INT, offset INT);
 -- held: the committed offset; handled: the next offset that the group has not handled.
 CREATE TABLE groups (topic TEXT, role TEXT, partition INT, held INT, handled INT);
--- What can be read of each partition.
+-- The offsets that each partition still contains.
 CREATE TABLE logs (topic TEXT, partition INT, start INT, end INT);
--- For each partition in which retention has deleted results: publish time of the oldest one left.
+-- Partitions whose oldest results were deleted by retention: when the oldest remaining result was
+-- published.
 CREATE TABLE kept (role TEXT, partition INT, oldest_ms INT);
 """
 
-# Create indexes after inserting the rows, at a fraction of the cost of updating them with each row.
+# Create the indexes after inserting all rows: this costs a fraction of updating them for each row.
 ANALYSIS: Final = """
 CREATE TABLE predicted AS
     SELECT partition, source, id, min(offset) AS offset, min(key) AS key, count(*) AS times
     FROM predictions GROUP BY partition, source, id;
--- If a topic was created again, its old records had the same offsets, but other ids.
+-- The id distinguishes records of a recreated topic from the old topic's records at equal offsets.
 CREATE UNIQUE INDEX predicted_source ON predicted (partition, source, id);
 CREATE INDEX predicted_id ON predicted (id, partition);
 CREATE INDEX outcomes_source ON outcomes (partition, source);
@@ -50,7 +51,7 @@ CREATE TABLE record_fates AS
     LEFT JOIN groups AS g ON g.role = 'features' AND g.partition = f.partition
     LEFT JOIN kept AS k ON k.role = 'features' AND k.partition = f.partition;
 
--- Each label, with the one before it of the same id and whether an outcome has it.
+-- Each label: whether it equals the previous label with its id, and whether an outcome contains it.
 CREATE TABLE told AS
     SELECT partition, offset, published_ms, id,
         id IS NOT NULL AND lag(label) OVER each_id IS label AS same,
@@ -72,14 +73,14 @@ CREATE TABLE label_fates AS
             WHEN l.offset >= coalesce(g.handled, 0) THEN 'waiting'
             WHEN l.joined AND l.same THEN 'repeated'
             WHEN l.joined THEN 'joined'
-            -- Changed before its prediction arrived: the outcome has only the later label.
+            -- A later label replaced this one before the prediction arrived.
             WHEN EXISTS (
                 SELECT 1 FROM told AS later
                 WHERE later.id = l.id AND later.partition = l.partition
                     AND later.offset > l.offset AND later.joined
             ) THEN 'replaced'
             WHEN l.id IS NOT NULL AND l.offset >= g.held AND NOT EXISTS (
-                -- The join buffers a prediction and this label, so it should have matched them.
+                -- If the join buffers this label and its prediction, it should have matched them.
                 SELECT 1 FROM predicted AS p
                 JOIN groups AS pg ON pg.role = 'predictions' AND pg.partition = p.partition
                 WHERE p.id = l.id AND p.partition = l.partition
@@ -113,7 +114,7 @@ SELECT count(*) - (
 ) FROM outcomes
 """
 
-# Labels that have a prediction with their id, but none in their own partition.
+# Labels whose id has predictions in other partitions, but none in the label's own partition.
 _MISPLACED: Final = """
 FROM labels AS l JOIN predicted AS p ON p.id = l.id
 WHERE NOT EXISTS (

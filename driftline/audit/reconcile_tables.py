@@ -1,7 +1,7 @@
-"""Fill the tables of `driftline.audit.reconcile` from the topics of a stream.
+"""Read a stream's topics into the SQLite tables of `driftline.audit.reconcile`.
 
-Input: topics, and the commits of groups. Output: rows of the SQLite tables in `reconcile_sql`, and
-counts of records that Driftline has not written.
+Input: the topics, and consumer groups' committed offsets. Output: rows in the tables that
+`reconcile_sql` defines, and counts of records that Driftline did not write.
 """
 
 import sqlite3
@@ -28,7 +28,7 @@ _RowOf = Callable[[Message], _Row | None]  # returns None for a message that is 
 
 
 class _PredictionHead(msgspec.Struct, frozen=True, gc=False):
-    """The fields of a prediction or a watermark that counting needs."""
+    """The fields of a prediction or watermark that are needed for counting."""
 
     type: str
     record_id: str = ""
@@ -51,7 +51,7 @@ _outcomes = msgspec.json.Decoder(_OutcomeHead)
 
 
 class TableLoader:
-    """Fill the tables from the topics."""
+    """Fills the tables from the topics."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class TableLoader:
         self._label = LabelCodec(stream).decode
         self.foreign_letters = self.foreign_records = 0
         self.logs = ReadLogs(self._topics.features, topic_id)
-        self.lost: list[Lost] = []  # lost records of the topics that outcomes and monitor read
-        # Output topic and partition → publish time of its oldest record, if retention has deleted
-        # older ones.
+        self.lost: list[Lost] = []  # records lost from the topics that outcomes and monitor read
+        # (output topic, partition) → publish time of the oldest record, if retention deleted
+        # earlier records.
         self._oldest_ms: dict[tuple[str, int], int] = {}
 
     def load(self, committed: Mapping[TopicPartition, Committed]) -> None:

@@ -1,8 +1,8 @@
-"""Find the causes and the effects of an event, a model or a record in the topics.
+"""Search the topics for an event, model or record by id, and follow its causes and effects.
 
-Input: the id of a drift event, window, retrain request or decision, the digest of a model or its
-start, or the id of a record. Output: a `Node` for each match, with its causes and effects. Only the
-history of decisions, which is small, is in memory. Other topics are read in batches.
+Input: the id of a window, drift event, retrain request, decision or record, or a model's digest or
+the beginning of it. Output: a `Node` for each match, with its causes and effects. Only the
+`History` of events and models, which is small, is held in memory. Other topics are read in batches.
 """
 
 from collections import defaultdict
@@ -26,10 +26,10 @@ from driftline.wire.values import publish_time
 def trace(
     broker: Broker, stream: Stream, id: str, *, progress: Progress | None = None
 ) -> tuple[Node, ...]:
-    """Return everything with this id, with causes and effects. Raises BrokerError.
+    """Return each event, model or record with this id, with its causes and effects.
 
-    The result is empty if nothing has this id. Records are only searched if no event or model has
-    it.
+    Records are searched only if no event or model has this id. If nothing matches, the result is
+    empty. Raises BrokerError.
     """
     history = History(broker, stream, also_window=id)
     found = tuple(history.nodes(id))
@@ -65,7 +65,10 @@ class _Records:
         self._labels = LabelCodec(stream)
 
     def nodes(self, progress: Progress | None) -> Iterator[Node]:
-        """Yield the feature records with this id, then labels, then results without a record."""
+        """Yield the feature records with this id, then its labels, then results of deleted records.
+
+        Each feature record has its results as effects.
+        """
         topics = self._topics
         sources: dict[str, Message] = {}
         by_source: dict[str, list[Node]] = defaultdict(list)
@@ -104,9 +107,9 @@ class _Records:
             yield Node("record", place, "no longer in the topic", effects=tuple(nodes))
 
     def _mentions(self, topic: str, progress: Progress | None) -> Iterator[Message]:
-        """Yield the messages whose bytes contain the id, so that only these are decoded."""
+        """Yield the messages whose bytes contain the id, so that no other message is decoded."""
         needle = self._needle
-        # JSON may escape a character of the id. Its bytes are then unknown, so yield all messages.
+        # If JSON may escape a character of the id, its bytes are unknown, so yield all messages.
         plain = self._id.isascii() and not set(self._id) & set('"\\/') and self._id.isprintable()
         for messages in scan(self._broker, ranges(self._broker, [topic]), progress=progress):
             for message in messages:

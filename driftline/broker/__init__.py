@@ -1,6 +1,7 @@
-"""Connect to a broker through one of three clients, behind the interface of `broker.port`.
+"""Select the client for a broker: in-memory, kafka-python or librdkafka.
 
-Input: the client, addresses, properties. Output: a `Broker`. No client is imported before its use.
+Input: the client's name, broker addresses and client properties. Output: a `Broker`, whose
+interface `broker.port` defines. Client libraries are imported only when they are used.
 """
 
 from collections.abc import Mapping
@@ -17,9 +18,10 @@ def connect(
     bootstrap_servers: str = "",
     properties: Mapping[str, str] | None = None,
 ) -> Broker:
-    """Return a broker that uses the named client. No connection is made yet.
+    """Return a broker that uses the given client, without connecting to it yet.
 
-    Raises SettingsError for a wrong name or property, MissingExtra if confluent-kafka is missing.
+    Raises SettingsError for an unknown client or an invalid property, and MissingExtra if
+    confluent-kafka is needed but not installed.
 
     >>> connect("memory").admin().describe()
     {}
@@ -37,6 +39,4 @@ def connect(
             from driftline.broker.librdkafka import LibrdkafkaBroker
 
             return LibrdkafkaBroker(bootstrap_servers, properties)
-    raise SettingsError(
-        f"there is no client {client!r}", hint="use memory, kafka-python or librdkafka"
-    )
+    raise SettingsError(f"unknown client {client!r}", hint="use memory, kafka-python or librdkafka")

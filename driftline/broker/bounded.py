@@ -1,4 +1,7 @@
-"""Bound the time of client calls that may block forever if the broker becomes unreachable."""
+"""Put time limits on Kafka client calls, which may block forever if the broker is unreachable.
+
+Input: a call and a timeout. Output: the call's result, or TimeoutError.
+"""
 
 import logging
 import threading
@@ -9,7 +12,7 @@ from typing import ParamSpec, TypeVar, cast
 
 _log = logging.getLogger(__name__)
 
-# Long enough to close sockets, short enough not to delay the client that replaces this one.
+# Long enough to close sockets, and short enough not to delay the replacement client.
 _LET_GO_S = 1.0
 
 P = ParamSpec("P")
@@ -17,18 +20,20 @@ T = TypeVar("T")
 
 
 def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Make a call in a thread of its own and return the result.
+    """Make a call in a separate thread and return its result.
 
-    Raises what the call raises, and TimeoutError if it does not return within `timeout_s` seconds.
-    After a timeout the call still runs in the background, so its client must be abandoned.
+    Raises whatever the call raises, or TimeoutError if the call does not return within `timeout_s`
+    seconds. After a timeout, the call keeps running in the background, so the caller must abandon
+    its client.
 
     >>> call_within(1.0, max, 1, 2)
     2
     """
-    # A queue does not keep what was taken out of it. A local variable would keep an exception in a
-    # reference cycle with its own frames, and with it the client and its threads.
+    # Pass the result through a queue, which drops each item as it is read. A local variable would
+    # form a reference cycle between an exception and its own frames, and the cycle would keep the
+    # client and its threads alive.
     answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-    is_given_up = threading.Event()  # no caller waits for the result any longer
+    is_given_up = threading.Event()  # set when the caller stops waiting for the result
 
     def work() -> None:
         try:
@@ -39,7 +44,7 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
         else:
             answers.put((result, None))
 
-    # A daemon thread, because the process would wait for a thread of a pool when it ends.
+    # Use a daemon thread, because a process waits for its pool threads before it exits.
     threading.Thread(target=work, name="driftline-call", daemon=True).start()
     try:
         result, failure = answers.get(timeout=timeout_s)
@@ -55,9 +60,10 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
 
 
 def let_go(close: Callable[[], object]) -> None:
-    """Close a client that is no longer needed. After a second, continue in the background.
+    """Close a client that is no longer needed.
 
-    Errors have no consequence and are logged at debug level.
+    If closing takes more than a second, it continues in the background. Errors are only logged, at
+    debug level, because nothing depends on the client any more.
     """
     try:
         call_within(_LET_GO_S, close)
@@ -69,7 +75,7 @@ def end_elsewhere(client: object) -> None:
     """Drop the last reference to a failed client in a background thread.
 
     Call this before raising the client's error. Dropping the last reference destroys the client,
-    which may block while the broker is unreachable.
+    and the destructor may block while the broker is unreachable.
     """
 
     def hold(kept: object) -> None:

@@ -1,7 +1,8 @@
-"""Connect through kafka-python, which is pure Python and always installed, but slower.
+"""Connect to Kafka with kafka-python, which is pure Python and always installed, but slow.
 
-Input: addresses, and client properties under Kafka's dotted names. Output: the clients of the port.
-It never commits automatically, reads uncommitted records, or creates topics by using them.
+Input: broker addresses, and client properties under Kafka's dotted names. Output: clients that
+implement the interfaces in `port`. The clients never commit automatically, read uncommitted records
+or create topics implicitly.
 """
 
 import base64
@@ -51,7 +52,7 @@ from driftline.errors import (
 
 _log = logging.getLogger(__name__)
 
-# Long enough for a broker that starts slowly, short enough for a user who waits for an error.
+# Long enough for a slow broker start, and short enough for a user who is waiting for an error.
 CONNECT_TIMEOUT_S = 10.0
 _COORDINATOR_PATIENCE_S = 10.0
 _ASK_AGAIN_S = 0.1
@@ -72,18 +73,18 @@ _CONSUMER: Mapping[str, object] = {
     "isolation_level": "read_committed",
     "allow_auto_create_topics": False,
     "partition_assignment_strategy": [RangePartitionAssignor],
-    "fetch_max_wait_ms": 100,  # a seek or resume waits for a pending empty fetch; default 500
-    "session_timeout_ms": 10_000,  # the time until a killed worker's partitions move; default 45 s
-    "heartbeat_interval_ms": 1000,  # the time until members notice a rebalance; default 3 s
-    "metrics_enabled": False,  # metrics take a tenth of the time of a poll
+    "fetch_max_wait_ms": 100,  # a seek or resume waits for a pending empty fetch; default 500 ms
+    "session_timeout_ms": 10_000,  # how soon a killed worker's partitions move; default 45 s
+    "heartbeat_interval_ms": 1000,  # how soon members notice a rebalance; default 3 s
+    "metrics_enabled": False,  # metrics would take a tenth of each poll's time
 }
-# A send takes about 40 µs of CPU, 27 of them in the client. Larger batches and longer lingering did
-# not change that. A transaction of one record takes 8 to 12 ms at the median.
+# A send takes about 40 µs of CPU time, 27 µs of it in the client. Larger batches or a longer linger
+# time did not change this. A one-record transaction takes a median of 8 to 12 ms.
 _PRODUCER: Mapping[str, object] = {
     "acks": "all",
     "enable_idempotence": True,
     "allow_auto_create_topics": False,
-    "linger_ms": 5,  # `flush` sends at once, without this delay
+    "linger_ms": 5,  # `flush` sends immediately, without this delay
     "max_request_size": CLIENT_MAX_BYTES,
     "delivery_timeout_ms": 60_000,
     "metrics_enabled": False,
@@ -91,9 +92,10 @@ _PRODUCER: Mapping[str, object] = {
 
 
 class KafkaPythonBroker:
-    """Make kafka-python clients, which connect when they are made.
+    """Create kafka-python clients, which connect when they are created.
 
-    They wait for a broker that becomes unreachable later, but records and transactions time out.
+    If the broker becomes unreachable later, the clients wait for it, but their records and
+    transactions time out.
     """
 
     def __init__(
@@ -162,9 +164,9 @@ class KafkaPythonBroker:
     def _make(self, make: Any, defaults: Mapping[str, object], own: Mapping[str, object]) -> Any:
         known = make.DEFAULT_CONFIG
         config = {
-            # Default 30 s. Clients should find a broker within seconds after its restart.
+            # Default 30 s. Clients should reconnect within seconds of a broker's restart.
             "reconnect_backoff_max_ms": 1000,
-            # Default 100. The first send, read or begin of a client waits for it once or twice.
+            # Default 100 ms. A client's first send, read or begin waits this long once or twice.
             "retry_backoff_ms": 20,
             **defaults,
             **{name: value for name, value in self._properties.items() if name in known},
@@ -191,15 +193,15 @@ class KafkaPythonBroker:
                 raise unsupported_codec("write", error) from None
             except kafka_errors.KafkaError as error:
                 _close(made)
-                # Keep only the text. The traceback of the error would keep the client.
+                # Keep only the text. The error's traceback would keep the client alive.
                 reason = str(error) or type(error).__name__
             probe.raise_refusal(self._servers, self._given)
         raise probe.unreachable(self._servers, without_secrets(reason, self._given))
 
 
 def _network_client(made: list[KafkaNetClient], **options: Any) -> KafkaNetClient:
-    """Make the part of a client that owns its thread and sockets, and add it to `made`. If the
-    client's constructor finds no broker, it raises without closing this part."""
+    """Create the part of a client that owns its thread and sockets, and append it to `made`. If the
+    client's constructor cannot reach a broker, it raises an error without closing this part."""
     made.append(KafkaNetClient(**options))
     return made[-1]
 
@@ -233,7 +235,7 @@ class KafkaPythonAdmin:
             return True
 
         with translated("describe topics"):
-            wait_until(described, "topics are created and deleted too fast to describe them")
+            wait_until(described, "topics are changing too quickly to be described")
         return {
             name: TopicInfo(
                 name, count, {key: entry["value"] or "" for key, entry in configs[name].items()}
@@ -287,7 +289,7 @@ class KafkaPythonAdmin:
                 if topic["error_code"] not in (0, unknown):
                     reason = kafka_errors.for_code(topic["error_code"]).__name__
                     raise BrokerError(f"topic {topic['name']!r} cannot be deleted: {reason}")
-        wait_until(lambda: not self._partitions(names), f"topics {names} are still there")
+        wait_until(lambda: not self._partitions(names), f"topics {names} still exist")
 
     def offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
         count = self._partitions([topic]).get(topic)
@@ -333,7 +335,7 @@ class KafkaPythonAdmin:
             self._client.close()
 
     def _partitions(self, topics: list[str] | None) -> dict[str, int]:
-        """Return partition counts of these or all topics, without unknown and internal ones."""
+        """Return partition counts, by default of all topics. Omit unknown and internal topics."""
         if topics == []:
             return {}
         with translated("list topics"):
@@ -349,7 +351,7 @@ class KafkaPythonAdmin:
 
 
 def _as_kafka_writes_it(topic_id: str) -> str:
-    """Return a topic id in URL-safe base64.
+    """Convert a topic id from a UUID to URL-safe base64, the format that Kafka's tools print.
 
     >>> _as_kafka_writes_it("78b72e33-83d4-47aa-9576-719e67db3151")
     'eLcuM4PUR6qVdnGeZ9sxUQ'
@@ -358,8 +360,11 @@ def _as_kafka_writes_it(topic_id: str) -> str:
 
 
 def _patiently(ask: Callable[[], Any]) -> Any:
-    """Repeat a request until the group has a coordinator, which the client does not wait for. A new
-    cluster has none for some seconds, and after a failure another broker must take over."""
+    """Repeat a request until the group has a coordinator, because the client does not wait for one.
+
+    A new cluster has no coordinator for several seconds, and after a broker's failure another
+    broker must take over. Raises the client's error after 10 s.
+    """
     deadline_s = time.monotonic() + _COORDINATOR_PATIENCE_S
     while True:
         try:

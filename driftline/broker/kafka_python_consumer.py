@@ -1,4 +1,8 @@
-"""The consumer of the kafka-python adapter. It runs rebalance callbacks in the calling thread."""
+"""Read Kafka topics with kafka-python, and run rebalance callbacks in the calling thread.
+
+Input: topics to read as a group member, or partitions with start offsets. Output: committed
+messages.
+"""
 
 import queue
 import threading
@@ -26,7 +30,7 @@ from driftline.errors import BrokerUnavailable, OffsetOutOfRange
 
 
 class KafkaPythonConsumer:
-    """Read with a kafka.KafkaConsumer."""
+    """Implement `port.Consumer` with a kafka.KafkaConsumer."""
 
     def __init__(self, client: Any, limits: TopicLimits, *, static: bool = False) -> None:
         self._client = client
@@ -44,7 +48,7 @@ class KafkaPythonConsumer:
         with translated("subscribe"):
             self._client.subscribe(topics=list(topics), listener=self._callbacks)
             for topic in topics:
-                # Fetch metadata now. Without it the first leader of a group assigns no partitions.
+                # Fetch metadata now. Without it, a group's first leader would assign no partitions.
                 self._client.partitions_for_topic(topic)
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -63,7 +67,8 @@ class KafkaPythonConsumer:
             except kafka_errors.OffsetOutOfRangeError as error:
                 raise OffsetOutOfRange(*next(iter(error.args[0]))) from error
             except kafka_errors.UnsupportedCodecError as error:
-                # The error does not name the batch, but the client still refers to it (3.0.12).
+                # The error does not identify the batch, but the client still references the batch
+                # (kafka-python 3.0.12).
                 batch = self._client._fetcher._next_partition_records
                 place = "{}[{}]@{}".format(*batch.topic_partition, batch.next_fetch_offset)
                 raise unsupported_codec(f"read {place}", error) from error
@@ -92,7 +97,7 @@ class KafkaPythonConsumer:
         with translated("position"):
             offset = self._client.position(kafka_partition(partition), timeout_ms=ANSWER_TIMEOUT_MS)
         if offset is None:
-            raise BrokerUnavailable(f"the broker does not report the start of {partition}")
+            raise BrokerUnavailable(f"the broker returned no start offset for {partition}")
         return int(offset)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
@@ -126,7 +131,7 @@ class KafkaPythonConsumer:
         return self._client.group_metadata()
 
     def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        with translated("fetch the ends of logs"):
+        with translated("fetch the log ends"):
             found = self._client.end_offsets(
                 list(map(kafka_partition, partitions)), timeout_ms=PROGRESS_TIMEOUT_MS
             )
@@ -141,8 +146,9 @@ class KafkaPythonConsumer:
                 self._callbacks.close()
         finally:
             if self._static:
-                # This client leaves its group only if it has no instance id (3.0.12). The request
-                # contains the member id, so it cannot remove a successor with this instance id.
+                # The client leaves its group only if it has no instance id (kafka-python 3.0.12).
+                # Therefore pretend that it has none. The leave request contains the member id, so
+                # the request cannot remove a successor that has the same instance id.
                 self._client._coordinator.is_dynamic_member = lambda: True
             with translated("close"):
                 self._client.close(autocommit=False, timeout_ms=ANSWER_TIMEOUT_MS)
@@ -156,16 +162,19 @@ class KafkaPythonConsumer:
         let_go(partial(self._client.close, autocommit=False, timeout_ms=1000))
 
     def _fetch_again_what_was_parked(self) -> None:
-        """Drop records that the client parked when their partition was paused during a fetch. After
-        `resume` it rarely returns them, and it fetches no others of the partition (3.0.12:
-        `fetched_records` looks for them only if its current records are None, not if used up)."""
+        """Make the client fetch again the records it set aside while their partition was paused.
+
+        After `resume`, the client would rarely return those records, and it would fetch no other
+        records from the partition. (In kafka-python 3.0.12, `fetched_records` looks for them only
+        when its current batch is None, not when the batch is used up.)
+        """
         parked = self._client._fetcher._paused_partition_records
         for partition in parked.keys() - self._client.paused():
             del parked[partition]
 
     def _is_fenced(self) -> bool:
-        """Return whether another consumer has taken this one's instance id. Stopped heartbeats are
-        the only sign that the client gives (3.0.12)."""
+        """Return whether another consumer has taken over this consumer's instance id. The only sign
+        that the client gives is that its heartbeats stop (kafka-python 3.0.12)."""
         member = self._client._coordinator
         return (
             member.stable()
@@ -178,27 +187,28 @@ class KafkaPythonConsumer:
 class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     """Run rebalance callbacks in the calling thread.
 
-    The client calls this listener in its I/O thread, where `committed` and `commit` cannot be
-    called, while its `poll` blocks. Therefore a worker thread polls and puts the result into
-    `_events`. The I/O thread puts callbacks into `_events` and waits until they have run. The
-    calling thread runs what it finds there, so `revoked` can commit before partitions are lost.
+    While the client's `poll` blocks, the client calls this listener in its I/O thread, in which
+    `committed` and `commit` cannot be called. Therefore a worker thread polls and puts the result
+    into `_events`. The I/O thread also puts callbacks into `_events`, and waits until they have
+    run. The calling thread runs all events, so `revoked` can commit before partitions are lost.
     """
 
     def __init__(self, client: Any, assigned: Rebalanced, revoked: Rebalanced) -> None:
         self._client = client
         self._assigned = assigned
         self._revoked = revoked
-        self.held: list[TopicPartition] = []  # assigned now; set by `_take`, emptied by `_give_up`
-        self._given_up: list[TopicPartition] = []  # the partitions that were revoked last
-        # `poll` puts its timeout and size here, and `abandon` None, which ends the worker thread.
+        self.held: list[TopicPartition] = []  # assigned; set by `_take`, cleared by `_give_up`
+        self._given_up: list[TopicPartition] = []  # the most recently revoked partitions
+        # `poll` puts its timeout and record limit here. `abandon` puts None, which ends the worker
+        # thread.
         self._requests: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
-        # A daemon thread: one of a pool would keep the process alive while a poll hangs.
+        # Use a daemon thread. A pool thread would keep the process alive while a poll hangs.
         threading.Thread(target=self._work, name="driftline-poll", daemon=True).start()
         self._events: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
-        self._result: list[Any] = []  # records of the last poll; set by `_finish`, taken by `poll`
-        # Set when a poll is requested, reset when its result was taken from `_events`.
+        self._result: list[Any] = []  # the last poll's records; set by `_finish`, removed by `poll`
+        # Set when a poll is requested, reset when the poll's result is read from `_events`.
         self._polling = False
-        self._closing = False  # set by `abandon`: callbacks are no longer called
+        self._closing = False  # set by `abandon`, after which no callbacks are called
 
     async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         await self._hand_over(self._take, assigned)
@@ -220,8 +230,9 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     def _take(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in map(kafka_partition, set(partitions).intersection(self._given_up)):
-            # If the client had this partition before, it keeps its position and pause (3.0.12).
-            # Start at the committed offset instead, as other clients do.
+            # When a client gets a partition back, it restores the partition's old position and
+            # pause (kafka-python 3.0.12). Start at the committed offset instead, unpaused, as other
+            # clients do.
             known = self._client.committed(partition, timeout_ms=ANSWER_TIMEOUT_MS)
             if known is None:
                 self._client.seek_to_beginning(partition)
@@ -242,13 +253,13 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         try:
             callback(partitions)
         finally:
-            # Futures of this client may only be completed in its I/O thread, to which there is no
-            # public access (3.0.12).
+            # The client's futures may be completed only in its I/O thread, for which there is no
+            # public API (kafka-python 3.0.12).
             self._client._net.call_soon_threadsafe(lambda: done.success(None))
 
     def poll(self, *, timeout_ms: float, max_records: int) -> Mapping[Any, Any]:
-        # After an interrupt (Ctrl-C) the previous poll may still run. Wait for it instead of
-        # starting another one, so that its records are not lost.
+        # After an interrupt (Ctrl-C), the previous poll may still be running. Wait for it instead
+        # of starting another poll, so that its records are not lost.
         if not self._polling:
             self._polling = True
             self._requests.put((timeout_ms, max_records))
@@ -257,7 +268,7 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 event = self._events.get(timeout=(timeout_ms + 2 * ANSWER_TIMEOUT_MS) / 1000)
             except queue.Empty:
-                raise BrokerUnavailable("cannot poll: the client does not return") from None
+                raise BrokerUnavailable("cannot poll: the client does not respond") from None
             try:
                 event()
             except Exception as error:  # noqa: BLE001 - raised again below
@@ -289,7 +300,7 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             raise error
 
     def close(self) -> None:
-        """Finish a pending poll, then call `revoked`."""
+        """Wait for any pending poll, call `revoked`, and end the worker thread."""
         try:
             if self._polling:
                 self.poll(timeout_ms=0, max_records=1)
@@ -299,7 +310,7 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             self.abandon()
 
     def abandon(self) -> None:
-        """End the worker thread. No callback is called from now on."""
+        """End the worker thread and call no more callbacks."""
         self._closing = True
         self.held = []
         self._requests.put(None)

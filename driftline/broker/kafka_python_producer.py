@@ -1,4 +1,7 @@
-"""The producer of the kafka-python adapter, with transactions."""
+"""Publish records to Kafka with kafka-python, optionally in transactions.
+
+Input: records, and offsets to commit in a transaction. Output: acknowledged records, or errors.
+"""
 
 import contextlib
 import logging
@@ -28,16 +31,16 @@ from driftline.errors import BrokerUnavailable, DeliveryFailed, TransactionAbort
 
 _log = logging.getLogger(__name__)
 
-# The client's own queue is unbounded. Above these numbers of unconfirmed records or bytes, `send`
-# waits for the oldest records.
+# The client's own queue is unbounded. Above either of these limits, `send` waits until the oldest
+# records are confirmed.
 _MAX_UNCONFIRMED = 20_000
 _MAX_UNCONFIRMED_BYTES = 64 * 1024 * 1024
-# A record is acknowledged or fails within the delivery timeout of 60 s.
+# Longer than the 60 s delivery timeout, within which a record is acknowledged or fails.
 _SETTLED_TIMEOUT_S = 90.0
 
 
 class KafkaPythonProducer:
-    """Write with a kafka.KafkaProducer."""
+    """Implement `port.Producer` with a kafka.KafkaProducer."""
 
     def __init__(
         self,
@@ -50,19 +53,19 @@ class KafkaPythonProducer:
     ) -> None:
         self._client = client
         self._gapless = gapless
-        self._has_gap = False  # set when a gapless producer lost a record; it then writes no more
+        self._has_gap = False  # set when a gapless producer loses a record; stops all later writes
         self._answer_timeout_s = answer_timeout_s
         self._id = transactional_id
         self._flush_timeout_s = (
             _SETTLED_TIMEOUT_S if transactional_id is None else TRANSACTION_ANSWER_TIMEOUT_S
         )
         self._limits = limits
-        self._unconfirmed: deque[tuple[str, int, Any]] = deque()  # topic, bytes, future
+        self._unconfirmed: deque[tuple[str, int, Any]] = deque()  # topic, size in bytes, future
         self._unconfirmed_bytes = 0
-        self._failed: list[str] = []  # filled by `_confirm`; emptied when raised, and by `abort`
+        self._failed: list[str] = []  # errors from `_confirm`; cleared when raised and by `abort`
         self._ready = False  # set by the first `begin`
         self._in_transaction = False
-        self._dead = False  # an abort failed or a call did not return; no transaction can follow
+        self._dead = False  # set when an abort fails or a call hangs; prevents new transactions
         self._closed = False
 
     def send(self, record: Outgoing) -> None:
@@ -94,7 +97,10 @@ class KafkaPythonProducer:
             self._confirm(len(self._unconfirmed) // 2)
 
     def _stop_writing(self, error: BaseException) -> None:
-        """Stop the client after a failed record. Runs in its sending thread before other sends."""
+        """Stop the client after a record has failed, before its sender thread sends any other.
+
+        Runs in that thread.
+        """
         self._has_gap = True
         self._client._sender.force_close()
 
@@ -104,7 +110,8 @@ class KafkaPythonProducer:
 
     def flush(self) -> None:
         with self._translated("flush"):
-            # Without a timeout it may wait forever after the coordinator is lost (3.0.12).
+            # Without a timeout, `flush` may wait forever after the coordinator is lost
+            # (kafka-python 3.0.12).
             self._client.flush(timeout=self._flush_timeout_s)
         self._confirm(0)
         raise_failed(self._failed)
@@ -122,7 +129,8 @@ class KafkaPythonProducer:
         self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
     ) -> None:
         for partition in offsets:
-            self._limits.partitions(partition.topic)  # the client waits forever for unknown topics
+            # Raise an error for an unknown topic, for which the client would wait forever.
+            self._limits.partitions(partition.topic)
         with self._translated("send offsets"):
             self._answered(
                 "send offsets",
@@ -154,11 +162,10 @@ class KafkaPythonProducer:
         try:
             self._answered("abort", self._client.abort_transaction)
         except (kafka_errors.KafkaError, BrokerUnavailable) as error:
-            # The coordinator aborts it: at once after fencing, otherwise when it times out.
+            # The coordinator aborts the transaction: immediately if this producer has been fenced,
+            # otherwise at the transaction's timeout.
             self._dead = True
-            _log.warning(
-                "the transaction of %s could not be aborted and will time out: %r", self._id, error
-            )
+            _log.warning("could not abort %s's transaction; it will time out: %r", self._id, error)
 
     def close(self) -> None:
         if self._closed:
@@ -168,7 +175,7 @@ class KafkaPythonProducer:
         try:
             self._client.close(timeout=ANSWER_TIMEOUT_MS / 1000)
         except kafka_errors.KafkaError as error:
-            _log.warning("the producer was closed with records unsent: %r", error)
+            _log.warning("the producer was closed with unsent records: %r", error)
 
     def abandon(self) -> None:
         if self._closed:
@@ -183,7 +190,7 @@ class KafkaPythonProducer:
         let_go(close)
 
     def _confirm(self, keep: int) -> None:
-        """Wait for the oldest records until only `keep` are unconfirmed."""
+        """Wait for the oldest records until only `keep` records are unconfirmed."""
         while len(self._unconfirmed) > keep:
             topic, size, future = self._unconfirmed.popleft()
             self._unconfirmed_bytes -= size
@@ -197,10 +204,10 @@ class KafkaPythonProducer:
                 self._failed.append(f"{topic}: {error!r}")
 
     def _answered(self, doing: str, call: Callable[..., object], *arguments: object) -> None:
-        """Make a call, with a timeout because it may never return (3.0.12).
+        """Make a call with a timeout, because the call may never return (kafka-python 3.0.12).
 
-        Raises what the call raises, and BrokerUnavailable after the timeout. Whether the
-        transaction was committed is then unknown, and the producer is unusable.
+        Raises whatever the call raises, or BrokerUnavailable after the timeout. After a timeout, it
+        is unknown whether the transaction was committed, and the producer is unusable.
         """
         try:
             call_within(self._answer_timeout_s, call, *arguments)
@@ -214,7 +221,8 @@ class KafkaPythonProducer:
 
     @contextlib.contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
-        """Convert the client's errors. In transactions, most become TransactionAborted."""
+        """Convert the client's errors to Driftline's. If the producer is transactional, most errors
+        become TransactionAborted."""
         if self._id is None:
             with translated(doing):
                 yield
@@ -233,5 +241,5 @@ class KafkaPythonProducer:
             raise TransactionAborted(
                 f"cannot {doing} for {self._id!r}: {error!r}",
                 hint="abort and rebuild from the committed offsets; if begin fails as well, another"
-                " producer has taken over the id",
+                " producer has taken over the transactional id",
             ) from error

@@ -1,4 +1,4 @@
-"""Convert values and errors between the port and kafka-python."""
+"""Convert values and errors between the broker interface (`port`) and kafka-python."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -12,32 +12,32 @@ from driftline.broker.limits import fenced_instance, not_allowed
 from driftline.broker.port import Committed, TopicPartition
 from driftline.errors import BrokerError, BrokerUnavailable, UnsupportedCodec
 
-# A reachable broker replies in milliseconds. This timeout also covers the election of a leader.
+# A reachable broker replies in milliseconds. This timeout also allows for a leader election.
 ANSWER_TIMEOUT_MS = 30_000
-# Requests about progress are repeated a second later, so they must not block the loop for long.
+# Progress requests are repeated every second, so they must not block the loop for long.
 PROGRESS_TIMEOUT_MS = 5_000
 
-# librdkafka (2.16) commits metadata with the zero byte that ends strings in C. When it reads
-# metadata without this byte, it continues into other memory. So this adapter writes the byte, too.
+# librdkafka (2.16) commits metadata with a trailing zero byte, as in C strings. When that byte is
+# missing, librdkafka reads past the end of the metadata. Therefore this adapter also writes it.
 _END = "\0"
 
-# Compression codec → the package that the client decompresses it with. Driftline requires them all,
-# but they may be missing after `pip install --no-deps`.
+# The package that the client needs for each compression codec. Driftline depends on all of these
+# packages, but `pip install --no-deps` does not install them.
 _CODECS = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
 
 
 def kafka_partition(partition: TopicPartition) -> Any:
-    """Return the client's value for a partition."""
+    """Convert a partition to the client's type."""
     return kafka.TopicPartition(*partition)
 
 
 def committed_of(position: Any) -> Committed:
-    """Return a checkpoint, with its metadata as they were given to `kafka_offsets`."""
+    """Convert the client's committed offset to a checkpoint, without the trailing zero byte."""
     return Committed(position.offset, (position.metadata or "").rstrip(_END))
 
 
 def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> dict[Any, Any]:
-    """Return the client's value for offsets to commit."""
+    """Convert offsets to commit to the client's types, with a zero byte after the metadata."""
     return {
         kafka_partition(partition): OffsetAndMetadata(
             position.offset, position.metadata and position.metadata + _END, -1
@@ -47,7 +47,7 @@ def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> dict[Any, Any]
 
 
 def unsupported_codec(doing: str, error: Exception) -> UnsupportedCodec:
-    """Return the error for records or a setting with a codec that the client does not have."""
+    """Return the error for records or a setting whose compression codec the client lacks."""
     for codec, package in _CODECS.items():
         if codec in str(error):
             return UnsupportedCodec(
@@ -55,14 +55,14 @@ def unsupported_codec(doing: str, error: Exception) -> UnsupportedCodec:
                 hint=f"pip install {package}",
             )
     return UnsupportedCodec(
-        f"cannot {doing}: kafka-python does not know its compression ({error})",
+        f"cannot {doing}: kafka-python does not support the compression codec ({error})",
         hint="set DRIFTLINE_CLIENT=librdkafka, or write with gzip, lz4, snappy or zstd",
     )
 
 
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn errors of the client into Driftline's."""
+    """Convert the client's errors to Driftline's."""
     try:
         yield
     except kafka_errors.FencedInstanceIdError as error:
@@ -72,7 +72,7 @@ def translated(doing: str) -> Iterator[None]:
     except kafka_errors.RetriableError as error:
         raise BrokerUnavailable(
             f"cannot {doing}: Kafka did not respond as expected ({error!r})",
-            hint="check that the broker runs and can be reached",
+            hint="check that the broker is running and reachable",
         ) from error
     except (kafka_errors.KafkaError, ValueError) as error:
         raise BrokerError(f"cannot {doing}: {error!r}") from error

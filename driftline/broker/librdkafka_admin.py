@@ -1,7 +1,7 @@
-"""The admin client of librdkafka (confluent-kafka).
+"""Create, delete and describe Kafka topics, and describe consumer groups, with librdkafka.
 
-Input: names of topics and groups. Output: their settings, offsets and members. It lists no internal
-topics.
+Input: topic and group names. Output: topic settings, offsets, checkpoints and member counts.
+Internal topics are never listed.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,10 @@ _URL_SAFE = str.maketrans("+/", "-_")
 
 
 class LibrdkafkaAdmin:
-    """Administer with a confluent_kafka.admin.AdminClient. `consumer` makes a group's consumer."""
+    """Implement `port.Admin` with a confluent_kafka.admin.AdminClient.
+
+    `consumer` creates a consumer that reads a group's offsets.
+    """
 
     def __init__(self, client: Any, consumer: Callable[[str], Any]) -> None:
         self._client = client
@@ -42,7 +45,7 @@ class LibrdkafkaAdmin:
                     entries = answer.result()
                 except ck.KafkaException as error:
                     if error.args[0].code() == ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                        continue  # it was deleted since it was listed
+                        continue  # the topic was deleted after it was listed
                     raise
                 name = resource.name
                 config = {key: entry.value or "" for key, entry in entries.items()}
@@ -57,7 +60,7 @@ class LibrdkafkaAdmin:
         with translated("describe topics"):
             for name, answer in self._client.describe_topics(ck.TopicCollection(names)).items():
                 try:
-                    # The client uses standard base64. Kafka uses the URL-safe variant.
+                    # The client returns standard base64, but Kafka uses the URL-safe variant.
                     result[name] = str(answer.result().topic_id).translate(_URL_SAFE)
                 except ck.KafkaException as error:
                     if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -95,7 +98,7 @@ class LibrdkafkaAdmin:
                 except ck.KafkaException as error:
                     if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise
-        wait_until(lambda: not self._partitions(names), f"topics {names} are still there")
+        wait_until(lambda: not self._partitions(names), f"topics {names} still exist")
 
     def offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
         found: dict[TopicPartition, OffsetRange] = {}
@@ -111,7 +114,7 @@ class LibrdkafkaAdmin:
             return True
 
         with translated("list offsets"):
-            wait_until(listed, f"{topic}: its partitions have no leaders")
+            wait_until(listed, f"partitions of topic {topic} have no leaders")
         return found
 
     def _offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
@@ -140,7 +143,7 @@ class LibrdkafkaAdmin:
         ]
         if not partitions:
             return {}
-        # Do not use the admin client's request. It ends in a segmentation fault when the group's
+        # Do not use the admin client here. Its request causes a segmentation fault when the group's
         # coordinator moves (librdkafka 2.16, confluent-kafka-javascript#374).
         client = self._consumer(group)
         try:
@@ -162,10 +165,10 @@ class LibrdkafkaAdmin:
             raise
 
     def close(self) -> None:
-        """Do nothing. The client is freed with this object."""
+        """Do nothing, because the client is freed with this object."""
 
     def _partitions(self, topics: Iterable[str] | None) -> dict[str, int]:
-        """Return partition counts of these or all topics, without unknown and internal ones."""
+        """Return partition counts, by default of all topics. Omit unknown and internal topics."""
         wanted = None if topics is None else set(topics)
         with translated("list topics"):
             found = self._client.list_topics(timeout=ANSWER_TIMEOUT_S).topics
@@ -180,10 +183,10 @@ class LibrdkafkaAdmin:
         }
 
     def _check_allowed(self, topics: list[str]) -> None:
-        """Raise AccessDenied if one of these unlisted topics exists but must not be read."""
+        """Raise AccessDenied if one of these unlisted topics exists but may not be described."""
         if not topics:
             return
-        # If asked by name, the broker distinguishes hidden topics from those that do not exist.
+        # In a request by name, the broker distinguishes hidden topics from nonexistent topics.
         for name, answer in self._client.describe_topics(ck.TopicCollection(topics)).items():
             with translated(f"describe topic {name!r}"):
                 try:

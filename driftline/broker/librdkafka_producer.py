@@ -1,4 +1,7 @@
-"""The producer of the librdkafka adapter, with transactions."""
+"""Publish records to Kafka with librdkafka, optionally in transactions.
+
+Input: records, and offsets to commit in a transaction. Output: acknowledged records, or errors.
+"""
 
 import logging
 import time
@@ -28,23 +31,23 @@ from driftline.errors import (
 
 _log = logging.getLogger(__name__)
 
-# Longer than the delivery timeout of 60 s, so that the client can report its reason first.
+# Longer than the 60 s delivery timeout, so that the client can report the reason first.
 _DELIVERED_TIMEOUT_S = 75.0
-_GRACE_S = 1.0  # how much later than its own timeout a call may return
+_GRACE_S = 1.0  # how long after its own timeout a call may still return
 
 
 class LibrdkafkaProducer:
-    """Write with a confluent_kafka.Producer."""
+    """Implement `port.Producer` with a confluent_kafka.Producer."""
 
     def __init__(self, client: Any, transactional_id: str | None, limits: TopicLimits) -> None:
         self._client = client
         self._id = transactional_id
         self._limits = limits
-        self._failed: list[str] = []  # filled by `_delivered`; emptied when raised, and by `abort`
-        self._denied: AccessDenied | None = None  # the last denial, set by `_delivered`
+        self._failed: list[str] = []  # errors from `_delivered`; cleared when raised, by `abort`
+        self._denied: AccessDenied | None = None  # the last ACL error, set by `_delivered`
         self._ready = False  # set by the first `begin`
         self._in_transaction = False
-        self._fatal: BaseException | None = None  # set when the client has become useless
+        self._fatal: BaseException | None = None  # set when the client becomes unusable
         self._closed = False
 
     def send(self, record: Outgoing) -> None:
@@ -77,8 +80,8 @@ class LibrdkafkaProducer:
         values = iter(batch.values)
         sent = 0
         while sent < len(batch.values):
-            # This loop runs in C with positional arguments. It takes two thirds of the time of a
-            # Python loop with keyword arguments. `produce_batch` is not faster.
+            # This loop runs in C with positional arguments. It takes two thirds as long as a Python
+            # loop with keyword arguments. `produce_batch` is no faster.
             calls = map(
                 self._client.produce,
                 repeat(topic), values, islice(batch.keys, sent, None), repeat(partition),
@@ -91,12 +94,12 @@ class LibrdkafkaProducer:
                 sent = len(batch.values) - length_hint(values)
             except ck.KafkaException as error:
                 raise self._error("send", error) from error
-            at = sent - 1  # the record for which there was no room
+            at = sent - 1  # the record that did not fit into the queue
             self.send(Outgoing(topic, batch.values[at], batch.keys[at], partition))
         self._serve(self._client.poll, 0)  # removes acknowledged records from the queue
 
     def _make_room(self) -> None:
-        """Wait until half of the full queue is acknowledged, so that many records find room."""
+        """Wait until half of the queued records are acknowledged, to make room for many records."""
         enough = len(self._client) // 2
         deadline_s = time.monotonic() + _DELIVERED_TIMEOUT_S
         while len(self._client) > enough:
@@ -116,8 +119,8 @@ class LibrdkafkaProducer:
         try:
             return call(timeout_s)
         except (ck.KafkaException, SystemError) as error:
-            # A fatal error is raised between two callbacks (2.16). If the second one then ends with
-            # a SystemError, the fatal error is its cause.
+            # The client raises a fatal error between two callbacks (confluent-kafka 2.16). If the
+            # second callback then fails with a SystemError, the fatal error is its cause.
             reason = error if isinstance(error, ck.KafkaException) else error.__cause__
             self._fatal = self._fatal or reason
             raise DeliveryFailed(
@@ -129,7 +132,7 @@ class LibrdkafkaProducer:
         if time.monotonic() > deadline_s:
             raise BrokerUnavailable(
                 f"records were not acknowledged within {_DELIVERED_TIMEOUT_S:.0f} s",
-                hint="check that the broker runs and that enough replicas are in sync",
+                hint="check that the broker is running and that enough replicas are in sync",
             )
 
     def begin(self) -> None:
@@ -165,26 +168,25 @@ class LibrdkafkaProducer:
         self._in_transaction = False
         self._failed.clear()
         if self._fatal is not None:
-            return  # the client is useless; the coordinator aborts the transaction
+            return  # the client is unusable; the coordinator will abort the transaction
         try:
             self._call("abort", self._client.abort_transaction, TRANSACTION_ANSWER_TIMEOUT_S)
         except BrokerError as error:
-            # The coordinator aborts it: at once after fencing, otherwise when it times out.
-            _log.warning(
-                "the transaction of %s could not be aborted and will time out: %s", self._id, error
-            )
+            # The coordinator aborts the transaction: immediately if this producer has been fenced,
+            # otherwise at the transaction's timeout.
+            _log.warning("could not abort %s's transaction; it will time out: %s", self._id, error)
 
     def close(self) -> None:
         if self._closed:
             return
         self.abort()
         self._closed = True
-        if self._fatal is not None:  # the client rejects every call now
+        if self._fatal is not None:  # the client now rejects every call
             end_elsewhere(self._taken())
             return
         try:
             if left := self._client.flush(ANSWER_TIMEOUT_S):
-                _log.warning("the producer was closed with %d records unsent", left)
+                _log.warning("the producer was closed with %d unsent records", left)
         except ck.KafkaException as error:  # a fatal error, such as missing permissions
             _log.warning("the producer was closed after an error: %s", error.args[0].str())
         let_go(self._client.close)
@@ -193,15 +195,15 @@ class LibrdkafkaProducer:
         if self._closed:
             return
         self._closed = True
-        # The client ends with its last reference: its own `close` would try to abort forever.
+        # End the client by dropping its last reference. Its `close` would retry the abort forever.
         client = self._taken()
         end_elsewhere(client)
         let_go(partial(_drop_records, client))
 
     def _taken(self) -> Any:
-        """Return the client, and keep no reference to it."""
+        """Return the client and drop this object's references to it."""
         client, self._client = self._client, None
-        self._fatal = self._denied = None  # their tracebacks keep the client
+        self._fatal = self._denied = None  # the tracebacks of these errors reference the client
         return client
 
     def _delivered(self, error: Any, record: Any) -> None:
@@ -211,14 +213,14 @@ class LibrdkafkaProducer:
             self._failed.append(f"{record.topic()}: {error.str()}")
 
     def _call(self, doing: str, call: Callable[..., object], *arguments: object) -> None:
-        """Make a call, and repeat it while its error is retriable.
+        """Make a call, and repeat it while it fails with a retriable error.
 
-        If it does not return in time, the producer is useless. `send_offsets` may ignore its own
-        timeout while the group has no coordinator (2.16).
+        If the call does not return in time, the producer becomes unusable. `send_offsets` may
+        ignore its own timeout while the group has no coordinator (librdkafka 2.16).
         """
         deadline = time.monotonic() + TRANSACTION_ANSWER_TIMEOUT_S
         if self._fatal is not None:
-            # Another call would only report a conflict with the failed one.
+            # Another call would only report a conflict with the failed call.
             raise self._error(doing, self._fatal)
         while True:
             try:
@@ -253,11 +255,11 @@ class LibrdkafkaProducer:
         return TransactionAborted(
             f"cannot {doing} for {self._id!r}: {reason.str()}",
             hint="abort and rebuild from the committed offsets; if begin fails as well, another"
-            " producer has taken over the id",
+            " producer has taken over the transactional id",
         )
 
 
 def _drop_records(client: Any) -> None:
-    """Drop the records that were not written. Their callbacks are freed only by being called."""
+    """Drop all unwritten records. Their callbacks are freed only when they are called."""
     client.purge(blocking=False)
     client.poll(0)

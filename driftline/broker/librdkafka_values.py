@@ -1,5 +1,7 @@
-"""Convert values and errors between the port and confluent-kafka. Only this module imports the
-library, so that its absence raises MissingExtra."""
+"""Convert values and errors between the broker interface (`port`) and confluent-kafka.
+
+Only this module imports the library, so that MissingExtra is raised if it is not installed.
+"""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,18 +30,18 @@ __all__ = [
     "translated",
 ]
 
-# A reachable broker replies in milliseconds. This timeout also covers the election of a leader.
+# A reachable broker replies in milliseconds. This timeout also allows for a leader election.
 ANSWER_TIMEOUT_S = 30.0
-# Requests about progress are repeated a second later, so they must not block the loop for long.
+# Progress requests are repeated every second, so they must not block the loop for long.
 PROGRESS_TIMEOUT_S = 5.0
 
 
 class ClientErrors:
-    """The errors that a client reported to its error callback. They are never reset."""
+    """The first errors that a client reports to its error callback. They are never reset."""
 
     def __init__(self) -> None:
         self.first: str | None = None
-        self.fatal: str | None = None  # the first fatal error, after which the client is useless
+        self.fatal: str | None = None  # the first fatal error, which makes the client unusable
 
     def __call__(self, error: Any) -> None:
         self.first = self.first or error.str()
@@ -48,12 +50,12 @@ class ClientErrors:
 
 
 def kafka_partition(partition: TopicPartition, offset: int | None = None) -> Any:
-    """Return the client's value for a partition, with an offset or without one."""
+    """Convert a partition, with an optional offset, to the client's type."""
     return ck.TopicPartition(*partition, ck.OFFSET_INVALID if offset is None else offset)
 
 
 def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> list[Any]:
-    """Return the client's value for offsets to commit."""
+    """Convert offsets to commit to the client's type."""
     return [
         ck.TopicPartition(*partition, position.offset, metadata=position.metadata)
         for partition, position in offsets.items()
@@ -61,7 +63,8 @@ def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> list[Any]:
 
 
 def committed_of(positions: Iterable[Any]) -> dict[TopicPartition, Committed]:
-    """Return the checkpoints among the client's values. Raises KafkaException."""
+    """Convert the client's committed offsets to checkpoints. Omit partitions without a committed
+    offset. Raises KafkaException."""
     result = {}
     for position in positions:
         if position.error is not None:
@@ -99,12 +102,12 @@ def is_forbidden(reason: Any) -> bool:
 
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn errors of the client, and TimeoutError, into Driftline's."""
+    """Convert the client's errors, and TimeoutError, to Driftline's errors."""
     try:
         yield
     except TimeoutError as error:
         raise BrokerUnavailable(
-            f"cannot {doing}: {error}", hint="check that the broker runs and can be reached"
+            f"cannot {doing}: {error}", hint="check that the broker is running and reachable"
         ) from error
     except ck.KafkaException as error:
         reason = error.args[0]
@@ -115,6 +118,6 @@ def translated(doing: str) -> Iterator[None]:
         if reason.code() in _UNREACHABLE:
             raise BrokerUnavailable(
                 f"cannot {doing}: Kafka does not respond ({reason.str()})",
-                hint="check that the broker runs and can be reached",
+                hint="check that the broker is running and reachable",
             ) from error
         raise BrokerError(f"cannot {doing}: {reason.str()}") from error

@@ -1,6 +1,7 @@
-"""Check records against the partitions and the size limit of their topic before they are sent.
+"""Check each record's partition and size against its Kafka topic before the record is sent.
 
-A record that the broker rejects would abort its whole transaction.
+Input: records to send, and topic descriptions from a broker. Output: errors for invalid records.
+Without these checks, a record that the broker rejects would abort its whole transaction.
 """
 
 import time
@@ -15,20 +16,20 @@ from driftline.errors import (
     MessageTooLarge,
 )
 
-# Kafka's default for a topic's max.message.bytes. It limits a whole batch, including its framing.
+# Kafka's default for a topic's max.message.bytes, which limits a whole batch with its framing.
 DEFAULT_TOPIC_BYTES = 1_048_588
-# A batch header has 61 bytes. The lengths and deltas of one record have at most 31 more.
+# A batch header takes 61 bytes. The lengths and deltas of one record take at most 31 bytes.
 FRAMING_BYTES = 100
-# Each header has two lengths of at most 5 bytes.
+# Each record header stores two lengths of at most 5 bytes each.
 HEADER_FRAMING_BYTES = 10
 MAX_MESSAGE_BYTES = DEFAULT_TOPIC_BYTES - FRAMING_BYTES
-# The largest batch that a client may send. It is far above Kafka's default, so that only the limit
-# of the topic matters, which is higher for a dead-letter topic than for its source.
+# The largest batch that a client may send. It is far above Kafka's default, so that only the
+# topic's limit matters. A dead-letter topic has a higher limit than its source topic.
 CLIENT_MAX_BYTES = 16 * 1024 * 1024
 
 
 def record_bytes(record: Outgoing) -> int:
-    """Return the size of a record before compression, without the framing of its batch."""
+    """Return a record's size in bytes before compression, without batch framing."""
     size = len(record.value or b"") + len(record.key or b"")
     if not record.headers:
         return size
@@ -47,14 +48,14 @@ def unknown_topic(topic: str) -> BrokerError:
     """Return the error for a topic that does not exist."""
     return BrokerError(
         f"topic {topic!r} does not exist",
-        hint="create it first (driftline topics apply); topics are never created by use",
+        hint="create it first (driftline topics apply); topics are never created implicitly",
     )
 
 
 def not_allowed(doing: str, reason: str) -> AccessDenied:
     """Return the error for an operation that the broker's ACLs deny this user."""
     return AccessDenied(
-        f"cannot {doing}: the broker does not allow it to this user ({reason})",
+        f"cannot {doing}: the broker denies this user access ({reason})",
         hint="`driftline topics acls` prints the rights that each service and command needs",
     )
 
@@ -62,23 +63,24 @@ def not_allowed(doing: str, reason: str) -> AccessDenied:
 def fenced_instance() -> InstanceFenced:
     """Return the error for a group member whose instance id another member has taken over."""
     return InstanceFenced(
-        "another process has taken this one's place in its group",
-        hint="no two workers of a service may have the same --slot; the newer one continues",
+        "another process has taken this one's place in the consumer group",
+        hint="no two workers of a service may have the same --slot; the newer worker continues",
     )
 
 
 def unpacked(batch: OutgoingBatch) -> Iterator[Outgoing]:
-    """Yield the records of a batch one by one."""
+    """Yield a batch's records one by one."""
     for key, value in zip(batch.keys, batch.values, strict=True):
         yield Outgoing(batch.topic, value, key, batch.partition)
 
 
 def check_partition(record: Outgoing, partitions: int) -> None:
-    """Raise DeliveryFailed if the record names a partition that its topic does not have."""
+    """Raise DeliveryFailed if the record's topic does not have the record's partition."""
     if record.partition is not None and not 0 <= record.partition < partitions:
         raise DeliveryFailed(
-            f"topic {record.topic!r} has no partition {record.partition}: it has {partitions}",
-            hint="the topics of a stream must have one partition count",
+            f"topic {record.topic!r} has no partition {record.partition}; its partition count is "
+            f"{partitions}",
+            hint="all topics of a stream must have the same partition count",
         )
 
 
@@ -87,42 +89,45 @@ def check_size(record: Outgoing, limit: int) -> None:
     size = record_bytes(record)
     if size > limit:
         raise MessageTooLarge(
-            f"a record of {size} bytes exceeds the limit of topic {record.topic!r}, {limit} bytes",
+            f"a record of {size} bytes is too large for topic {record.topic!r}, which accepts up "
+            f"to {limit} bytes",
             hint="raise the topic's max.message.bytes, or send smaller records",
         )
 
 
 class TopicLimits:
-    """A cache of the partition counts and size limits of topics.
+    """A cache of topics' partition counts and size limits.
 
     `describe` returns a topic's description, or None if the topic does not exist.
     """
 
     def __init__(self, describe: Callable[[str], TopicInfo | None]) -> None:
         self._describe = describe
-        # Partition count and size limit by topic, fetched again for records of a higher partition.
+        # Partition count and size limit by topic. Both are fetched again when a record has a
+        # partition number beyond the count, because partitions may have been added.
         self._known: dict[str, tuple[int, int]] = {}
 
     def partitions(self, topic: str) -> int:
-        """Return the partition count of a topic. Raises BrokerError if it does not exist."""
+        """Return a topic's partition count. Raises BrokerError if the topic does not exist."""
         return (self._known.get(topic) or self._ask(topic))[0]
 
     def check_exist(self, partitions: Iterable[TopicPartition]) -> None:
         """Raise BrokerError if one of these topics or partitions does not exist."""
         for topic, partition in partitions:
             if partition >= self.partitions(topic):
-                raise BrokerError(f"topic {topic!r} has no {partition}")
+                raise BrokerError(f"topic {topic!r} has no partition {partition}")
 
     def check(self, record: Outgoing) -> None:
-        """Raise MessageTooLarge, DeliveryFailed (no such partition) or BrokerError (no topic)."""
+        """Raise MessageTooLarge, DeliveryFailed (unknown partition) or BrokerError (unknown topic)
+        if the record cannot be sent."""
         partitions, limit = self._known.get(record.topic) or self._ask(record.topic)
         if record.partition is not None and record.partition >= partitions:
-            partitions, limit = self._ask(record.topic)  # partitions may have been added
+            partitions, limit = self._ask(record.topic)
         check_partition(record, partitions)
         check_size(record, limit)
 
     def fits(self, batch: OutgoingBatch) -> bool:
-        """Return True only if all records pass `check`. An unknown topic is not looked up."""
+        """Return True only if cached limits show that all records would pass `check`."""
         known = self._known.get(batch.topic)
         if known is None or not 0 <= batch.partition < known[0]:
             return False
@@ -140,7 +145,7 @@ class TopicLimits:
 
 
 def wait_until(holds: Callable[[], bool], otherwise: str, *, timeout_s: float = 30.0) -> None:
-    """Wait until `holds` returns True. After a change, metadata need some time to spread.
+    """Wait until `holds` returns True, because metadata changes take time to reach all brokers.
 
     Raises BrokerError with the message `otherwise` after `timeout_s`.
     """

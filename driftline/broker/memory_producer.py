@@ -1,6 +1,6 @@
-"""The producer of the in-memory broker. Each record is acknowledged when it is sent.
+"""Write records to the in-memory broker, which acknowledges each record immediately.
 
-Input: records, and offsets to commit in a transaction. Output: entries of partition logs.
+Input: records, and offsets to commit in a transaction. Output: entries in partition logs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from driftline.errors import BrokerError, TransactionAborted
 
 
 class MemoryProducer:
-    """Write to a MemoryBroker, whose state it shares."""
+    """Implement `port.Producer` on a MemoryBroker's state."""
 
     def __init__(
         self, state: MemoryState, transactional_id: str | None, transaction_timeout_s: float
@@ -26,9 +26,10 @@ class MemoryProducer:
         self._in_transaction = False  # set by `begin`, reset by `_end`
         self._deadline_s = 0.0  # when the open transaction times out; set by `begin`
         self._fenced = False  # set by a newer producer or a timeout; never reset
-        self._written: list[PartitionLog] = []  # logs of the open transaction, until `_end`
-        self._offsets: list[tuple[Group, Mapping[TopicPartition, Committed]]] = []  # until `_end`
-        self._keyless = 0  # records without a key so far, which alternate between partitions
+        self._written: list[PartitionLog] = []  # logs that the open transaction wrote to
+        # The open transaction's offsets to commit. Cleared by `_end`, like `_written`.
+        self._offsets: list[tuple[Group, Mapping[TopicPartition, Committed]]] = []
+        self._keyless = 0  # records sent without a key, which go to the partitions in turn
 
     def send(self, record: Outgoing) -> None:
         state = self._state
@@ -55,13 +56,13 @@ class MemoryProducer:
                 for record in unpacked(batch):
                     check_size(record, topic.max_bytes)
                     taken.append(record)
-            finally:  # send the records before the rejected one
+            finally:  # even if a record is rejected, append the records before it
                 if taken:
                     check_partition(taken[0], len(topic.logs))
                     self._append(taken, topic, batch.partition)
 
     def _append(self, records: Sequence[Outgoing], topic: TopicLogs, partition: int) -> None:
-        """Append records, which were checked before, to a partition."""
+        """Append records to a partition. The caller must have checked them."""
         state, log = self._state, topic.logs[partition]
         entries, first = log.entries, len(log.entries)
         if self._id is not None:
@@ -77,11 +78,11 @@ class MemoryProducer:
             )
             for offset, record in enumerate(records, first)
         )
-        if state.waiting:  # even without a waiting thread, this takes a fifth of a send
+        if state.waiting:  # an unneeded `notify_all` would take a fifth of a send's time
             state.changed.notify_all()
 
     def flush(self) -> None:
-        """Do nothing. Records are acknowledged already."""
+        """Do nothing, because `send` acknowledges records immediately."""
 
     def begin(self) -> None:
         with self._state.changed:
@@ -136,7 +137,7 @@ class MemoryProducer:
             self.fence()
 
     def fence(self) -> None:
-        """Abort the open transaction and reject all later ones."""
+        """Abort any open transaction and reject all later transactions."""
         if self._in_transaction:
             self._end(keep=False)
         self._fenced = True
@@ -156,7 +157,8 @@ class MemoryProducer:
         self._check_fenced()
 
     def _end(self, *, keep: bool) -> None:
-        """End the transaction. As in Kafka, a marker takes an offset in each partition written."""
+        """End the transaction. As in Kafka, its marker occupies an offset in each partition that
+        the transaction wrote to."""
         assert self._id is not None
         for log in self._written:
             offsets = log.open.pop(self._id)

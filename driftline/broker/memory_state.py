@@ -1,7 +1,7 @@
-"""The state that the clients of one in-memory broker share: topics, groups, owners of transactions.
+"""Hold the state that an in-memory broker's clients share: topics, groups, transaction owners.
 
-Input: a clock. Output: topics, logs and groups by name, and the last stable offset of a partition.
-Clients hold the lock `changed` while they use it.
+Input: a clock. Output: topics, logs and groups by name, and each partition's last stable offset.
+Clients must hold the lock `changed` while they use the state.
 """
 
 import threading
@@ -21,23 +21,23 @@ class TransactionOwner(Protocol):
         """Fence the producer if its open transaction has timed out."""
 
     def fence(self) -> None:
-        """Abort the open transaction and reject all later ones."""
+        """Abort any open transaction and reject all later transactions."""
 
 
 class MemoryState:
-    """Topics, groups and transactional ids of a MemoryBroker, with its clock and lock."""
+    """A MemoryBroker's topics, groups and transactional ids, with its clock and lock."""
 
     def __init__(self, clock: Clock | None) -> None:
         self.clock = clock or SystemClock()
-        self.waits = isinstance(self.clock, SystemClock)  # whether a poll waits for records
-        # Guards the state of the broker. Notified when a waiting poll may find something new.
+        self.waits = isinstance(self.clock, SystemClock)  # whether polls wait for records
+        # Guards the broker's state. Notified after each change that waiting polls must check.
         self.changed = threading.Condition(threading.RLock())
         self.topics: dict[str, TopicLogs] = {}
-        self.groups: dict[str, Group] = {}  # made at the first use
+        self.groups: dict[str, Group] = {}  # created on first use
         self.owners: dict[str, TransactionOwner] = {}  # newest producer by transactional id
-        self.clients = 0  # consumers made so far
+        self.clients = 0  # number of consumers created so far
         self.created = 0  # the number in the newest topic id
-        self.waiting = 0  # threads that wait in a poll
+        self.waiting = 0  # number of threads waiting in a poll
 
     def topic(self, name: str) -> TopicLogs:
         topic = self.topics.get(name)
@@ -55,7 +55,7 @@ class MemoryState:
         return self.groups.setdefault(name, Group())
 
     def counts(self) -> dict[str, int]:
-        """Return the number of partitions by topic."""
+        """Return each topic's partition count."""
         return {name: len(topic.logs) for name, topic in self.topics.items()}
 
     def stable_end(self, log: PartitionLog) -> int:

@@ -1,7 +1,7 @@
-"""Select the partition of a key with murmur2, as Java clients do.
+"""Compute the Kafka partition of a record key with murmur2, as Java clients do.
 
-All adapters use murmur2, so they write records with the same key to the same partition. Producers
-of other programs may use other functions. Those of common clients are recognised here.
+All adapters use murmur2, so they write records with the same key to the same partition. Other
+programs may use other functions; `partitioners_for` recognises the functions of common clients.
 """
 
 import struct
@@ -12,12 +12,12 @@ from typing import Final
 _MASK = 0xFFFFFFFF
 _SEED = 0x9747B28C
 _M = 0x5BD1E995
-# Reading all whole words of a key at once halves the time of a call, for keys up to 131 bytes.
+# For keys of up to 131 bytes, reading all whole words at once halves the time of a call.
 _WORDS = [struct.Struct(f"<{words}I").unpack_from for words in range(33)]
 
 
 def murmur2(data: bytes) -> int:
-    """Return Kafka's 32-bit murmur2 of `data`, signed as in Java.
+    """Return Kafka's 32-bit murmur2 hash of `data`, signed as in Java.
 
     >>> murmur2(b"21")
     -973932308
@@ -38,7 +38,7 @@ def murmur2(data: bytes) -> int:
 
 
 def partition_for(key: bytes, partitions: int) -> int:
-    """Return the partition of `key`, from 0, in a topic with this number of `partitions`.
+    """Return the partition of `key` in a topic with `partitions` partitions, counted from 0.
 
     >>> partition_for(b"21", 6)
     0
@@ -58,7 +58,8 @@ def _fnv1a(key: bytes, partitions: int) -> int:
 
 
 MURMUR2: Final = "murmur2"
-# The keys are the names that users search for. librdkafka calls `MURMUR2` `murmur2_random`.
+# The keys are names that users would search for. librdkafka's own name for murmur2 is
+# `murmur2_random`.
 PARTITIONERS: Final[Mapping[str, Callable[[bytes, int], int]]] = {
     MURMUR2: partition_for,
     "CRC32 (librdkafka's default)": _crc32,

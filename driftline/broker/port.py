@@ -1,13 +1,14 @@
-"""Define the broker interface: four protocols, and the values that they exchange.
+"""Define the broker interface: protocols for all clients, and the values that they exchange.
 
-The adapters `memory`, `kafka_python` and `librdkafka` implement it and pass one contract suite
-(`tests/driftline/broker/test_contract.py`). All consumers read only committed records. All
-producers choose the partition of a key with murmur2, as Java clients do.
+The adapters `memory`, `kafka_python` and `librdkafka` implement this interface and pass the same
+contract suite (`tests/driftline/broker/test_contract.py`). All consumers read only committed
+records. All producers choose a key's partition with murmur2, as Java clients do.
 
-A long-lived process must not call a client in an `except` block, except for `close` and `abandon`.
-If such a call fails, confluent-kafka (2.16) never frees the exception that is being handled, nor
-what the frames of its traceback hold, such as other clients and their threads: its `KafkaError` has
-the `__context__` of an exception, but does not clear it.
+A long-lived process must not call a client's methods in an `except` block; only `close` and
+`abandon` are safe there. If another call fails there, confluent-kafka (2.16) leaks the exception
+being handled, because the new `KafkaError` stores it as its `__context__` and never releases it.
+Everything that the traceback's frames reference then leaks too, including other clients and their
+threads.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ class TopicPartition(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """A checkpoint of a group: the next offset to read, and metadata as free text."""
+    """A group's checkpoint for one partition: the next offset to read, and free-text metadata."""
 
     offset: int
     metadata: str = ""
@@ -52,15 +53,15 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Messages(Sequence[Message]):
-    """Records in the order in which they were read, also accessible as columns. An adapter can
-    provide the columns without making a `Message` for each record."""
+    """A sequence of records in the order they were read, which can also be read as columns. An
+    adapter can provide the columns without creating a `Message` for each record."""
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self._messages = messages
 
     @classmethod
     def of(cls, messages: Sequence[Message]) -> "Messages":
-        """Return the same records, with columns."""
+        """Wrap a sequence of records so that it can be read as columns."""
         return messages if isinstance(messages, Messages) else Messages(messages)
 
     def __len__(self) -> int:
@@ -82,7 +83,7 @@ class Messages(Sequence[Message]):
 
     @cached_property
     def runs(self) -> Sequence[tuple[TopicPartition, slice]]:
-        """Return each run of consecutive records of one partition, as the partition and a slice."""
+        """Return each run of consecutive records from one partition, with the slice it covers."""
         topics, partitions = self.topics, self.partitions
         if not topics:
             return ()
@@ -96,7 +97,7 @@ class Messages(Sequence[Message]):
 
     @property
     def topics(self) -> list[str]:
-        """Return the column of topics, one per record. The other columns have the same order."""
+        """Return the topic of each record. All columns are in the order of the records."""
         return [message.topic for message in self._messages]
 
     @property
@@ -121,7 +122,7 @@ class Messages(Sequence[Message]):
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """A record to publish. Without `partition`, the murmur2 hash of the key selects one."""
+    """A record to publish. If `partition` is None, the key's murmur2 hash selects the partition."""
 
     topic: str
     value: bytes | None
@@ -131,7 +132,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
 
 
 class OutgoingBatch(msgspec.Struct, frozen=True, gc=False):
-    """Records for one partition, without headers. `keys[i]` and `values[i]` are one record."""
+    """Records for one partition, without headers. `keys[i]` and `values[i]` form one record."""
 
     topic: str
     partition: int
@@ -140,7 +141,7 @@ class OutgoingBatch(msgspec.Struct, frozen=True, gc=False):
 
 
 class NewTopic(msgspec.Struct, frozen=True):
-    """A topic to create. `config` contains Kafka's own names and values."""
+    """A topic to create. `config` uses Kafka's own setting names and values."""
 
     name: str
     partitions: int
@@ -149,7 +150,7 @@ class NewTopic(msgspec.Struct, frozen=True):
 
 
 class TopicInfo(msgspec.Struct, frozen=True):
-    """A topic as the broker describes it. `config` contains its settings, defaults included."""
+    """The broker's description of a topic. `config` contains all settings, including defaults."""
 
     name: str
     partitions: int
@@ -157,7 +158,7 @@ class TopicInfo(msgspec.Struct, frozen=True):
 
 
 class OffsetRange(NamedTuple):
-    """The readable range of a partition, `[start, end)`. `end` is the last stable offset."""
+    """A partition's readable offsets, `[start, end)`. `end` is the last stable offset."""
 
     start: int
     end: int
@@ -167,60 +168,62 @@ Rebalanced = Callable[[Sequence[TopicPartition]], None]
 
 
 class Consumer(Protocol):
-    """Read topics, either as a member of a group (`subscribe`) or alone (`assign`)."""
+    """Read topics, either as a group member (`subscribe`) or without a group (`assign`)."""
 
     def subscribe(
         self, topics: Sequence[str], *, assigned: Rebalanced, revoked: Rebalanced
     ) -> None:
         """Join the group (classic protocol, range assignor). Raises BrokerError for unknown topics.
 
-        `poll` calls `assigned` with all partitions of this member before it returns their records.
-        The list may be empty. The callback may call `committed` and `seek`. Without a `seek`, a
-        partition starts at its committed offset, or at the earliest one. `poll` and `close` call
-        `revoked` with the partitions that are taken away. It may still commit, but this raises
-        BrokerError if the group has evicted this member. Both run in the calling thread.
+        `poll` calls `assigned` with all of this member's partitions before it returns their
+        records. The list may be empty. `assigned` may call `committed` and `seek`. Without a
+        `seek`, a partition starts at its committed offset, or at its earliest offset if none is
+        committed. `poll` and `close` call `revoked` with the revoked partitions. `revoked` may
+        still commit, but `commit` raises BrokerError if the group has evicted this member. Both
+        callbacks run in the calling thread.
         """
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Read these partitions from these offsets, without joining a group."""
 
     def poll(self, *, max_records: int, timeout_s: float) -> Sequence[Message]:
-        """Return the next records, at most `max_records`. Wait up to `timeout_s` if there are none.
+        """Return at most `max_records` records. If none are available, wait up to `timeout_s`.
 
         Raises BrokerUnavailable, BrokerError, and UnsupportedCodec if the client cannot decompress
-        the records. A group member raises OffsetOutOfRange, until `seek`, if a position is outside
-        of its log: retention has deleted the record, or the topic was created again. A consumer
-        without a group resumes at the earliest record instead.
+        the records. If a position is outside its log, because retention has deleted the record or
+        the topic was recreated, a group member raises OffsetOutOfRange until `seek` is called. A
+        consumer without a group resumes at the earliest record instead.
         """
 
     def assignment(self) -> frozenset[TopicPartition]:
-        """Return the partitions that are assigned to this consumer."""
+        """Return the partitions assigned to this consumer."""
 
     def position(self, partition: TopicPartition) -> int:
-        """Return the offset from which `poll` reads next. It is after all records that `poll` has
-        returned, and after the transaction markers that the client has read."""
+        """Return the offset that `poll` will read next. It is higher than the offsets of all
+        records that `poll` has returned and of all transaction markers that the client has read."""
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Make `poll` read next from `offset`."""
+        """Make the next `poll` read this partition from `offset`."""
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """Return no records of these partitions until `resume`."""
+        """Make `poll` skip these partitions until `resume` is called for them."""
 
     def resume(self, partitions: Iterable[TopicPartition]) -> None:
         """Undo `pause`."""
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
-        """Fetch the group's checkpoints. A partition without one is left out."""
+        """Fetch the group's checkpoints. Partitions without a checkpoint are omitted."""
 
     def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Commit for the group and wait for the answer. Raises BrokerError, also when fenced."""
+        """Commit offsets for the group and wait for the broker's response. Raises BrokerError,
+        including when this member is fenced."""
 
     def group_metadata(self) -> object:
         """Return an opaque value for `Producer.send_offsets`."""
 
     def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Fetch the last stable offsets of these partitions, where they end for a reader. They are
-        above all records that were published before this call."""
+        """Fetch these partitions' last stable offsets, at which the logs end for readers. Each is
+        higher than the offset of every record that was readable before this call."""
 
     def close(self) -> None:
         """Leave the group and free all resources. Safe to call twice."""
@@ -228,86 +231,90 @@ class Consumer(Protocol):
     def abandon(self) -> None:
         """Free all resources after a failure. Safe to call twice, and after `close`.
 
-        Call no callback, commit nothing, and do not wait for the broker or pending calls. A static
-        member stays in its group until a successor with its id joins or its session times out.
+        Calls no callbacks, commits nothing, and does not wait for the broker or for pending calls.
+        A static member remains in its group until a successor with the same instance id joins or
+        the member's session times out.
         """
 
 
 class Producer(Protocol):
-    """Publish records, in transactions if it was made with a `transactional_id`."""
+    """Publish records, in transactions if the producer has a `transactional_id`."""
 
     def send(self, record: Outgoing) -> None:
         """Queue a record. Blocks while the client's queue is full.
 
-        Raises MessageTooLarge (above its topic's max.message.bytes), DeliveryFailed (unknown
-        partition), BrokerError (unknown topic), TransactionAborted (fenced).
+        Raises MessageTooLarge (record exceeds its topic's max.message.bytes), DeliveryFailed
+        (unknown partition), BrokerError (unknown topic) or TransactionAborted (producer fenced).
         """
 
     def send_batch(self, batch: OutgoingBatch) -> None:
-        """Queue records in their order. Blocks and raises like `send`. If it raises, the records
-        before the rejected one are queued."""
+        """Queue records in order. Blocks and raises like `send`. If a record is rejected, only the
+        records before it are queued."""
 
     def flush(self) -> None:
         """Wait until every record sent so far is acknowledged. Raises DeliveryFailed."""
 
     def begin(self) -> None:
-        """Begin a transaction. The first call fences older producers with the same id.
+        """Begin a transaction. The first call fences older producers with the same
+        `transactional_id`.
 
-        Raises BrokerUnavailable, and TransactionAborted if a newer producer has fenced this one.
-        Then only a new producer can begin a transaction, which fences the other one.
+        Raises BrokerUnavailable, or TransactionAborted if a newer producer has fenced this one. A
+        fenced producer must be replaced, and its replacement fences the newer producer in turn.
         """
 
     def send_offsets(
         self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
     ) -> None:
-        """Add these offsets to the transaction. Raises TransactionAborted when fenced."""
+        """Add these offsets to the transaction. Raises TransactionAborted if fenced."""
 
     def commit(self) -> None:
-        """Commit the records and offsets of the transaction. Raises TransactionAborted."""
+        """Commit the transaction's records and offsets. Raises TransactionAborted."""
 
     def abort(self) -> None:
-        """Abort the transaction, if one is open. Readers never see any of its records."""
+        """Abort the open transaction, if any. Readers never see its records."""
 
     def close(self) -> None:
-        """Abort an open transaction and free all resources. Safe to call twice."""
+        """Abort any open transaction and free all resources. Safe to call twice."""
 
     def abandon(self) -> None:
-        """Free all resources after a failure, without waiting for the broker. Queued records are
-        dropped. The next producer with the same id, or a timeout, aborts an open transaction. Safe
-        to call twice, and after `close`."""
+        """Free all resources after a failure, without waiting for the broker.
+
+        Queued records are dropped. An open transaction is aborted by the next producer with the
+        same `transactional_id`, or by a timeout. Safe to call twice, and after `close`.
+        """
 
 
 class Admin(Protocol):
-    """Describe topics and groups, create and delete topics."""
+    """Describe topics and groups; create and delete topics."""
 
     def describe(self, topics: Iterable[str] | None = None) -> dict[str, TopicInfo]:
-        """Describe these topics, or all except Kafka's own. Unknown topics are left out."""
+        """Describe these topics, or all but Kafka's internal topics. Unknown topics are omitted."""
 
     def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
-        """Return the ids of these topics. Unknown topics are left out. A topic gets a new id when
-        it is deleted and created again."""
+        """Return these topics' ids. Unknown topics are omitted. A topic that is deleted and
+        recreated gets a new id."""
 
     def create(self, topics: Iterable[NewTopic]) -> None:
-        """Create topics and wait until they are usable. Raises BrokerError if one exists."""
+        """Create topics and wait until they are usable. Raises BrokerError if a topic exists."""
 
     def delete(self, topics: Iterable[str]) -> None:
         """Delete topics and wait until they are gone. Unknown topics are ignored."""
 
     def offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
-        """Return the readable range of each partition. Raises BrokerError for an unknown topic."""
+        """Return each partition's readable range. Raises BrokerError for an unknown topic."""
 
     def group_offsets(self, group: str) -> dict[TopicPartition, Committed]:
-        """Return all checkpoints of a group."""
+        """Return all of a group's checkpoints."""
 
     def group_members(self, group: str) -> int:
-        """Return the number of members of a group, 0 for an unknown group."""
+        """Return the number of members in a group, or 0 if the group is unknown."""
 
     def close(self) -> None:
         """Free all resources. Safe to call twice."""
 
 
 class Broker(Protocol):
-    """Make clients for one cluster, all with the same properties."""
+    """Create clients for one cluster, all with the same properties."""
 
     def consumer(
         self,
@@ -316,11 +323,12 @@ class Broker(Protocol):
         client_id: str = "driftline",
         instance_id: str | None = None,
     ) -> Consumer:
-        """Make a consumer. With `instance_id` it is a static member of its group.
+        """Create a consumer. With an `instance_id`, it is a static member of its group.
 
-        A static member takes over the partitions of a killed process with the same id at once,
-        without a rebalance. If both are alive, `poll` or `commit` of the older one raises
-        BrokerError within seconds. The memory broker, whose members cannot be killed, ignores it.
+        A static member immediately takes over the partitions of a killed process with the same
+        `instance_id`, without a rebalance. If the older process is still alive, its `poll` or
+        `commit` raises BrokerError within seconds. The in-memory broker ignores `instance_id`,
+        because its members cannot be killed.
         """
 
     def producer(
@@ -331,17 +339,18 @@ class Broker(Protocol):
         client_id: str = "driftline",
         gapless: bool = False,
     ) -> Producer:
-        """Make a producer. `gapless` is for producers without transactions.
+        """Create a producer. Set `gapless` only for producers without transactions.
 
-        If a record was not written, no later one of its partition is written. After a failure every
-        call raises BrokerError or DeliveryFailed, and the producer must be abandoned.
+        If a record cannot be written, a gapless producer writes no later record to that partition.
+        After such a failure, every call raises BrokerError or DeliveryFailed, and the producer must
+        be abandoned.
         """
 
     def admin(self) -> Admin: ...
 
     @property
     def max_message_bytes(self) -> int:
-        """Return the largest size of a record (key, value, headers) with Kafka's default limit.
+        """Return the largest record size (key, value and headers) under Kafka's default limit.
 
-        Topics can have other limits, which `send` checks.
+        A topic can have a different limit, which `send` checks.
         """

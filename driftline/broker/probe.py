@@ -1,8 +1,9 @@
-"""Find out why a broker rejects a client: TLS, certificates, SASL, passwords.
+"""Probe a Kafka broker over a socket to find out why it rejects a client: TLS, SASL, password.
 
-Input: addresses and properties of a client that failed to connect. Output: `AccessDenied` with the
-reason, or None if the broker would accept the client or cannot be reached. Kafka's clients are less
-precise. One reports only a missing connection, the other blames the CA for an expired certificate.
+Input: the addresses and properties of a client that failed to connect. Output: `AccessDenied` with
+the reason, or None if the broker would accept the client or is unreachable. Kafka's clients are
+less precise: one reports only that it cannot connect, and the other blames the CA for an expired
+certificate.
 """
 
 import socket
@@ -17,7 +18,7 @@ from cryptography import x509
 from driftline.config.client_properties import variable
 from driftline.errors import AccessDenied, BrokerUnavailable, SettingsError
 
-# A reachable broker accepts a client within this time. If not, the probe looks for the reason.
+# A reachable broker accepts a client within this time. Otherwise the probe looks for the reason.
 _FIRST_ATTEMPT_S = 2.0
 _TIMEOUT_S = 3.0
 # A broker that rejects a client's certificate sends an alert right after the TLS 1.3 handshake.
@@ -25,14 +26,14 @@ _ALERT_TIMEOUT_S = 0.5
 _SASL_HANDSHAKE, _SASL_AUTHENTICATE = 17, 36
 _UNSUPPORTED_MECHANISM, _NO_SASL_HERE = 33, 34
 _LONGEST_ANSWER = 65_536
-# OpenSSL's codes of certificate errors.
+# OpenSSL's codes for certificate errors.
 _EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 62, 64
 _PROTOCOL = variable("security.protocol")
 _FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.crl.location")
 
 
 def attempts(timeout_s: float) -> tuple[float, ...]:
-    """Return the timeouts for connecting before the probe and, if it finds no reason, after it.
+    """Return timeouts for connecting before the probe and, if the probe finds no reason, after it.
 
     >>> attempts(10.0), attempts(1.0)
     ((2.0, 8.0), (1.0,))
@@ -45,15 +46,16 @@ def attempts(timeout_s: float) -> tuple[float, ...]:
 def unreachable(servers: str, why: str) -> BrokerUnavailable:
     """Return the error to raise if no broker responds and the probe finds no other reason."""
     return BrokerUnavailable(
-        f"no Kafka answers at {servers}: {why}",
-        hint="check the address and that a broker runs there (driftline broker up)",
+        f"no Kafka broker responds at {servers}: {why}",
+        hint="check the address, and that a broker is running there (driftline broker up)",
     )
 
 
 def refusal(servers: str, properties: Mapping[str, str]) -> AccessDenied | None:
-    """Connect to each server like a client. If none accepts it, return the first reason, if any.
+    """Connect to each server as a client would.
 
-    Raises SettingsError for an unusable file of certificates or keys.
+    If no server accepts the connection, return the first rejection, or None if no server gave a
+    reason. Raises SettingsError for an unusable certificate or key file.
     """
     check_files(properties)
     first: AccessDenied | None = None
@@ -63,29 +65,29 @@ def refusal(servers: str, properties: Mapping[str, str]) -> AccessDenied | None:
         except AccessDenied as error:
             first = first or error
         except (OSError, struct.error, _Unknown):
-            continue  # it cannot be reached, or does not answer like Kafka
+            continue  # the server is unreachable, or does not respond like Kafka
         else:
             return None
     return first
 
 
 def raise_refusal(servers: str, properties: Mapping[str, str]) -> None:
-    """Raise AccessDenied with the reason of `refusal`, if there is one."""
+    """Raise the error that `refusal` returns, if any."""
     denied = refusal(servers, properties)
     if denied is not None:
         try:
             raise denied.with_traceback(None)
         finally:
-            # A reference cycle with this frame would keep the caller's client.
+            # A reference cycle with this frame would keep the caller's client alive.
             del denied
 
 
 def check_files(properties: Mapping[str, str]) -> None:
-    """Raise SettingsError for an unusable file of certificates or keys."""
+    """Raise SettingsError for an unusable certificate or key file."""
     for name in _FILES:
         path = properties.get(name)
-        if path is None or (name, path) == ("ssl.ca.location", "probe"):  # librdkafka finds one
-            continue
+        if path is None or (name, path) == ("ssl.ca.location", "probe"):
+            continue  # `probe` makes librdkafka search for a CA file itself
         try:
             if not Path(path).is_dir():
                 with Path(path).open("rb"):
@@ -98,11 +100,11 @@ def check_files(properties: Mapping[str, str]) -> None:
 
 
 class _Unknown(Exception):
-    """The probe cannot find out whether the broker rejects the client."""
+    """Raised when the probe cannot determine whether the broker rejects the client."""
 
 
 class _Visit:
-    """A connection to one server, as configured by the properties."""
+    """A test connection to one server, configured by the client's properties."""
 
     def __init__(self, server: str, properties: Mapping[str, str]) -> None:
         self._server = server
@@ -112,7 +114,8 @@ class _Visit:
         self._protocol = properties.get("security.protocol", "PLAINTEXT").upper()
 
     def enter(self) -> None:
-        """Raise AccessDenied if the server rejects the client, OSError or _Unknown if unclear."""
+        """Connect like a client. Raises AccessDenied if the server rejects the client, and OSError
+        or _Unknown if the outcome is unclear."""
         with self._connected() as plain:
             if "SSL" not in self._protocol:
                 self._authenticate(plain)
@@ -142,11 +145,11 @@ class _Visit:
                 raise self._refused_by_alert(error) from error
         except ConnectionError:
             pass
-        # The connection was closed. A listener without TLS closes TLS connections.
+        # The server closed the connection, as a listener without TLS does.
         if self._answers_plain():
             raise self._denied(
                 f"does not use TLS, but {_PROTOCOL} is {self._protocol}",
-                f"use the port of a listener with TLS, or set {_PROTOCOL} to "
+                f"use the port of a TLS listener, or set {_PROTOCOL} to "
                 + ("SASL_PLAINTEXT" if self._protocol == "SASL_SSL" else "PLAINTEXT"),
             )
         raise _Unknown
@@ -158,19 +161,19 @@ class _Visit:
         if error.verify_code in (_EXPIRED, _NOT_YET_VALID):
             return self._denied(
                 f"presents a certificate that is valid from {shown.not_valid_before_utc:%F %R} "
-                f"to {shown.not_valid_after_utc:%F %R} UTC, not now",
-                "renew the broker's certificate; if it is valid, set this machine's clock",
+                f"to {shown.not_valid_after_utc:%F %R} UTC, but not now",
+                "renew the broker's certificate; if it is valid, correct this machine's clock",
             )
         if error.verify_code in (_OTHER_HOST, _OTHER_ADDRESS):
             return self._denied(
                 f"presents a certificate for other hosts: {', '.join(_names(shown)) or 'none'}",
-                "connect by a name that the certificate has, or issue one for this name",
+                "connect to a host named in the certificate, or issue a certificate for this host",
             )
         ca = self._properties.get("ssl.ca.location")
         return self._denied(
             f"presents a certificate that is not trusted ({error.verify_message}): its issuer "
             f"is {shown.issuer.rfc4514_string()!r}",
-            f"{variable('ssl.ca.location')} must name a file with the issuer's certificate; "
+            f"set {variable('ssl.ca.location')} to a file with the issuer's certificate; now "
             + (f"it is {ca}" if ca else "it is not set"),
         )
 
@@ -180,12 +183,12 @@ class _Visit:
         return self._denied(
             f"ended the TLS handshake with {error.reason!r}: it "
             + (f"rejects the certificate {ours}" if ours else "requires a client certificate"),
-            f"{name} and {variable('ssl.key.location')} must name a valid certificate that was "
-            "issued by an authority which the broker trusts, and its key",
+            f"set {name} and {variable('ssl.key.location')} to a valid certificate, issued by an "
+            "authority which the broker trusts, and its key",
         )
 
     def _certificate(self) -> x509.Certificate | None:
-        """Return the server's certificate without verifying it, or None if it has no TLS."""
+        """Return the server's certificate, unverified, or None if the server does not use TLS."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
@@ -214,7 +217,7 @@ class _Visit:
                 raise self._denied(
                     f"uses TLS, but {_PROTOCOL} is {self._protocol}",
                     f"set {_PROTOCOL} to {'SASL_SSL' if wants else 'SSL or SASL_SSL'}, and "
-                    f"{variable('ssl.ca.location')} to the file of its certificate authority",
+                    f"{variable('ssl.ca.location')} to its certificate authority's file",
                 ) from problem
             raise
         if not wants:
@@ -230,12 +233,12 @@ class _Visit:
             without = "SSL" if "SSL" in self._protocol else "PLAINTEXT"
             raise self._denied(
                 f"does not use SASL, but {_PROTOCOL} is {self._protocol}",
-                f"use the port of a listener with SASL, or set {_PROTOCOL} to {without}",
+                f"use the port of a SASL listener, or set {_PROTOCOL} to {without}",
             )
         if error == _UNSUPPORTED_MECHANISM:
             raise self._denied(
                 f"does not support the SASL mechanism {mechanism}",
-                f"set {variable('sasl.mechanism')} to one that it supports: {', '.join(offered)}",
+                f"set {variable('sasl.mechanism')} to a supported one: {', '.join(offered)}",
             )
         if error == 0:
             self._log_in(connection, mechanism)
@@ -244,7 +247,7 @@ class _Visit:
         from kafka.net.sasl import get_sasl_mechanism
 
         if mechanism not in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
-            return  # a token or a ticket: not tried here
+            return  # the probe does not test mechanisms that use a token or ticket
         user = self._properties.get("sasl.username", "")
         exchange = get_sasl_mechanism(mechanism)(
             host=self._host,
@@ -284,7 +287,7 @@ class _Visit:
 
 
 def _context(properties: Mapping[str, str]) -> ssl.SSLContext:
-    """Return the TLS configuration of the properties. Raises SettingsError, _Unknown."""
+    """Create a TLS context from the properties. Raises SettingsError or _Unknown."""
     if any(name in properties for name in ("ssl.certificate.pem", "ssl.keystore.location")):
         raise _Unknown
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -299,13 +302,13 @@ def _context(properties: Mapping[str, str]) -> ssl.SSLContext:
         try:
             context.load_verify_locations(**{"capath" if Path(ca).is_dir() else "cafile": ca})
         except OSError as error:
-            raise _unusable("ssl.ca.location", ca, "it contains no certificate in PEM") from error
+            raise _unusable("ssl.ca.location", ca, "it contains no PEM certificate") from error
     if pem := properties.get("ssl.ca.pem"):
         context.load_verify_locations(cadata=pem)
     if certificate := properties.get("ssl.certificate.location"):
         password = properties.get("ssl.key.password", "")
         try:
-            # Without this function, Python would ask for the password on the terminal.
+            # Without the password function, Python would prompt for a password on the terminal.
             context.load_cert_chain(
                 certificate, properties.get("ssl.key.location"), lambda: password
             )
@@ -321,7 +324,8 @@ def _context(properties: Mapping[str, str]) -> ssl.SSLContext:
 
 def _unusable(name: str, path: str, why: str) -> SettingsError:
     return SettingsError(
-        f"{variable(name)} is {path!r}: {why}", hint="name a PEM file that this process may read"
+        f"{variable(name)} is {path!r}: {why}",
+        hint="set it to a PEM file that this process may read",
     )
 
 
@@ -335,7 +339,7 @@ def _names(certificate: x509.Certificate) -> list[str]:
 
 
 def _handshake(connection: socket.socket, mechanism: str) -> tuple[int, list[str]]:
-    """Return Kafka's error code for this SASL mechanism, and the mechanisms that it offers."""
+    """Return the broker's error code for this SASL mechanism, and the mechanisms it offers."""
     name = mechanism.encode()
     answer = _ask(connection, _SASL_HANDSHAKE, 1, struct.pack(">h", len(name)) + name)
     error, count = struct.unpack_from(">hi", answer)
@@ -347,13 +351,13 @@ def _handshake(connection: socket.socket, mechanism: str) -> tuple[int, list[str
 
 
 def _ask(connection: socket.socket, api: int, version: int, body: bytes) -> bytes:
-    """Send a request in Kafka's protocol and return the answer without its header."""
+    """Send a Kafka protocol request and return the response without its header."""
     client = b"driftline"
     request = struct.pack(">hhih", api, version, 1, len(client)) + client + body
     connection.sendall(struct.pack(">i", len(request)) + request)
     (length,) = struct.unpack(">i", _read(connection, 4))
     if not 4 <= length <= _LONGEST_ANSWER:
-        raise ConnectionError("this is not a response of a Kafka broker")
+        raise ConnectionError("the response is not from a Kafka broker")
     return _read(connection, length)[4:]
 
 
@@ -368,7 +372,7 @@ def _read(connection: socket.socket, length: int) -> bytes:
 
 
 def _text(data: bytes) -> tuple[str, bytes]:
-    """Decode a string of Kafka's protocol. Return it and the remaining bytes."""
+    """Decode a Kafka protocol string. Return the string and the remaining bytes."""
     (length,) = struct.unpack_from(">h", data)
     length = max(length, 0)  # -1 means null
     return data[2 : 2 + length].decode("utf-8", "replace"), data[2 + length :]

@@ -1,7 +1,7 @@
-"""Read topics once, from the start to the end that they had when reading started.
+"""Read topics from a broker once, from their start to the end they had when the scan began.
 
-Input: a broker and ranges of partitions. Output: batches of messages, of which one at a time is in
-memory. It joins no consumer group and commits nothing, so it does not affect services.
+Input: a broker and partitions' offset ranges. Output: batches of messages, one in memory at a time.
+A scan joins no consumer group and commits nothing, so it does not affect services.
 """
 
 import time
@@ -11,19 +11,19 @@ from driftline.broker.port import Broker, Message, OffsetRange, TopicPartition
 from driftline.errors import BrokerUnavailable
 from driftline.interrupts import check
 
-# Large batches need fewer calls. A batch of records of 1 kB has 5 MB.
+# Large batches need fewer calls. With 1 kB records, a batch takes 5 MB.
 _BATCH_RECORDS = 5000
 _POLL_S = 0.2
-# Reading fails if no record arrives for this long although there are some.
+# The scan fails if unread records remain but none arrives for this long.
 _PATIENCE_S = 30.0
 
 Progress = Callable[[int], None]
 
 
 def ranges(broker: Broker, topics: Iterable[str]) -> dict[TopicPartition, OffsetRange]:
-    """Return the offsets that can be read from each partition of these topics now.
+    """Return the currently readable offsets of each partition of these topics.
 
-    Raises BrokerError, also for an unknown topic.
+    Raises BrokerError, including for an unknown topic.
     """
     admin = broker.admin()
     try:
@@ -37,7 +37,7 @@ def ranges(broker: Broker, topics: Iterable[str]) -> dict[TopicPartition, Offset
 
 
 def size(span: Mapping[TopicPartition, OffsetRange]) -> int:
-    """Return the number of offsets in these ranges, of records and transaction markers."""
+    """Return the number of offsets in these ranges, including transaction markers."""
     return sum(offsets.end - offsets.start for offsets in span.values())
 
 
@@ -47,10 +47,10 @@ def scan(
     *,
     progress: Progress | None = None,
 ) -> Iterator[list[Message]]:
-    """Yield all messages in these ranges, in the order of each partition.
+    """Yield all messages in these ranges. Within each partition, they are in offset order.
 
-    `progress` is called with the number of offsets read since its last call. Raises
-    BrokerUnavailable if no record arrives for 30 s, BrokerError.
+    `progress` is called with the number of offsets read since its last call. Raises BrokerError,
+    and BrokerUnavailable if no record arrives for 30 s.
 
     >>> from driftline.broker.memory import MemoryBroker
     >>> from driftline.broker.port import NewTopic, Outgoing
@@ -103,7 +103,7 @@ def scan(
 
 def _stalled(partition: TopicPartition, position: int, end: int) -> BrokerUnavailable:
     return BrokerUnavailable(
-        f"{partition.topic}[{partition.partition}]: no record for {_PATIENCE_S:g} s, "
+        f"{partition.topic}[{partition.partition}]: no record arrived for {_PATIENCE_S:g} s "
         f"at offset {position} of {end}",
-        hint="see the broker's log; then try again",
+        hint="check the broker's log, then try again",
     )

@@ -1,13 +1,13 @@
-"""Checks and errors that the producers of all adapters share."""
+"""Raise the transaction and delivery errors that the producers of all broker adapters share."""
 
 from driftline.errors import BrokerError, DeliveryFailed
 
-# The coordinator aborts a transaction after 10 s. A later answer would be of no use.
+# The coordinator aborts a transaction after 10 s, so it is pointless to wait much longer.
 TRANSACTION_ANSWER_TIMEOUT_S = 15.0
 
 
 def check_can_begin(transactional_id: str | None, *, is_open: bool) -> None:
-    """Raise BrokerError if the producer has no transactional id, or a transaction is open."""
+    """Raise BrokerError if the producer has no transactional id or a transaction is open."""
     if transactional_id is None:
         raise BrokerError("this producer has no transactional id")
     if is_open:
@@ -15,7 +15,7 @@ def check_can_begin(transactional_id: str | None, *, is_open: bool) -> None:
 
 
 def raise_failed(failed: list[str]) -> None:
-    """Raise DeliveryFailed if `failed` lists records that were not acknowledged, and empty it."""
+    """Raise DeliveryFailed if `failed` lists any unacknowledged records, and clear the list."""
     if not failed:
         return
     count, first = len(failed), failed[0]

@@ -1,1 +1,1 @@
-"""Help applications: find their stream and broker, open saved runs, and read events."""
+"""Provide functions for applications: connect to a broker, read events, and open saved runs."""

@@ -1,7 +1,7 @@
-"""Convert the stream file and the address that an application names to a `Stream` and a `Broker`.
+"""Turn an application's stream file path and broker address into a `Stream` and a `Broker`.
 
-Input: a path or a stream, an address or a broker. Output: the stream, the broker. It connects to
-nothing itself; the clients of the broker do.
+Input: a path or a stream; an address or a broker. Output: the stream; the broker. No connection is
+opened before the broker's clients are used.
 """
 
 from pathlib import Path
@@ -15,14 +15,14 @@ from driftline.wire.topics import Topics
 
 
 def as_stream(stream: Stream | str | Path) -> Stream:
-    """Return the stream itself, or load the stream file. Raises StreamFileError."""
+    """Return a stream unchanged, or load a stream file. Raises StreamFileError."""
     return stream if isinstance(stream, Stream) else load(stream)
 
 
 def as_broker(broker: Broker | str) -> Broker:
-    """Return the broker itself, or a broker for `"host:port"`, or for `"local"`.
+    """Return a broker unchanged, or create one for the address `"host:port"` or `"local"`.
 
-    The client library and its properties come from the environment. "local" is the broker that
+    The client library and its properties come from the environment. `"local"` is the broker that
     `driftline broker up` starts. Raises SettingsError.
     """
     if not isinstance(broker, str):
@@ -32,9 +32,9 @@ def as_broker(broker: Broker | str) -> Broker:
 
 
 def memory_broker(stream: Stream | str | Path) -> Broker:
-    """Return a broker in memory that has the topics of a stream, for the tests of an application.
+    """Return an in-memory broker with a stream's topics, for an application's tests.
 
-    Pass it instead of an address. It belongs to this process and ends with it. Raises
+    Pass it instead of an address. The broker belongs to this process and ends with it. Raises
     StreamFileError.
     """
     broker = MemoryBroker()

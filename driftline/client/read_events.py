@@ -1,7 +1,7 @@
-"""Read the predictions, outcomes or drift events of a stream, and follow them.
+"""Iterate over a stream's predictions, outcomes or drift events, stored ones and new ones.
 
-Input: a broker and a stream. Output: iterators over events. They join no consumer group and commit
-nothing, so they do not affect services or other readers.
+Input: a broker and a stream. Output: iterators over events. The iterators join no consumer group
+and commit nothing, so they do not affect services or other readers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,17 +38,17 @@ def predictions(
     start: Start = "earliest",
     follow: bool = False,
 ) -> Iterator[Prediction]:
-    """Iterate over the predictions of a stream.
+    """Iterate over a stream's predictions.
 
-    broker: the address of a Kafka broker, `"host:port"`, or a broker object.
+    broker: a Kafka broker's address, `"host:port"`, or a broker object.
     stream: the path of a stream file, or a loaded stream.
     start: begin with the earliest stored event, or after the latest one.
-    follow: wait for new events. Without it, the iterator ends where the topic ended at the call.
+    follow: wait for new events. Otherwise the iterator ends where the topic ended at the call.
 
-    Each partition is in the order of its feature records. Predictions that inference repeats after
-    a restart are left out, unless the first one is before the start. Records that Driftline did not
-    write are logged and skipped. Raises StreamFileError, SettingsError and BrokerError, the last
-    one also while iterating.
+    Within a partition, predictions are in the order of their feature records. If inference repeats
+    a prediction after a restart, the repetition is skipped, unless the original was published
+    before the start. Records that Driftline did not write are logged and skipped. Raises
+    StreamFileError, SettingsError and BrokerError; iterating can also raise BrokerError.
     """
     topic = Topics(as_stream(stream)).predictions
     messages = _messages(as_broker(broker), topic, start, follow)
@@ -62,9 +62,9 @@ def outcomes(
     start: Start = "earliest",
     follow: bool = False,
 ) -> Iterator[Outcome]:
-    """Iterate over the outcomes of a stream: predictions that are joined with their labels.
+    """Iterate over a stream's outcomes: predictions joined with their labels.
 
-    Parameters and errors are those of `predictions`. If a label changes, the same record has
+    The parameters and errors are the same as for `predictions`. If a label changes, its record gets
     another outcome with a larger `revision`.
     """
     topic = Topics(as_stream(stream)).outcomes
@@ -80,9 +80,10 @@ def drift_events(
     start: Start = "earliest",
     follow: bool = False,
 ) -> Iterator[DriftEvent]:
-    """Iterate over the drift events of a stream: opened, updated or resolved.
+    """Iterate over a stream's drift events: opened, updated or resolved.
 
-    Parameters and errors are those of `predictions`. All records of one event have the same `id`.
+    The parameters and errors are the same as for `predictions`. All records of one drift event have
+    the same `id`.
     """
     topic = Topics(as_stream(stream)).drift
     messages = _messages(as_broker(broker), topic, start, follow)
@@ -90,9 +91,9 @@ def drift_events(
 
 
 def new_messages(broker: Broker, offsets: Mapping[TopicPartition, int]) -> Iterator[Message]:
-    """Yield the messages of these partitions from these offsets on, and wait for more.
+    """Yield the partitions' messages from these offsets onwards, and wait for new messages.
 
-    It never ends by itself. Raises BrokerError.
+    The iterator never ends by itself. Raises BrokerError.
     """
     consumer = broker.consumer(client_id="driftline-follow")
     try:
@@ -118,7 +119,7 @@ def _messages(broker: Broker, topic: str, start: Start, follow: bool) -> Iterato
 def _decoded(
     decoder: msgspec.json.Decoder[T], messages: Iterable[Message]
 ) -> Iterator[tuple[int, T]]:
-    """Yield the partition and the event of each message that is an event."""
+    """Yield the partition and the event of each message that contains an event."""
     for message in messages:
         event = decode_or_skip(decoder, message)
         if event is not None:
@@ -126,11 +127,12 @@ def _decoded(
 
 
 def _without_repeats(events: Iterable[tuple[int, PredictionsEvent]]) -> Iterator[Prediction]:
-    """Leave out watermarks, and predictions of a source that had a prediction before.
+    """Skip watermarks, and repeated predictions for the same feature record.
 
-    Sources increase in a partition. They start again only in a new log, which a watermark names.
+    Source offsets increase within a partition. They start again only with a new log, which a
+    watermark announces.
     """
-    logs: dict[int, Log] = {}  # partition → log of feature records whose predictions follow
+    logs: dict[int, Log] = {}  # partition → newest log of feature records
     newest: dict[int, int] = {}  # partition → largest source offset
     for partition, event in events:
         if isinstance(event, Prediction):

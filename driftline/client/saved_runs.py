@@ -1,7 +1,7 @@
-"""Find and open runs: the streams and topics that `driftline run` saved.
+"""Find and open saved runs: the folders with a stream file and topics that `driftline run` wrote.
 
-Input: the name of a run, its folder, or "last". Output: its folder, or its stream and a broker in
-memory that has its topics.
+Input: a run's name, its folder, or "last". Output: the folder, or the run's stream and an
+in-memory broker with its topics.
 """
 
 from pathlib import Path
@@ -12,21 +12,21 @@ from driftline.config.settings import Settings, load_settings
 from driftline.config.stream import Stream, load
 from driftline.errors import SettingsError
 
-STREAM_FILE: Final = "stream.toml"  # name of the stream file in the folder of a run
-TOPICS: Final = "topics"  # name of the folder of its topics
+STREAM_FILE: Final = "stream.toml"  # name of the stream file in a run's folder
+TOPICS: Final = "topics"  # name of the topics' folder in a run's folder
 
 
 def open_run(run: str | Path = "last") -> tuple[Stream, Broker]:
-    """Return the stream of a saved run, and a broker in memory that has its topics.
+    """Return a saved run's stream, and an in-memory broker with its topics.
 
-    run: the name of a run in the folder `runs` of `DRIFTLINE_HOME`, the path of its folder, or
-    "last" for the newest one. Raises SettingsError, StreamFileError, BrokerError.
+    run: the run's name in the folder `runs` of `DRIFTLINE_HOME`, the path of its folder, or "last"
+    for the newest run. Raises SettingsError, StreamFileError, BrokerError.
     """
     return load_run(run_folder(load_settings(), str(run)))
 
 
 def load_run(folder: Path) -> tuple[Stream, Broker]:
-    """Load the stream and the topics from the folder of a run.
+    """Load the stream and the topics from a run's folder.
 
     Raises StreamFileError, BrokerError.
     """
@@ -36,9 +36,10 @@ def load_run(folder: Path) -> tuple[Stream, Broker]:
 
 
 def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path:
-    """Return the folder of a run, by its name, its path, or "last".
+    """Return the folder of the run with this name or path.
 
-    "last" is the newest run, or the newest of the given stream. Raises SettingsError.
+    "last" is the newest run or, if `stream` is given, the newest run of that stream. Raises
+    SettingsError.
     """
     if name == "last":
         runs = sorted(settings.runs.glob(f"*/{STREAM_FILE}"), key=lambda path: path.parent.name)
@@ -52,7 +53,7 @@ def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path
         raise SettingsError(
             f"no run{of} in {settings.runs}", hint="`driftline run DATA` creates one"
         )
-    # A plain name is the name of a run. Anything with a slash is a path.
+    # Text without a slash may be a run's name or a path. Text with a slash is a path.
     plain = name not in ("", ".", "..") and Path(name).name == name
     for folder in (settings.runs / name, Path(name)) if plain else (Path(name),):
         try:
@@ -63,11 +64,11 @@ def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path
                         hint="it ran on Kafka, which still has its topics, or it was killed",
                     )
                 return folder
-        except (OSError, ValueError) as error:  # the name is too long, or is no file name
+        except (OSError, ValueError) as error:  # the name is too long or not a valid path
             raise SettingsError(f"no run {name[:40]!r}…: {error.args[-1]}") from error
     raise SettingsError(f"no run {name!r} in {settings.runs}", hint="`--run last` is the newest")
 
 
 def has_topics(folder: Path) -> bool:
-    """Return whether the folder of a run contains its topics, which are saved all or none."""
+    """Return whether a run's folder contains its topics. Either all topics are saved or none."""
     return (folder / TOPICS).is_dir()

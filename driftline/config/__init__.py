@@ -1,1 +1,1 @@
-"""Read what a user configures: the stream file and environment variables."""
+"""Load the user's configuration: the stream file and the environment variables."""

@@ -1,8 +1,9 @@
-"""Check client properties, under the dotted names of Kafka and librdkafka.
+"""Check the user's Kafka client properties, and convert them to kafka-python's options.
 
-Input: the user's properties, `{"security.protocol": "SASL_SSL", "ssl.ca.location": "ca.pem"}`.
-Output: checked properties for either client. Properties on which Driftline's guarantees depend are
-rejected. Errors never contain the value of a secret.
+Input: properties under the dotted names of Kafka and librdkafka, such as
+`{"security.protocol": "SASL_SSL", "ssl.ca.location": "ca.pem"}`. Output: checked properties for
+either client. Properties on which Driftline's guarantees depend are rejected. Error messages never
+contain a secret's value.
 """
 
 import re
@@ -13,7 +14,8 @@ from driftline.errors import SettingsError
 
 _SECRET = re.compile(r"password|passphrase|secret|jaas|\.pem$|oauthbearer\.config|assertion")
 
-# Only Driftline sets these, because delivery, partitioning and group membership depend on them.
+# Properties that only Driftline may set, because delivery, partitioning and group membership depend
+# on them.
 OWNED = frozenset(
     {
         "acks",
@@ -35,7 +37,8 @@ OWNED = frozenset(
     }
 )
 
-# kafka-python's names, where they are not the dotted name with underscores.
+# Dotted name → kafka-python's option, for options that are not just the dotted name with
+# underscores.
 _KAFKA_PYTHON_NAMES: Mapping[str, str] = {
     "compression.codec": "compression_type",
     "fetch.message.max.bytes": "max_partition_fetch_bytes",
@@ -58,7 +61,7 @@ _KAFKA_PYTHON_NAMES: Mapping[str, str] = {
     "ssl.key.password": "ssl_password",
 }
 _INTEGERS_WITHOUT_DEFAULT = frozenset({"receive_buffer_bytes", "send_buffer_bytes"})
-# Suggest these names, too, if the user's name is unknown.
+# Further names to suggest when the user sets an unknown property.
 _FREQUENT = (
     "client.dns.lookup",
     "compression.type",
@@ -74,8 +77,8 @@ _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 
 class Properties(Mapping[str, str]):
-    """Client properties by their dotted names. `repr` shows only the names, because some values are
-    secrets. This is not a dict, so that no encoder writes the values by accident.
+    """Client properties by dotted name. `repr` shows only the names, because some values are
+    secrets. The class is not a dict, so that no encoder can write the values by accident.
 
     >>> Properties({"sasl.username": "ada", "sasl.password": "hunter2"})
     Properties(sasl.username, sasl.password)
@@ -98,7 +101,7 @@ class Properties(Mapping[str, str]):
 
 
 def without_secrets(text: str, properties: Mapping[str, str]) -> str:
-    """Replace the values of secret properties in a client's message.
+    """Replace the values of secret properties in a client's message with `***`.
 
     >>> without_secrets("cannot use hunter2", {"sasl.password": "hunter2"})
     'cannot use ***'
@@ -110,13 +113,13 @@ def without_secrets(text: str, properties: Mapping[str, str]) -> str:
 
 
 def check(properties: Mapping[str, str]) -> None:
-    """Raise SettingsError for properties that only Driftline may set, for an unknown security
-    protocol, and for one without the properties that it needs."""
+    """Raise SettingsError if a property is reserved for Driftline, if the security protocol is
+    unknown, or if a property is missing that another property requires."""
     for name in sorted(properties):
         if name in OWNED:
             raise SettingsError(
                 f"client property {name!r} ({variable(name)}) cannot be set: Driftline sets it",
-                hint="its guarantees depend on it; remove it from the client properties",
+                hint="Driftline's guarantees depend on this property; remove your setting",
             )
     protocol = properties.get("security.protocol")
     if protocol is not None and protocol.upper() not in _PROTOCOLS:
@@ -128,7 +131,7 @@ def check(properties: Mapping[str, str]) -> None:
     if key in properties and not {certificate, "ssl.certificate.pem"} & set(properties):
         raise SettingsError(
             f"{variable(key)} is set, but {variable(certificate)} is not",
-            hint="a client certificate needs both; without one, set neither",
+            hint="a client certificate needs both; to connect without a certificate, set neither",
         )
     if protocol is None or not protocol.upper().startswith("SASL"):
         return
@@ -140,14 +143,14 @@ def check(properties: Mapping[str, str]) -> None:
         raise SettingsError(
             f"{variable('security.protocol')} is {protocol}, but "
             f"{' and '.join(map(variable, needed))} {'is' if len(needed) == 1 else 'are'} not set",
-            hint="SASL needs a mechanism, such as SCRAM-SHA-512, a user name and a password",
+            hint="SASL needs a mechanism (such as SCRAM-SHA-512), a user name and a password",
         )
 
 
 def unknown_property(
     name: str, client: str, detail: str = "", known: Iterable[str] = ()
 ) -> SettingsError:
-    """Return the error for a property that the client rejects. `known` has the accepted names."""
+    """Return the error for a property that the client rejects. The client accepts `known` names."""
     names = dict.fromkeys((*_KAFKA_PYTHON_NAMES, *_FREQUENT, *known))
     near = [each for each in get_close_matches(name, names, 3, 0.75) if each not in (name, *OWNED)]
     return SettingsError(
@@ -159,16 +162,17 @@ def unknown_property(
 
 
 def variable(name: str) -> str:
-    """Return the environment variable that sets a client property."""
+    """Return the name of the environment variable that sets a client property."""
     return "KAFKA_" + name.upper().replace(".", "_")
 
 
 def for_kafka_python(
     properties: Mapping[str, str], defaults: Iterable[Mapping[str, object]]
 ) -> dict[str, object]:
-    """Return the properties under kafka-python's names and with its types.
+    """Convert the properties to kafka-python's option names and types.
 
-    `defaults` are the DEFAULT_CONFIG of its clients. Their values show the types.
+    `defaults` are the `DEFAULT_CONFIG` mappings of kafka-python's clients. The type of an option's
+    default value is the type of the option.
 
     >>> for_kafka_python({"linger.ms": "20"}, [{"linger_ms": 0}])
     {'linger_ms': 20}
@@ -186,7 +190,7 @@ def for_kafka_python(
             raise unknown_property(name, "kafka-python", known=dotted)
         result[option] = _typed(name, option, text, known[option])
     if isinstance(protocol := result.get("security_protocol"), str):
-        result["security_protocol"] = protocol.upper()  # librdkafka accepts upper and lower case
+        result["security_protocol"] = protocol.upper()  # librdkafka accepts lower case, too
     return result
 
 
@@ -206,4 +210,4 @@ def _typed(name: str, option: str, text: str, default: object) -> object:
             ) from None
     if default is None or isinstance(default, str):
         return text
-    raise unknown_property(name, "kafka-python", " as text")
+    raise unknown_property(name, "kafka-python", " as an option with a text value")

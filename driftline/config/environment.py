@@ -1,7 +1,7 @@
 """Read and check client properties, broker addresses and paths from environment variables.
 
-Input: the environment. Output: `Properties` for the Kafka client, broker addresses, paths. Secrets
-can be read from files (`KAFKA_SASL_PASSWORD_FILE`). Errors never quote the value of a property.
+Input: the environment. Output: `Properties` for the Kafka client, broker addresses, paths. A secret
+can come from a file (`KAFKA_SASL_PASSWORD_FILE`). Error messages never quote a property's value.
 """
 
 import re
@@ -13,31 +13,31 @@ from driftline.config.client_properties import Properties
 from driftline.errors import SettingsError
 
 _NOT_PROPERTIES = {"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_HOME", "KAFKA_HEAP_OPTS", "KAFKA_OPTS"}
-# Kubernetes sets such variables in every container, for each service of the namespace. Those of a
-# service whose name starts with `kafka` would look like client properties. No property has such a
-# name.
+# Kubernetes sets variables with these names in every container, for each service in the namespace.
+# If a service's name starts with `kafka`, its variables look like client properties. No real client
+# property matches these patterns.
 _KUBERNETES = ("*_SERVICE_HOST", "*_SERVICE_PORT*", "*_PORT", "*_PORT_*")
-# Properties of librdkafka whose value is itself a path. Any other variable `…_FILE` names a file
-# that contains the value of a property.
+# librdkafka properties whose value is itself a path. Any other `…_FILE` variable holds the path of
+# a file that contains a property's value.
 _FILE_PROPERTIES = {
     "KAFKA_SASL_OAUTHBEARER_ASSERTION_FILE",
     "KAFKA_SASL_OAUTHBEARER_ASSERTION_JWT_TEMPLATE_FILE",
     "KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE",
 }
 _FILE = "_FILE"
-# Protocols of fsspec whose URLs are only paths, in which `@` and `?` are ordinary characters.
+# fsspec protocols whose URLs are plain paths, in which `@` and `?` are ordinary characters.
 _LOCAL = {"file", "local"}
-# Azure names the container before the account: `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/…`.
+# Azure URLs have the container before the account: `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/…`.
 _AZURE = re.compile(r"(abfss?|az)://[^:/?#@]+@[^:?#@]+")
 _SERVER = re.compile(r"([A-Za-z_]+://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+)(:(?P<port>[0-9]{1,5}))?")
 
 
 def client_properties(environment: Mapping[str, str]) -> Properties:
-    """Return the properties of the Kafka client: `KAFKA_SASL_USERNAME` sets `sasl.username`.
+    """Return the Kafka client's properties: `KAFKA_SASL_USERNAME` sets `sasl.username`.
 
-    `KAFKA_SASL_PASSWORD_FILE` names a file that contains the password. Variables that Kubernetes
-    sets are ignored. Raises SettingsError if a file is unreadable or empty, or if a property is
-    set twice.
+    `KAFKA_SASL_PASSWORD_FILE` holds the path of a file that contains the password. Variables that
+    Kubernetes sets are ignored. Raises SettingsError if a file is unreadable or empty, or if both
+    variables for the same property are set.
 
     >>> dict(client_properties({"KAFKA_SASL_USERNAME": "ada", "KAFKA_PORT": "tcp://10.0.0.1"}))
     {'sasl.username': 'ada'}
@@ -54,15 +54,15 @@ def client_properties(environment: Mapping[str, str]) -> Properties:
                 raise SettingsError(f"{direct} and {name} are both set", hint="keep one of them")
             name, value = direct, _read_secret(name, value)
         elif environment.get(name + _FILE) is not None:
-            continue  # the variable is empty, and the file has the value
+            continue  # the variable is empty; the `_FILE` variable provides the value
         result[_property(name)] = value
     return Properties(result)
 
 
 def servers(text: str, where: str) -> str:
-    """Check addresses of brokers and return them as `HOST:PORT,HOST:PORT`.
+    """Check broker addresses and return them as `HOST:PORT,HOST:PORT`.
 
-    `where` names the source of the addresses in errors. Raises SettingsError.
+    `where` is the source of the addresses, for error messages. Raises SettingsError.
 
     >>> servers(" kafka-1:9092, [::1]:9093", "-b")
     'kafka-1:9092,[::1]:9093'
@@ -81,9 +81,10 @@ def servers(text: str, where: str) -> str:
 
 
 def folder(text: str, where: str) -> Path:
-    """Return a path after checking that it is a folder or does not exist.
+    """Return the text as a path, after checking that the path is a folder or does not exist.
 
-    `where` is the variable that names it. Raises SettingsError.
+    `where` is the name of the variable that holds the path, for error messages. Raises
+    SettingsError.
     """
     path = Path(_printable(text, where))
     try:
@@ -91,28 +92,28 @@ def folder(text: str, where: str) -> Path:
     except OSError as error:
         raise SettingsError(f"{where} is {text!r}: {error.strerror}") from error
     if not usable:
-        raise SettingsError(f"{where} is {text!r}, which is a file", hint="name a folder")
+        raise SettingsError(f"{where} is {text!r}, which is a file", hint="set it to a folder")
     return path
 
 
 def store_url(text: str, where: str) -> str:
     """Check the folder or URL of the model store and return it unchanged.
 
-    Announcements of models publish it, so no part of an fsspec chain (`simplecache::s3://…`) may
-    hold credentials: a user, or a query. `where` is the variable that names it. Raises
-    SettingsError, whose message does not quote a URL with credentials.
+    Model announcements publish the URL, so no part of an fsspec chain (`simplecache::s3://…`) may
+    contain credentials, that is, a user or a query. `where` is the name of the variable that holds
+    the URL, for error messages. Raises SettingsError without quoting a URL that has credentials.
     """
-    # Do not use `urlsplit`: with an unescaped `/`, `?` or `#` in a password, it finds no user.
+    # Do not use `urlsplit`: it misses the user if the password has an unescaped `/`, `?` or `#`.
     remote = False
     for part in text.split("::"):
         scheme, found, _ = part.partition("://")
-        # A part after a remote one may be the rest of a password that contains `::`.
+        # A part that follows a remote URL may be the rest of a password that contains `::`.
         remote = remote or (bool(found) and scheme.strip().lower() not in _LOCAL)
         if remote and ("@" in part or "?" in part) and not _AZURE.fullmatch(part):
             raise SettingsError(
                 f"{where} contains credentials (a user before `@`, or a query after `?`), and "
-                "announcements of models would publish them",
-                hint="give them to the store's driver in its own variables, such as "
+                "model announcements would publish them",
+                hint="pass them to the store's driver through its own variables, such as "
                 "AWS_SECRET_ACCESS_KEY, or FSSPEC_FTP_USERNAME and FSSPEC_FTP_PASSWORD",
             )
     return _printable(text, where)
@@ -125,8 +126,8 @@ def _property(name: str) -> str:
 def _printable(text: str, where: str) -> str:
     if not text.isprintable():
         raise SettingsError(
-            f"{where} is {text!r}, which has characters that cannot be printed",
-            hint="a line break at its end is the most frequent cause",
+            f"{where} is {text!r}, which contains unprintable characters",
+            hint="the most frequent cause is a line break at the end",
         )
     return text
 
@@ -142,9 +143,9 @@ def _read_secret(name: str, path: str) -> str:
     except UnicodeDecodeError as error:
         # Do not chain the original error, because it contains the bytes of the secret.
         raise SettingsError(
-            f"{name} is {path!r}, which is not UTF-8 at byte {error.start}"
+            f"{name} is {path!r}: the file is not UTF-8 at byte {error.start}"
         ) from None
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
-        raise SettingsError(f"{name} is {path!r}, which is empty")
+        raise SettingsError(f"{name} is {path!r}: the file is empty")
     return text

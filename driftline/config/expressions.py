@@ -1,7 +1,7 @@
-"""Compute derived features: arithmetic over columns, checked and compiled at load.
+"""Compile the stream file's derived features, and compute them from column arrays.
 
-Input: the text and the declared columns, then arrays. Output: one float64 array. It never calls
-`eval`, reads an attribute, or calls a function that is not listed here.
+Input: an expression's text and the declared columns, then column arrays. Output: one float64 array.
+This module never calls `eval`, never reads an attribute, and calls only the functions listed here.
 """
 
 import ast
@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from driftline.errors import DataError
 
 Floats = NDArray[np.float64]
-# A compiled part of an expression: a function from the columns, by name, to an array or a number.
+# A compiled part of an expression: a function that maps the columns, by name, to an array or a
+# number.
 Term = Callable[[Mapping[str, Any]], Any]
 
-MAX_CHARACTERS: Final = 2000  # far longer than users write; limits the work of the parser
+MAX_CHARACTERS: Final = 2000  # far more than users write; limits the parser's work
 
 
 def _as_float(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """Make an operation return 1.0 or 0.0 for true or false, so that results can be added."""
+    """Make an operation return 1.0 for true and 0.0 for false, so that results can be added."""
     return lambda *operands: np.asarray(operation(*operands), dtype=np.float64)
 
 
@@ -53,8 +54,8 @@ _OPERATORS: Final[dict[type, Callable[..., Any]]] = {
     ast.Gt: _as_float(np.greater),
     ast.GtE: _as_float(np.greater_equal),
 }
-# Function → implementation and allowed numbers of arguments. They are checked here, because numpy
-# uses an additional argument as the output array.
+# Function name → implementation and allowed numbers of arguments. The number must be checked,
+# because numpy would use an extra argument as the output array.
 _FUNCTIONS: Final[dict[str, tuple[Callable[..., Any], tuple[int, ...]]]] = {
     "abs": (np.abs, (1,)),
     "ceil": (np.ceil, (1,)),
@@ -78,14 +79,13 @@ class Expression:
 
     It may use arithmetic, comparisons, `&`, `|`, `~`, and the functions in `FUNCTIONS`. Write a
     column name in backticks if it is not a Python identifier. A category can be compared with a
-    string by `==` or `!=`. The result is missing (NaN) for records with a missing number in one of
-    the columns.
+    string by `==` or `!=`. If a record lacks a number that the expression uses, its result is NaN.
 
     >>> double = Expression("2 * `petal width`", {"petal width": "number"})
     >>> double.evaluate({"petal width": np.array([0.5, 2.0])}, {})
     array([1., 4.])
 
-    Raises DataError with the expression and what is wrong with it.
+    Raises DataError, whose message contains the expression and the problem.
     """
 
     def __init__(self, text: str, columns: Mapping[str, str]) -> None:
@@ -110,11 +110,11 @@ class Expression:
     def evaluate(
         self, numbers: Mapping[str, Floats], categories: Mapping[str, NDArray[np.object_]]
     ) -> Floats:
-        """Return the value for each record.
+        """Return the expression's value for each record.
 
-        `numbers` are float64 arrays (n,) with NaN for missing values, `categories` object arrays
-        (n,). The result is float64 (n,), NaN if a number that the expression uses is missing. It
-        may contain infinities.
+        `numbers` are float64 arrays (n,) with NaN for missing values, and `categories` are object
+        arrays (n,). The result is float64 (n,), with NaN where a number that the expression uses is
+        missing. It may contain infinities.
         """
         columns: dict[str, Any] = {**categories, **numbers}
         with np.errstate(all="ignore"):
@@ -133,16 +133,16 @@ class Expression:
     def _compiled(self, node: ast.expr) -> Term:
         """Return the function that computes a part of the expression.
 
-        Raises DataError unless all its columns, operators and functions are known.
+        Raises DataError if the part uses an unknown column, operator or function.
         """
         match node:
             case ast.Constant(value=bool()) | ast.Constant(value=None):
                 raise self._error(f"has {node.value!r} where a number was expected")
             case ast.Constant(value=int() | float() as number):
-                # This is also true for infinity, and for integers that are too large for a float.
+                # The check also rejects infinity, and integers that are too large for a float.
                 if abs(number) > 1e300:
                     raise self._error("has a number above 1e300")
-                # Use floats, because whole numbers would overflow or grow without limit.
+                # Convert to float, because integers could overflow or grow without limit.
                 return _constant(float(number))
             case ast.Constant(value=str()):
                 raise self._error("has text outside of a comparison with == or !=")
@@ -209,7 +209,7 @@ class Expression:
         return _applied(operation, categories + texts)
 
     def _column(self, node: ast.Name) -> str:
-        """Return the name of a column, and note that the expression uses it."""
+        """Return a column's name, and record that the expression uses the column."""
         name = self._names.get(node.id, node.id)
         if name not in self._kinds:
             near = get_close_matches(name, self._kinds, n=1)
@@ -222,7 +222,7 @@ class Expression:
         return name
 
     def _try_out(self) -> None:
-        """Evaluate the expression once, so that errors are found at load and not at a record."""
+        """Evaluate the expression once, so that errors surface at load rather than at a record."""
         numbers = {name: np.ones(2) for name in self._used if self._kinds[name] == "number"}
         texts = {
             name: np.array(["", None], dtype=object) for name in self._used if name not in numbers
@@ -243,9 +243,9 @@ def _applied(operation: Callable[..., Any], operands: Iterable[Term]) -> Term:
 
 
 def _quoted(text: str) -> tuple[dict[str, str], str]:
-    """Replace each `` `any name` `` with an identifier.
+    """Replace each column name in backticks with an identifier.
 
-    Return the mapping from identifier to name, and the new text.
+    Return a mapping from identifiers to column names, and the new text.
     """
     names: dict[str, str] = {}
 

@@ -1,7 +1,7 @@
-"""Read the settings of this process: which broker it uses and where it stores files.
+"""Read this process's settings from environment variables: its broker, and where it stores files.
 
-Input: environment variables. Output: `Settings`, with defaults. A stream file is the same wherever
-a stream runs; settings depend on the machine.
+Input: environment variables. Output: `Settings`, with defaults filled in. A stream file is the same
+on every machine; the settings depend on the machine.
 """
 
 import os
@@ -20,43 +20,44 @@ LogFormat = Literal["text", "json"]
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The settings of one process. The comments name their environment variables."""
+    """One process's settings. Each field's comment contains its environment variable."""
 
-    home: Path  # DRIFTLINE_HOME: runs, models, keys, local broker; default .driftline
+    home: Path  # DRIFTLINE_HOME: folder of runs, models, keys, local broker; default: .driftline
     bootstrap_servers: str  # KAFKA_BOOTSTRAP_SERVERS
     client: Client  # DRIFTLINE_CLIENT: kafka-python or librdkafka; default: librdkafka if installed
-    # KAFKA_<PROPERTY>, or KAFKA_<PROPERTY>_FILE for a file with the value: properties of the Kafka
-    # client, such as KAFKA_SASL_USERNAME. `str` shows only their names.
+    # Kafka client properties from KAFKA_<PROPERTY>, such as KAFKA_SASL_USERNAME, or from the file
+    # whose path is in KAFKA_<PROPERTY>_FILE. `str` shows only the names of the properties.
     properties: Mapping[str, str]
     model_store: str  # DRIFTLINE_MODEL_STORE: folder or fsspec URL
-    log_level: LogLevel = "info"  # DRIFTLINE_LOG_LEVEL, for services
-    log_format: LogFormat = "text"  # DRIFTLINE_LOG_FORMAT
+    log_level: LogLevel = "info"  # DRIFTLINE_LOG_LEVEL: log level of services
+    log_format: LogFormat = "text"  # DRIFTLINE_LOG_FORMAT: log format of services
 
     @property
     def keys(self) -> Path:
-        """Return the folder of the signing key and of the trusted public keys."""
+        """Return the folder that contains the signing key and the trusted public keys."""
         return self.home / "keys"
 
     @property
     def runs(self) -> Path:
-        """Return the folder of the topics and reports of runs."""
+        """Return the folder that contains each run's topics and report."""
         return self.home / "runs"
 
     @property
     def broker(self) -> Path:
-        """Return the folder of the local Apache Kafka."""
+        """Return the folder that contains the local Apache Kafka."""
         return self.home / "kafka"
 
     @property
     def services(self) -> Path:
-        """Return the folder of the states and logs of services."""
+        """Return the folder that contains the services' state files and logs."""
         return self.home / "services"
 
     @property
     def local_broker(self) -> str:
-        """Return the address of the Kafka that `driftline broker up` starts.
+        """Return the address of the Kafka broker that `driftline broker up` starts.
 
-        Its port is the one that it used last, by default 9092. Raises SettingsError.
+        The port comes from the file `port` in the broker's folder. Without that file, it is 9092.
+        Raises SettingsError.
         """
         port = self.broker / "port"
         try:
@@ -73,7 +74,7 @@ def load_settings(
 ) -> Settings:
     """Read the settings from the environment. Raises SettingsError.
 
-    `bootstrap_servers`, the option `-b`, takes precedence over the environment.
+    `bootstrap_servers` is the value of the option `-b`, which overrides the environment.
 
     >>> load_settings({"KAFKA_SASL_USERNAME": "ada"}).properties
     Properties(sasl.username)

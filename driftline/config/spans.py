@@ -1,10 +1,11 @@
-"""Parse lengths of a stream: durations in event time, or numbers of records."""
+"""Parse the spans in a stream file: durations in event time, or numbers of records."""
 
 import re
 from typing import Final
 
 DAY_US: Final = 86_400_000_000
-# A thousand years. Positions in microseconds have 64 bits, and some spans are multiples of others.
+# The longest duration is a thousand years, so that positions and multiples of spans, in
+# microseconds, fit into 64 bits.
 _LONGEST_DAYS: Final = 1000 * 366
 _LONGEST_US: Final = _LONGEST_DAYS * DAY_US
 _UNITS_US = {
@@ -18,7 +19,7 @@ _UNITS_US = {
 
 
 class Span:
-    """A length of the stream: a duration in event time, or a number of records.
+    """The length of a part of the stream: a duration in event time, or a number of records.
 
     >>> Span.parse("30m").us, Span.parse(500).records
     (1800000000, 500)
@@ -34,7 +35,7 @@ class Span:
 
     @classmethod
     def parse(cls, value: object) -> "Span":
-        """Parse `"90s"`, `"30m"`, `"7d"` … or a whole number of records. Raises ValueError."""
+        """Parse a duration such as `"30m"`, or a whole number of records. Raises ValueError."""
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return cls(records=value)
         if isinstance(value, str) and (
@@ -68,7 +69,7 @@ class Span:
 
 
 def amount(value: Span | int | None) -> int:
-    """Return a span in microseconds or records. A span that is not set counts as 0."""
+    """Return a span as a number of microseconds or records, or 0 if the span is None."""
     if isinstance(value, Span):
         return value.us if value.us is not None else value.records or 0
     return value or 0

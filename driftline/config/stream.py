@@ -1,7 +1,7 @@
-"""Load a stream file, the TOML file that describes a stream: read it, check it, set its defaults.
+"""Load a stream file, the TOML file that describes a stream: parse it, check it, set its defaults.
 
-Input: a path. Output: a frozen `Stream`. Each of its keys has a description, which `driftline
-config` prints. It never connects to a broker and never reads data.
+Input: a path. Output: a frozen `Stream`. Each key has a description, which `driftline config`
+prints. This module never connects to a broker and never reads data.
 """
 
 import tomllib
@@ -33,7 +33,7 @@ from driftline.config.stream_sections import (
 )
 from driftline.errors import StreamFileError
 
-# Names become parts of file names and topic names.
+# A stream's name becomes part of file names and topic names.
 StreamName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 
 
@@ -48,20 +48,21 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: Annotated[Task, Meta(description="classification or regression")]
     target: Annotated[str, Meta(description="column to predict")]
     features: Annotated[
-        dict[str, Kind | Feature], Meta(description="columns that the model reads, with their kind")
+        dict[str, Kind | Feature],
+        Meta(description="columns that the model uses, each with its kind"),
     ]
     metric: Annotated[
         Metric | None,
-        Meta(description="metric that judges models; default: accuracy, or mae for regression"),
+        Meta(description="metric for comparing models; default: accuracy, or mae for regression"),
     ] = None
     baseline: Annotated[
         Literal["prior", "previous_label"],
         Meta(
-            description="baseline to compare with: prior (most frequent label, or mean) or "
-            "previous_label"
+            description="baseline to compare models with: prior (the most frequent label, or the "
+            "mean) or previous_label"
         ),
     ] = "prior"
-    record: Annotated[Record, Meta(description="identity and policies of a record")] = Record()
+    record: Annotated[Record, Meta(description="ids, keys and checks of records")] = Record()
     time: Annotated[Time, Meta(description="event time")] = Time(sequence=ROW)
     derived: Annotated[
         dict[str, str], Meta(description="features computed from columns: name = expression")
@@ -69,17 +70,17 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: Annotated[Labels, Meta(description="labels, which arrive later than their records")] = (
         Labels()
     )
-    windows: Annotated[Windows, Meta(description="windows of the monitor")] = Windows()
+    windows: Annotated[Windows, Meta(description="the monitor's windows")] = Windows()
     drift: Annotated[Drift, Meta(description="drift events")] = Drift()
     retrain: Annotated[Retrain, Meta(description="retraining")] = Retrain()
-    models: Annotated[Models, Meta(description="candidates")] = Models()
+    models: Annotated[Models, Meta(description="candidate models")] = Models()
     kafka: Annotated[Kafka, Meta(description="topics and delivery")] = Kafka()
-    simulate: Annotated[Simulate, Meta(description="how `run` and `produce` play a data set")] = (
+    simulate: Annotated[Simulate, Meta(description="how `run` and `produce` replay a data set")] = (
         Simulate()
     )
 
     # `load` fills in the defaults that depend on other keys, such as the metric and most spans.
-    # These properties return them with types that exclude None.
+    # The properties below return such keys with types that exclude None.
 
     @property
     def inputs(self) -> dict[str, Feature]:
@@ -96,18 +97,18 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def has_time(self) -> bool:
-        """Return whether records have an event time. Otherwise they have only numbers."""
+        """Return whether records have an event time. If not, they have only row numbers."""
         return self.time.sequence is None
 
     @property
     def axis(self) -> Axis:
-        """Return the axis of the windows: event time, or record numbers."""
+        """Return the windows' axis: "time" for event time, or "row" for record numbers."""
         return "row" if self.windows.records is not None else "time"
 
     @property
     def watermark_offset(self) -> int:
-        """Return what is added to a position for the watermark: minus the lateness. On the
-        row axis also one: row 5,000 comes after row 4,999, but two records may have one time."""
+        """Return the number to add to a position to get the watermark: minus the lateness, plus 1
+        on the row axis. The record after row 4,999 is row 5,000, but its time may be the same."""
         return (1 if self.axis == "row" else 0) - self.lateness
 
     @property
@@ -136,22 +137,22 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def overlap(self) -> int:
-        """Return how many windows each record is in: 1, 2, 4, 5, 10 or 20."""
+        """Return the number of windows that contain each record: 1, 2, 4, 5, 10 or 20."""
         return self.window_size // (amount(self.windows.slide) or self.window_size)
 
     @property
     def horizon(self) -> int:
-        """Return the join window, how long a prediction and its label wait for each other.
+        """Return the join window: how long a prediction and its label wait for each other.
 
-        It is on the axis of the windows, in microseconds or records.
+        The length is on the windows' axis, in microseconds or records.
         """
         return self._on_axis(self.labels.horizon)
 
     @property
     def block(self) -> int | None:
-        """Return the distance at which records are independent, or None if it is estimated.
+        """Return the distance at which records are independent, or None if it must be estimated.
 
-        It is on the axis of the windows, in microseconds or records.
+        The distance is on the windows' axis, in microseconds or records.
         """
         return None if self.drift.block is None else self._on_axis(self.drift.block)
 
@@ -163,19 +164,19 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def pane_size(self) -> int:
-        """Return the length of a pane, a twentieth of a window on the same axis, at least 1."""
+        """Return the length of a pane on the windows' axis: a twentieth of a window, at least 1."""
         return max(1, self.window_size // 20)
 
     @property
     def lateness(self) -> int:
-        """Return how far out of order records of a partition may be, on the axis of the windows."""
+        """Return how far out of order a partition's records may be, on the windows' axis."""
         return amount(self.windows.lateness or 0)
 
     @property
     def max_ahead(self) -> int:
-        """Return how far one record may advance the time of its partition.
+        """Return how far a single record may advance its partition's clock.
 
-        It is on the axis of the windows, in microseconds or records.
+        The distance is on the windows' axis, in microseconds or records.
         """
         return amount(self.windows.max_ahead) or self.window_size
 
@@ -183,7 +184,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load(path: str | Path) -> Stream:
     """Read a stream file, check it and fill in its defaults.
 
-    Raises StreamFileError with the file, the key and what was expected.
+    Raises StreamFileError, whose message contains the file, the key and the expected value.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -198,7 +199,7 @@ def load(path: str | Path) -> Stream:
 
 
 def loads(text: str, *, name: str = "stream file") -> Stream:
-    """Load a stream from the text of a stream file. Errors start with `name`.
+    """Load a stream from the text of a stream file. Error messages start with `name`.
 
     Raises StreamFileError.
     """
@@ -247,7 +248,7 @@ def _fits(kind: Any, value: object) -> bool:
 
 
 def _with_defaults(stream: Stream) -> Stream:
-    """Fill in the defaults that depend on other keys. Values may not fit together yet."""
+    """Fill in the defaults that depend on other keys, before `problems` checks the values."""
     replace = msgspec.structs.replace
     time, windows, retrain = stream.time, stream.windows, stream.retrain
     if time.sequence is None and time.start is None and time.format is None:
@@ -283,7 +284,7 @@ def _with_defaults(stream: Stream) -> Stream:
 
 
 def _several(windows: Windows, count: float) -> Span:
-    """Return the length of this many windows, and at least one record if windows have records."""
+    """Return the length of `count` windows, at least one record if windows are in records."""
     if windows.records is not None:
         return Span(records=max(1, int(count * windows.records)))
     return Span(us=int(count * amount(windows.span)))

@@ -1,4 +1,4 @@
-"""Find values in a stream file that have the right type but are not usable, or not together.
+"""Find stream file values that have the right type but are invalid or contradict each other.
 
 Input: the parsed TOML, or the `Stream` made from it. Output: `Problem`s.
 """
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from driftline.config.spans import Span
     from driftline.config.stream import Stream
 
-# Larger numbers lose digits in JSON, and no stream is that long. Sums of such numbers fit into 64
-# bits.
+# The largest allowed number. Larger ones would lose digits in JSON, and no stream needs them. Sums
+# of allowed numbers fit into 64 bits.
 _MOST: Final = 2**53
-# Kafka allows 249 characters. A run names files after topics and adds `-999.log`, and file names
-# have at most 255.
+# Kafka limits topic names to 249 characters. A run's files are named after topics, with `-999.log`
+# appended, and file names are limited to 255 characters.
 _LONGEST_TOPIC: Final = 247
-# The numbers of slides that a window may have: the divisors of its twenty panes.
+# The allowed numbers of slides per window: the divisors of 20, the number of panes per window.
 _OVERLAPS: Final = (1, 2, 4, 5, 10, 20)
 _METRICS: Final = {
     "classification": ("accuracy", "balanced_accuracy", "f1_macro"),
@@ -29,7 +29,7 @@ _METRICS: Final = {
 
 
 class Problem(NamedTuple):
-    """A key of a stream file with a wrong value: what was expected, and what to do about it."""
+    """A stream file key with an invalid value: what was expected, and how to fix the value."""
 
     key: str
     reason: str
@@ -37,9 +37,9 @@ class Problem(NamedTuple):
 
 
 def unusable_number(raw: Mapping[str, Any]) -> Problem | None:
-    """Return the first number that is too large or not finite, or None.
+    """Return a problem for the first number that is too large or not finite, or None.
 
-    Only the bounds of a feature may be infinite.
+    Only a feature's bounds may be infinite.
 
     >>> unusable_number({"retrain": {"renew": float("nan")}})
     Problem(key='retrain.renew', reason='Expected a number, got nan', hint='')
@@ -55,9 +55,9 @@ def unusable_number(raw: Mapping[str, Any]) -> Problem | None:
 
 
 def problems(stream: "Stream") -> Iterator[Problem]:
-    """Yield what is wrong with a stream whose defaults are filled in.
+    """Yield the problems of a stream whose defaults are filled in.
 
-    Only the first problem is reliable, because it may cause others.
+    Only the first problem is reliable, because it may cause later ones.
     """
     yield from _zero_spans(stream)
     yield from _columns(stream)
@@ -76,7 +76,7 @@ def problems(stream: "Stream") -> Iterator[Problem]:
 
 
 def _zero_spans(stream: "Stream") -> Iterator[Problem]:
-    """Yield spans that must be positive and are zero. `windows.idle` must also be a duration."""
+    """Yield a problem for each span that must not be zero, and for an idle time in records."""
     for key, span in (
         ("time.step", stream.time.step),
         ("windows.span", stream.windows.span),
@@ -104,7 +104,7 @@ def _columns(stream: "Stream") -> Iterator[Problem]:
     if not stream.features:
         yield Problem("features", "Expected at least one feature")
     if stream.target in stream.features:
-        reason = f"Expected no target among the features, but {stream.target!r} is it"
+        reason = f"Expected features without the target, {stream.target!r}"
         yield Problem("features", reason)
     if clash := set(stream.derived) & {*stream.features, stream.target}:
         reason = f"Expected new names, but {sorted(clash)[0]!r} is already a column"
@@ -118,7 +118,7 @@ def _columns(stream: "Stream") -> Iterator[Problem]:
 def _derived(stream: "Stream") -> Iterator[Problem]:
     if not stream.derived:
         return
-    # Import it here, because only streams with derived features need it.
+    # Import `Expression` here, because only streams with derived features need it.
     from driftline.config.expressions import Expression
 
     kinds = {column: spec.kind for column, spec in stream.inputs.items()}
@@ -133,7 +133,7 @@ def _time(stream: "Stream") -> Iterator[Problem]:
     time = stream.time
     if time.sequence is not None:
         if (time.column, time.start, time.step, time.format) != (None, None, None, None):
-            yield Problem("time", "Expected either `sequence` or the keys of a time, not both")
+            yield Problem("time", "Expected either `sequence` or an event time, not both")
         return
     if (time.start is None) != (time.step is None):
         yield Problem("time", "Expected `start` and `step` together")
@@ -166,7 +166,7 @@ def _windows(stream: "Stream") -> Iterator[Problem]:
 
 
 def _axes(stream: "Stream") -> Iterator[Problem]:
-    """Yield spans that are not on the axis of the stream or of its windows."""
+    """Yield a problem for each span whose unit does not fit the stream or its windows."""
     labels, block, retrain = stream.labels, stream.drift.block, stream.retrain
     if not stream.has_time:
         for key, span in (
@@ -193,7 +193,7 @@ def _topics(stream: "Stream") -> Iterator[Problem]:
     if (length := len(f"{prefix}{stream.name}.deadletters")) > _LONGEST_TOPIC:
         yield Problem(
             "kafka.topic_prefix",
-            f"Expected names of topics up to {_LONGEST_TOPIC} characters, got {length} with "
+            f"Expected topic names of up to {_LONGEST_TOPIC} characters, got {length} with "
             f"{quoted(prefix[:20])}… and the name {quoted(stream.name)}",
         )
     if stream.kafka.retention is not None and stream.kafka.retention.us is None:
@@ -209,7 +209,7 @@ def _amount(span: "Span") -> int:
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float]]:
-    """Yield all numbers in a parsed TOML with their keys."""
+    """Yield each number in the parsed TOML with its key."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _numbers(item, f"{key}.{quoted_key(name)}" if key else quoted_key(name))

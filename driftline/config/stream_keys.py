@@ -1,4 +1,4 @@
-"""Describe the keys of a stream file, and explain errors in them.
+"""Describe a stream file's keys for `driftline config`, and explain msgspec's errors in them.
 
 Input: the structs of `driftline.config.stream`, whose annotations contain the descriptions, and the
 parsed TOML. Output: rows for `driftline config`, and messages for StreamFileError.
@@ -23,7 +23,7 @@ _SPAN: Final = 'a duration such as "90s", "30m", "7d" or a number of records'
 class KeyRow(msgspec.Struct, frozen=True):
     """One key of a stream file.
 
-    `value` is written as in TOML, and "" if nothing is set. `given` is true if the file has the
+    `value` is TOML text, or "" if the key has no value. `given` is true if the file contains the
     key, and false if the value is a default.
     """
 
@@ -34,10 +34,10 @@ class KeyRow(msgspec.Struct, frozen=True):
 
 
 def describe(stream: msgspec.Struct, raw: Mapping[str, Any] | None = None) -> tuple[KeyRow, ...]:
-    """Return every key with its value and meaning, in the order of the format.
+    """Return every key with its value and meaning, in the order of the structs' fields.
 
-    `raw` is the parsed TOML, which shows what the file contains. Without it, `given` means that the
-    value differs from the default of the format.
+    `raw` is the parsed TOML, which determines `given`. Without `raw`, `given` means that the value
+    differs from the field's default.
     """
     return tuple(_rows(stream, raw, ""))
 
@@ -79,7 +79,7 @@ def _parts(hint: Any, key: str) -> Iterator[KeyRow]:
 
 
 def meaning_of(hint: Any) -> str:
-    """Return the description in the annotation of a field, or "" if it has none."""
+    """Return the description in a field's annotation, or "" if there is none."""
     if get_origin(hint) is Annotated:
         for extra in hint.__metadata__:
             if isinstance(extra, Meta) and extra.description:
@@ -114,12 +114,12 @@ def toml(value: Any) -> str:
             return "{ " + inner + " }"
         case msgspec.Struct():
             return _compact(value)
-    records = getattr(value, "records", None)  # the value is a Span if it has this attribute
+    records = getattr(value, "records", None)  # only a Span has this attribute
     return str(value) and (toml(records) if records is not None else quoted(str(value)))
 
 
 def quoted(text: str) -> str:
-    r"""Format a text as a basic TOML string in one line, without control characters.
+    r"""Format text as a basic TOML string on one line, with control characters escaped.
 
     >>> print(quoted('say "x"\n\x9b\U000e0041'))
     "say \"x\"\u000a\u009b\U000e0041"
@@ -143,9 +143,9 @@ def quoted_key(name: str) -> str:
 
 
 def _compact(value: Any) -> str:
-    """Format a struct as an inline table of the values that are not defaults.
+    """Format a struct as an inline table of its non-default values.
 
-    A single value is written alone: `number` instead of `{ kind = "number" }`.
+    If there is only one, return it without the table: `"number"`, not `{ kind = "number" }`.
     """
     if not isinstance(value, msgspec.Struct):
         return toml(value)
@@ -166,10 +166,10 @@ def explain(
     root: type,
     fits: Callable[[Any, Any], bool],
 ) -> str:
-    """Explain an error of msgspec in a stream file: the key, what was expected, what it has.
+    """Explain a msgspec error in a stream file: the key, the expected value, the actual value.
 
-    `error` is the text of msgspec's ValidationError, and `raw` the parsed TOML. `fits(type, value)`
-    returns whether the value can be converted to the type.
+    `error` is the text of msgspec's ValidationError, and `raw` is the parsed TOML.
+    `fits(type, value)` returns whether the value can be converted to the type.
     """
     message, _, path = error.partition(" - at `$")
     parts = re.findall(r"\.([A-Za-z_]\w*)|\[(\d+|\.\.\.)\]", path)
@@ -197,13 +197,13 @@ def explain(
 def _step(
     hint: Any, value: Any, name: str, index: str, fits: Callable[[Any, Any], bool]
 ) -> tuple[Any, Any, str]:
-    """Follow one step of msgspec's path, and return the type, the value and the key there."""
+    """Follow one step of msgspec's error path, and return the step's type, value and key."""
     if name:
         struct = _struct(hint, name)
         inner = get_type_hints(struct, include_extras=True)[name] if struct else object
         return inner, value.get(name) if isinstance(value, Mapping) else None, name
     arguments = get_args(_plain(hint))
-    if index == "...":  # a table with free keys; msgspec does not name the wrong key
+    if index == "...":  # a table with user-defined keys; msgspec does not report which is wrong
         inner = arguments[1]
         for entry, item in value.items():
             if not fits(inner, item):
@@ -213,8 +213,8 @@ def _step(
 
 
 def _unknown(key: str, name: str, hint: Any, value: Any) -> str:
-    # A table such as `{ mn = 3 }` may be one of several structs. Choose the one that shares most
-    # of its keys.
+    # A table such as `{ mn = 3 }` may stand for one of several structs. Choose the struct that
+    # shares most keys with the table.
     structs = [part for part in _alternatives(hint) if _is_struct(part)]
     given = set(value) if isinstance(value, Mapping) else set()
     struct = max(structs, key=lambda part: len(given & set(part.__struct_fields__)))
@@ -286,7 +286,7 @@ def _limits(extra: Any) -> str:
 
 
 def _alternatives(hint: Any) -> list[Any]:
-    """Return the parts of a union, also of nested and annotated ones."""
+    """Return the members of a union, with nested and annotated unions expanded."""
     plain = _plain(hint)
     if get_origin(plain) in (Union, UnionType):
         return [part for item in get_args(plain) for part in _alternatives(item)]
@@ -303,7 +303,7 @@ def _is_struct(hint: Any) -> bool:
 
 
 def _struct(hint: Any, field: str | None = None) -> Any:
-    """Return the struct in a type, with this field if it is given, or None if there is none."""
+    """Return the first struct in a type (with `field`: that has this field), or None."""
     for part in _alternatives(hint):
         if _is_struct(part) and (field is None or field in part.__struct_fields__):
             return part

@@ -1,6 +1,6 @@
-"""Define the tables of a stream file, such as [windows] and [drift], with their keys and meanings.
+"""Define the tables of a stream file, such as [windows] and [drift], as frozen structs.
 
-Each key has a description, which `driftline config` prints, and its default.
+Each key has a default and a description, which `driftline config` prints.
 """
 
 from datetime import datetime
@@ -11,9 +11,9 @@ from msgspec import Meta
 
 from driftline.config.spans import Span
 
-ROW: Final = "@row"  # the field in which producers number the records
-AT: Final = "@at"  # the field with the position at which a label became known
-ID: Final = "@id"  # as a key, this means the column with the id
+ROW: Final = "@row"  # field of a feature record: its record number, which producers set
+AT: Final = "@at"  # field of a label: the position at which the label became known
+ID: Final = "@id"  # value of `[record] key`: use the record id as the key
 
 Task = Literal["classification", "regression"]
 Kind = Literal["number", "category"]
@@ -26,8 +26,8 @@ Policy = Literal["harm", "drift", "schedule", "always", "never"]
 
 DRIFT_ON: Final[tuple[DriftKind, ...]] = ("data", "performance")
 
-# The characters that Kafka allows in topic names and that are safe in folder names. Kafka hides
-# topics that start with two underscores.
+# Allow only characters that Kafka allows in topic names and that are safe in folder names. Kafka
+# hides topics whose names start with two underscores.
 _PREFIX: Final = r"^(?!__)([A-Za-z0-9_][A-Za-z0-9._-]*)?\Z"
 
 
@@ -35,10 +35,10 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The id and the key of feature records, and which records are accepted."""
 
     id: Annotated[
-        str, Meta(description='column with the id of the record; "@row" is the row number')
+        str, Meta(description='column with the record id; "@row": the row number is the id')
     ] = ROW
     key: Annotated[
-        str, Meta(description='column that selects the Kafka partition; "@id" is the id')
+        str, Meta(description='column that selects the Kafka partition; "@id": the id column')
     ] = ID
     drop: Annotated[tuple[str, ...], Meta(description="columns that producers do not send")] = ()
     unknown_columns: Annotated[
@@ -48,21 +48,21 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     missing: Annotated[
         Literal["dead_letter", "impute"],
         Meta(
-            description="what to do if a declared column is absent or null; impute: use the "
-            "median, or a category of its own"
+            description="what to do if a declared column is absent or null; impute: replace a "
+            "missing number with the median, and treat missing categories as one more category"
         ),
     ] = "dead_letter"
     unseen: Annotated[
         Literal["dead_letter", "score"],
         Meta(
-            description="what to do with a category that was not in the training data; score: as "
-            "none of the known ones"
+            description="what to do with a category that was not in the training data; score: "
+            "score the record as if it had none of the trained categories"
         ),
     ] = "score"
 
 
 class Time(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The source of the event time. Without it, records are ordered only by their number."""
+    """The source of the event time. Without event times, only row numbers order the records."""
 
     column: Annotated[str | None, Meta(description="column with the event time")] = None
     format: Annotated[
@@ -73,11 +73,11 @@ class Time(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     start: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
-        Meta(description="time = start + step × column (default: the row number)"),
+        Meta(description="event time = start + step × column (default: × row number)"),
     ] = None
     step: Annotated[Span | None, Meta(description="duration of one step")] = None
     sequence: Annotated[
-        Literal["@row"] | None, Meta(description="records have no event time, only numbers")
+        Literal["@row"] | None, Meta(description="records have no event time, only row numbers")
     ] = None
 
 
@@ -94,11 +94,14 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The longest wait for labels."""
+    """How long to wait for labels."""
 
     horizon: Annotated[
         Span | None,
-        Meta(description="longest time from a record to its label; later labels do not count"),
+        Meta(
+            description="longest time from a record to its label; later labels are not joined with "
+            "predictions; default: 10 windows"
+        ),
     ] = None
 
 
@@ -106,15 +109,15 @@ class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The windows that are tested for drift. A pane is a twentieth of a window."""
 
     records: Annotated[
-        Annotated[int, Meta(ge=20)] | None, Meta(description="length of a window in record numbers")
+        Annotated[int, Meta(ge=20)] | None, Meta(description="length of a window in records")
     ] = None
     span: Annotated[Span | None, Meta(description="length of a window in event time")] = None
     slide: Annotated[
         Span | None,
         Meta(
-            description="step from one window to the next: half, a quarter, fifth, tenth or "
-            "twentieth of a window; default: a whole window, so that windows do not "
-            "overlap"
+            description="distance between the starts of consecutive windows: a whole window, or a "
+            "half, quarter, fifth, tenth or twentieth of a window; default: a whole window, so "
+            "that windows do not overlap"
         ),
     ] = None
     lateness: Annotated[
@@ -124,32 +127,31 @@ class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_ahead: Annotated[
         Span | None,
         Meta(
-            description="a record that is further ahead of its partition does not advance time, "
-            "until ten in a row agree; default: one window"
+            description="how far one record may advance its partition's clock; a larger jump needs "
+            "ten consecutive records that are ahead; default: one window"
         ),
     ] = None
     min_records: Annotated[
         Annotated[int, Meta(ge=1)],
-        Meta(description="smallest number of records of a model that is tested"),
+        Meta(description="fewest records that a model needs in a window to be tested"),
     ] = 100
     max_sample: Annotated[
         Annotated[int, Meta(ge=100)],
-        Meta(description="largest number of records of a window that its tests use"),
+        Meta(description="largest number of records per window that the tests use"),
     ] = 10_000
     idle: Annotated[
         Span,
-        Meta(description="a partition without records for this long no longer delays windows"),
+        Meta(description="time without records after which a partition stops delaying windows"),
     ] = Span(us=10_000_000)
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rules by which drift events are opened and resolved."""
+    """The rules for opening and resolving drift events."""
 
     false_alarm_rate: Annotated[
         Annotated[float, Meta(gt=0, lt=1)],
         Meta(
-            description="accepted rate of drift events per window without drift, for all columns "
-            "together"
+            description="accepted rate of false drift events per window, for all columns together"
         ),
     ] = 0.005
     block: Annotated[
@@ -162,52 +164,57 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decided_by: Annotated[
         Literal["score", "test"],
         Meta(
-            description="what decides whether a column drifted; score: its score, calibrated on "
-            "the reference; test: Evidently's test alone, and pairs of columns are not tested"
+            description="what decides whether a column drifted; score: the column's score, "
+            "calibrated on the reference; test: Evidently's test alone, without tests of column "
+            "pairs"
         ),
     ] = "score"
     number_test: Annotated[
         str,
-        Meta(description="Evidently's test for numbers, reported in addition to the score"),
+        Meta(description="Evidently's test for numbers; its result is reported with the score"),
     ] = "ks"
     category_test: Annotated[
-        str, Meta(description="Evidently's test for categories, reported in the same way")
+        str,
+        Meta(description="Evidently's test for categories; its result is reported with the score"),
     ] = "chisquare"
     effect_size: Annotated[
         Annotated[float, Meta(ge=0)],
         Meta(
             description="smallest shift that matters: Wasserstein distance in standard deviations "
-            "(numbers), Jensen-Shannon distance (categories), or the named test's own distance"
+            "for numbers, Jensen-Shannon distance for categories, or the configured test's own "
+            "distance"
         ),
     ] = 0.1
     classifier: Annotated[
         bool,
         Meta(
-            description="if no column and no pair of columns drifted, test whether decision trees "
-            "can distinguish the window from the reference; this takes half a second "
-            "per window, 15 seconds per model and window size, and half of "
-            "false_alarm_rate"
+            description="whether to test, when no column and no pair of columns drifted, if "
+            "decision trees can distinguish the window from the reference; the test costs half a "
+            "second per window, 15 seconds per model and window size, and half of false_alarm_rate"
         ),
     ] = False
     detectors: Annotated[
         tuple[str, ...],
         Meta(
-            description="detectors that watch errors: glr, stepd, or River's adwin, page_hinkley, "
-            "ddm, hddm_a, hddm_w"
+            description="detectors of increases in a model's error: glr, stepd, or River's adwin, "
+            "page_hinkley, ddm, hddm_a, hddm_w"
         ),
     ] = ("glr",)
     min_metric_loss: Annotated[
         Annotated[float, Meta(ge=0)],
-        Meta(description="smallest increase of the error that matters, as a fraction of the error"),
+        Meta(
+            description="smallest increase of the error that matters, as a fraction of the earlier "
+            "error"
+        ),
     ] = 0.1
     resolve_after: Annotated[
         Annotated[int, Meta(ge=1)],
-        Meta(description="number of windows in a row without drift that resolve an event"),
+        Meta(description="number of consecutive windows without drift that resolve an event"),
     ] = 2
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The largest number of retrain requests in any period of the stream."""
+    """The largest number of automatic retrain requests in any period of length `per`."""
 
     requests: Annotated[Annotated[int, Meta(ge=1)], Meta(description="largest number of requests")]
     per: Annotated[Span, Meta(description="length of the period")]
@@ -219,22 +226,22 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: Annotated[
         Policy,
         Meta(
-            description="when to request a new model; harm: while drift lowers quality; drift: "
-            "while an event of a kind in `on` is open; schedule: at intervals of "
-            "`every`; always: after each window of outcomes; never"
+            description="when to request a new model; harm: while drift lowers the model's "
+            "quality; drift: while an event of a kind in `on` is open; schedule: at intervals of "
+            "`every`; always: after each window of outcomes; never: only on manual request"
         ),
     ] = "harm"
     renew: Annotated[
         Annotated[float, Meta(ge=0)],
         Meta(
-            description="policies harm and drift: request again when there are this many times as "
-            "many outcomes to learn from as at the last request, within train_on; 0: "
-            "never"
+            description="policies harm and drift: repeat a request when the number of new outcomes "
+            "is this multiple of the number that the last request could train on, within "
+            "train_on; 0: never"
         ),
     ] = 1.0
     on: Annotated[
         Annotated[tuple[DriftKind, ...], Meta(min_length=1)],
-        Meta(description="policy drift: kinds of drift events for which to request a model"),
+        Meta(description="policy drift: kinds of drift events that cause a request"),
     ] = DRIFT_ON
     every: Annotated[
         Span | None,
@@ -255,15 +262,16 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = None
     train_on: Annotated[
-        Span | None, Meta(description="how far back outcomes are used for training")
+        Span | None,
+        Meta(description="how far back the training data reach; default: 10 windows"),
     ] = None
     min_outcomes: Annotated[
         Annotated[int, Meta(ge=10)],
-        Meta(description="smallest number of labelled records for training"),
+        Meta(description="smallest number of outcomes needed for training"),
     ] = 200
     promote: Annotated[
         Literal["auto", "manual"],
-        Meta(description="auto: the trainer promotes a better model; manual: an operator does"),
+        Meta(description="who promotes a better model; auto: the trainer; manual: an operator"),
     ] = "auto"
 
 
@@ -273,7 +281,7 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     candidates: Annotated[
         tuple[str, ...],
         Meta(
-            description="logistic_regression, linear_regression, decision_tree, "
+            description="models to train: logistic_regression, linear_regression, decision_tree, "
             "k_nearest_neighbours, random_forest, hist_gradient_boosting, or a class path"
         ),
     ] = ()
@@ -284,14 +292,14 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     split: Annotated[
         Literal["time", "stratified"],
         Meta(
-            description="time: the newest records are held out; stratified: for data whose order "
-            "has no meaning"
+            description="which records to hold out; time: the newest; stratified: the same share "
+            "of each class, for data without a meaningful order"
         ),
     ] = "time"
     tune: Annotated[
-        bool, Meta(description="whether to try several parameters of each candidate")
+        bool, Meta(description="whether to try several parameter values for each candidate")
     ] = True
-    # NumPy's seeds have 32 bits, and tuning uses the next seed.
+    # NumPy seeds have 32 bits, and tuning uses `seed` + 1.
     seed: Annotated[
         Annotated[int, Meta(ge=0, le=2**32 - 2)], Meta(description="seed of all random numbers")
     ] = 0
@@ -311,7 +319,7 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=1, le=1000)],
         Meta(
             description="number of partitions of features, labels, predictions and outcomes; it "
-            "cannot change later"
+            "cannot be changed later"
         ),
     ] = 6
     replication_factor: Annotated[
@@ -320,8 +328,8 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retention: Annotated[
         Span | None,
         Meta(
-            description="how long topics keep records; default: 30d, or twice horizon or train_on "
-            "if that is longer"
+            description="how long topics keep records; default: 30d, twice labels.horizon or twice "
+            "retrain.train_on, whichever is longest"
         ),
     ] = None
     inference_delivery: Annotated[
@@ -332,32 +340,34 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "at_least_once"
     max_wait_ms: Annotated[
         Annotated[int, Meta(ge=0, le=10_000)],
-        Meta(description="longest wait for records before periodic work runs"),
+        Meta(description="longest wait for records, in milliseconds, before periodic work runs"),
     ] = 50
     max_batch: Annotated[
         Annotated[int, Meta(ge=1)],
-        Meta(description="largest number of records that are handled at once"),
+        Meta(description="largest number of records that a service handles at once"),
     ] = 2000
 
 
 class LabelDelay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A random delay: an exponential distribution by its mean, or a uniform one by its bounds."""
+    """A random label delay: exponential with a given mean, or uniform between two bounds."""
 
-    distribution: Annotated[Literal["exponential", "uniform"], Meta(description="its family")]
+    distribution: Annotated[
+        Literal["exponential", "uniform"], Meta(description="family of the distribution")
+    ]
     mean: Annotated[Span | None, Meta(description="exponential: the mean delay")] = None
     low: Annotated[Span | None, Meta(description="uniform: the smallest delay")] = None
     high: Annotated[Span | None, Meta(description="uniform: the largest delay")] = None
 
 
 class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The way to play a finished data set as a stream. Only `run` and `produce` use it."""
+    """How to replay a finished data set as a stream. Only `run` and `produce` use this table."""
 
     label_delay: Annotated[
         str | int | LabelDelay,
         Meta(
             description='delay of labels: a span, a distribution, "data" (a later row with the '
-            'same id has the label) or "@at" (the column `@at` has the time of the '
-            "label)"
+            'same id contains the label) or "@at" (the column `@at` contains the position at which '
+            "the label became known)"
         ),
     ] = 0
     label_missing: Annotated[
@@ -368,8 +378,8 @@ class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def delay(self) -> Span | LabelDelay | None:
         """Return the delay of labels.
 
-        It is None if later rows have the labels, and zero if the column `@at` has their times.
-        Raises ValueError if `label_delay` is not valid.
+        The delay is None if later rows contain the labels, and zero if the column `@at` contains
+        their positions. Raises ValueError if `label_delay` is not valid.
         """
         if isinstance(self.label_delay, LabelDelay):
             return self.label_delay

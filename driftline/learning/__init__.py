@@ -1,1 +1,1 @@
-"""Turn columns into the matrix of a model, and compute metrics."""
+"""Encode columns as a model's feature matrix, and compute metrics. Pure computation on arrays."""

@@ -1,7 +1,7 @@
-"""Turn columns into the matrix that a model reads, in the same way in training and serving.
+"""Encode columns as a model's feature matrix, in the same way for training and for serving.
 
 Input: `Columns`. Output: float32 matrices, and a frozen `FeatureSchema` that is learned from the
-training data and stored in the package of the model. Labels are only used to list the classes.
+training data and stored in the model's package. Labels are used only to list the classes.
 """
 
 from collections import Counter
@@ -17,25 +17,25 @@ from driftline.config.stream_sections import Kind
 from driftline.wire.columns import Columns
 from driftline.wire.values import text
 
-MISSING: Final = ""  # the level of a missing category
-# Each level has a column, which costs memory and time in every model. A model learns little from
-# values beyond the hundred most frequent ones.
+MISSING: Final = ""  # the level that represents missing values of a category
+# The largest number of levels per category. Each level is a matrix column, which costs memory and
+# time in every model. A model learns little from values beyond the hundred most frequent ones.
 MAX_LEVELS: Final = 100
-# The schema also lists this many rarer values, so that they do not count as unseen. A column with
-# more values is free text rather than a category.
+# The schema also lists up to this many rarer values, so that they do not count as unseen. A column
+# with more values is free text rather than a category.
 MAX_RARE: Final = 10_000
 
-# Models reject infinite values. They calculate in float32, in which a value minus the mean must be
-# finite as well. Half of the largest float32 ensures both.
+# Models reject infinite values. They calculate in float32, where a value minus the mean must be
+# finite, too. Clipping values to half of the largest float32 ensures both.
 _LARGEST: Final = float(np.finfo(np.float32).max) / 2
 
 
 class FeatureSpec(msgspec.Struct, frozen=True):
     """The encoding of one feature.
 
-    The `levels` of a category are the values that have their own column, sorted; `""` is the level
-    for missing values. `rare` are further values of the training data, without a column. `impute`
-    is the median of a number, which replaces missing values.
+    `levels` are the sorted values of a category that have their own matrix column; `""` is the
+    level for missing values. `rare` are further values from the training data, which have no
+    column. `impute` is a number's median, which replaces missing values.
     """
 
     name: str
@@ -47,7 +47,7 @@ class FeatureSpec(msgspec.Struct, frozen=True):
 
 
 class FeatureSchema(msgspec.Struct, frozen=True):
-    """All features, declared ones before derived ones, and the sorted classes."""
+    """All declared features, then all derived features, and the sorted classes."""
 
     features: tuple[FeatureSpec, ...]
     classes: tuple[str, ...] = ()
@@ -83,8 +83,8 @@ def fit_schema(stream: Stream, columns: Columns, labels: Sequence[str | float]) 
     features += [_number(name, columns.numbers[name], derived=True) for name in stream.derived]
     classes: tuple[str, ...] = ()
     if stream.task == "classification":
-        # A set makes this fast, because few labels are distinct. It is used only if all labels are
-        # texts: True and 1 are equal and would be merged, although their texts differ.
+        # Few labels are distinct, so a set saves most calls of `text`. Use a set only if all labels
+        # are strings: it would merge True and 1, whose texts differ.
         known = set(labels) if set(map(type, labels)) == {str} else labels
         classes = tuple(sorted({text(label) for label in known}))
     return FeatureSchema(tuple(features), classes)
@@ -99,7 +99,7 @@ def _number(name: str, values: NDArray[np.float64], *, derived: bool = False) ->
 
 def _category(name: str, values: NDArray[np.object_]) -> FeatureSpec:
     counts = Counter(MISSING if value is None else value for value in values)
-    # Ties are broken by name, so that the same data give the same schema.
+    # Break ties by name, so that the same data always give the same schema.
     frequent = sorted(counts, key=lambda level: (-counts[level], level))
     return FeatureSpec(
         name,
@@ -123,7 +123,7 @@ def matrix_columns(schema: FeatureSchema) -> tuple[str, ...]:
 
 
 class MatrixEncoder:
-    """Encode many batches with one schema. The look-up tables are built only once."""
+    """Encode many batches with one schema, for which the look-up tables are built only once."""
 
     def __init__(self, schema: FeatureSchema) -> None:
         self.schema = schema
@@ -163,7 +163,7 @@ class MatrixEncoder:
         return matrix
 
     def unseen(self, columns: Columns) -> dict[str, NDArray[np.bool_]]:
-        """Return for each category column a mask (n,) of values that training data did not have.
+        """Return a mask (n,) for each category column: true for values not in the training data.
 
         A missing value never counts as unseen.
         """
@@ -176,9 +176,9 @@ class MatrixEncoder:
 def encode_matrix(schema: FeatureSchema, columns: Columns) -> NDArray[np.float32]:
     """Return the matrix (n, width), float32, with the columns of `matrix_columns`.
 
-    Numbers are unchanged up to ±1.7e38 and clipped beyond it. The median replaces missing ones.
-    Categories are one-hot encoded over their levels. The columns of an unseen or rare value are all
-    zero. A missing value has the level `""` if the training data had missing values, and otherwise
-    only zeros.
+    Numbers are clipped to ±1.7e38, and missing numbers are replaced with the median. Categories are
+    one-hot encoded over their levels. For an unseen or rare value, all columns of the category are
+    zero. A missing value gets the level `""` if the training data had missing values; otherwise all
+    its columns are zero.
     """
     return MatrixEncoder(schema).encode(columns)

@@ -1,4 +1,4 @@
-"""Compute the metrics of predictions, in plain numpy so that every service can use them.
+"""Compute metrics and errors of predictions, with NumPy alone so that every service can do it.
 
 Input: labels and predictions in the same order. Output: one number, or one error per record.
 """
@@ -25,7 +25,7 @@ def higher_is_better(metric: Metric) -> bool:
 
 
 def errors(task: Task, labels: Values, predictions: Values) -> NDArray[np.float64]:
-    """Return the error of each record, float64 (n,): 0 or 1, or the absolute error in a regression.
+    """Return each record's error, float64 (n,): 0 or 1, or the absolute error for regression.
 
     >>> errors("classification", ["a", "b"], ["a", "a"])
     array([0., 1.])
@@ -38,11 +38,11 @@ def errors(task: Task, labels: Values, predictions: Values) -> NDArray[np.float6
 
 
 def evaluate(metric: Metric, task: Task, labels: Values, predictions: Values) -> float:
-    """Compute a metric of at least one record.
+    """Compute a metric over at least one record.
 
     `balanced_accuracy` is the mean recall over the classes that occur as labels. `f1_macro` is the
-    mean F1 over the classes that occur as labels or predictions. Both are as scikit-learn defines
-    them. Raises ValueError if there are no records.
+    mean F1 over the classes that occur as labels or predictions. Both follow scikit-learn's
+    definitions. Raises ValueError if there are no records.
 
     >>> evaluate("balanced_accuracy", "classification", ["a", "a", "a", "b"], ["a", "a", "b", "b"])
     0.8333333333333333

@@ -1,1 +1,1 @@
-"""Pack, sign, store, verify, load and score models."""
+"""Handle model packages: encode, sign, store, verify and load them, and score with their models."""

@@ -1,9 +1,9 @@
-"""Read a zip of a few plain files within limits: a model package, or the arrays inside one.
+"""Unpack an untrusted zip in memory, within limits: a model package, or a package's arrays.
 
-Input: bytes, which are not trusted even if they are signed. Output: the content of one file. A zip
-raises PackageCheckFailed if it is a zip bomb, is damaged, or has too many files, names with a
-folder, links, or encrypted or repeated files. Nothing is written to disk, and no more is unpacked
-than `ArchiveLimits` allow.
+Input: bytes, which are not trusted even if they are signed. Output: the content of single files.
+Raises PackageCheckFailed if the zip is damaged or a zip bomb, or if it contains too many files,
+names with a folder, links, encrypted files or duplicate names. Nothing is written to disk, and
+never more is unpacked than `ArchiveLimits` allows.
 """
 
 import io
@@ -18,20 +18,20 @@ import msgspec
 
 from driftline.errors import PackageCheckFailed
 
-# The end record of a zip: signature, two disk numbers, entries on this disk and in total, size and
+# A zip's end record: signature, two disk numbers, entries on this disk and in total, size and
 # offset of the directory, length of the comment.
 _END: Final = struct.Struct("<4s4H2LH")
-_ZIP64_BYTES: Final = 20  # size of the locator before the end record, which only larger zips have
+_ZIP64_BYTES: Final = 20  # size of the ZIP64 locator, which precedes the end record of large zips
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED: Final = 0x1
 
 
 class ArchiveLimits(msgspec.Struct, frozen=True):
-    """The largest archive that is read. `max_bytes` is the unpacked size of all its files."""
+    """The limits of an archive. `max_bytes` limits the total unpacked size of its files."""
 
     max_files: int
     max_bytes: int
-    names: frozenset[str] | None = None  # allowed names; None allows any without a folder
+    names: frozenset[str] | None = None  # allowed file names; None allows any name without a folder
 
 
 class Archive:
@@ -53,7 +53,7 @@ class Archive:
         return tuple(self._infos)
 
     def read(self, name: str) -> bytes:
-        """Return the content of a file, at most as many bytes as the directory states."""
+        """Return a file's content, never more bytes than the archive's directory states."""
         return self._package.read(self._infos[name])
 
 
@@ -61,7 +61,7 @@ class Archive:
 def archive(data: bytes, limits: ArchiveLimits, failure: str) -> Iterator[Archive]:
     """Open an archive. Any error in the `with` block is raised as PackageCheckFailed.
 
-    Its message starts with `failure`.
+    The error message starts with `failure`.
     """
     try:
         _check_end(data, limits)
@@ -75,7 +75,7 @@ def archive(data: bytes, limits: ArchiveLimits, failure: str) -> Iterator[Archiv
 
 
 def _check_end(data: bytes, limits: ArchiveLimits) -> None:
-    """Check the size of the directory before it is read, because its entries could fill memory."""
+    """Check the size of the zip's directory before parsing it, because it could fill memory."""
     if len(data) < _END.size:
         raise ValueError("it is truncated")
     signature, *_, entries, size, _, comment = _END.unpack(data[-_END.size :])
@@ -83,7 +83,7 @@ def _check_end(data: bytes, limits: ArchiveLimits) -> None:
         raise ValueError("it is truncated, or not a zip file")
     if data[: -_END.size][-_ZIP64_BYTES:].startswith(b"PK\x06\x07"):
         raise ValueError("it is a zip of more than 4 GiB")
-    # An entry has 46 bytes and its name. The rest of 512 is for fields that other programs add.
+    # An entry has 46 bytes plus its name. 512 bytes leave room for fields that other programs add.
     if entries > limits.max_files or size > limits.max_files * 512:
         raise ValueError(f"{entries:,} files, at most {limits.max_files:,} are allowed")
 

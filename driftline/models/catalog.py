@@ -1,9 +1,9 @@
-"""Read the `models` topic into its current state: the announced packages, champion and freeze.
+"""Build the current state of the `models` topic from its records: packages, champion and freeze.
 
-Input: the records of the topic in order. Output: the state that inference, trainer and commands
-share. A record is rejected if it is stale, if its signature is not by a trusted key, or if it is
-unsigned although an earlier record is signed. A rejected record changes nothing and is listed in
-`rejected`.
+Input: the topic's records in order, which `read_catalog` reads through the broker interface.
+Output: the state that inference, the trainer and commands share. A record is rejected if it is
+stale, if its signature is not from a trusted key, or if it is unsigned although an earlier record
+is signed. A rejected record changes nothing and is listed in `rejected`.
 """
 
 import logging
@@ -29,8 +29,8 @@ FREEZE_KEY = "freeze"
 # The largest number of quarantined models that a pointer lists. It exceeds the number of earlier
 # models that the trainer compares.
 MAX_SET_ASIDE = 20
-# The largest number of models, champion and ancestors, that inference tries while packages are
-# unusable.
+# The largest number of models (the champion and its ancestors) that inference tries while packages
+# are unusable.
 MAX_LINEAGE: Final = 100
 # The largest number of rejected records that are stored and logged, because a faulty writer could
 # publish any number of them.
@@ -38,7 +38,7 @@ MAX_REJECTED: Final = 100
 
 
 def announcement_record(topics: Topics, announced: ModelAnnounced) -> Outgoing:
-    """Return the announcement of a package as an unsigned record for the `models` topic."""
+    """Return a package announcement as an unsigned record for the `models` topic."""
     return rare(topics.models, announced, id=announced.digest, key=key_of(announced))
 
 
@@ -48,7 +48,7 @@ def pointer_record(topics: Topics, pointer: RolePointer) -> Outgoing:
 
 
 def freeze_record(topics: Topics, freeze: Freeze) -> Outgoing:
-    """Return a freeze, or its end, as an unsigned record for the `models` topic."""
+    """Return the start or end of a freeze as an unsigned record for the `models` topic."""
     return rare(topics.models, freeze, id=freeze.id, key=FREEZE_KEY)
 
 
@@ -78,11 +78,11 @@ class Catalog:
     """The state of the `models` topic, built record by record.
 
     The signed pointer with the largest sequence is current (see `models.current`). Unsigned
-    records are of earlier versions. They are valid until the first signed record is read.
+    records come from earlier versions of Driftline, and are valid until the first signed record.
 
-    Compaction keeps only the newest record of each key, even if it is stale. `restatements` lists
-    what a writer with a key must publish again: current records that are unsigned or no longer the
-    newest of their key.
+    Compaction keeps only the newest record of each key, even if that record is stale.
+    `restatements` returns the current records that a writer with a signing key must publish again,
+    because they are unsigned or no longer the newest records of their keys.
     """
 
     def __init__(self, trusted: Trusted) -> None:
@@ -93,7 +93,7 @@ class Catalog:
         self._freeze: Current[Freeze] = Current()
         self._signed: set[str] = set()  # digests whose announcement is a signed record
         self._any_signed = False
-        self._outdated: set[str] = set()  # keys whose newest record is not the current one
+        self._outdated: set[str] = set()  # keys whose newest record is not current
         self._logged: set[tuple[str, str]] = set()
 
     @property
@@ -103,7 +103,7 @@ class Catalog:
 
     @property
     def freeze(self) -> Freeze | None:
-        """Return the current freeze or its end, or None."""
+        """Return the current freeze record, which may also end a freeze, or None."""
         return self._freeze.value
 
     @property
@@ -147,9 +147,9 @@ class Catalog:
         return event
 
     def add(self, event: ModelsEvent, *, signed: bool) -> str | None:
-        """Apply an event whose record's signature was checked. Return why it is rejected, or None.
+        """Apply an event after its signature was checked. Return a reason to reject it, or None.
 
-        Raises UntrustedPackage if it announces a package that no trusted key has signed.
+        Raises UntrustedPackage if the event announces a package that no trusted key has signed.
         """
         if signed:
             self._any_signed = True
@@ -166,14 +166,15 @@ class Catalog:
             case RolePointer(role="champion"):
                 return self._champion.take(event, signed=signed)
             case RolePointer():
-                pass  # challengers are scored beside the champion in a later version
+                pass  # a later version will score challengers beside the champion
         return None
 
     def remember(self, sequence: int, digest: str) -> None:
-        """Apply a pointer that a reader saw earlier: its `digest` and its sequence.
+        """Apply a pointer that a reader saw earlier, given its sequence and digest.
 
-        If the topic has only older pointers, this one was deleted, or compaction removed it after
-        an old one was published again. `digest` then stays champion until a newer pointer arrives.
+        If the topic has only older pointers, this pointer was deleted, or compaction removed it
+        after an older pointer was published again. In this case, `digest` stays champion until a
+        newer pointer arrives.
         """
         seen = RolePointer(
             id=f"role-remembered+{sequence}",
@@ -205,25 +206,25 @@ class Catalog:
         return tuple(found)
 
     def outdate(self) -> None:
-        """Mark all records as missing, because the topic was created again. `restatements` then
-        returns all of them.
+        """Mark all records as missing, because the topic was recreated. Afterwards, `restatements`
+        returns all current records.
         """
         self._outdated |= {key_of(announced) for announced in self.announcements.values()}
         self._outdated |= {CHAMPION_KEY, FREEZE_KEY}
 
     @property
     def lost(self) -> str | None:
-        """Return what is missing if the topic has lost the champion's announcement, or None."""
+        """Return an error message if the topic has lost the champion's announcement, or None."""
         if self.champion_digest is None or self.champion_digest in self.announcements:
             return None
         return (
-            f"the models topic has no announcement of the champion, {self.champion_digest}: it was "
-            "created again; a trainer that ran before publishes it again, otherwise run "
-            "`driftline train --promote`"
+            f"the models topic has no announcement of the champion, {self.champion_digest}, "
+            "because the topic was recreated; a trainer that was already running publishes the "
+            "announcement again, otherwise run `driftline train --promote`"
         )
 
     def _keep(self, key: str) -> None:
-        """Mark a key as one whose newest record is not the current one."""
+        """Mark a key whose newest record is not its current record."""
         known = key in (CHAMPION_KEY, FREEZE_KEY)
         if known or key.removeprefix("model/") in self.announcements:
             self._outdated.add(key)
@@ -239,10 +240,10 @@ class Catalog:
             log.error("ignoring a record of the models topic (%s%s): %s", place, key[:200], why)
 
     def previous(self) -> str | None:
-        """Return the digest that a rollback goes to, or None.
+        """Return the digest of the model that a rollback promotes, or None.
 
-        If the trainer promoted the champion, it is the model that the champion replaced. If an
-        operator promoted it, for example by a rollback, it is the parent of the champion.
+        If the trainer promoted the champion, this is the model that the champion replaced. If an
+        operator promoted the champion, for example by a rollback, this is the champion's parent.
         """
         if self.champion is None:
             return None
@@ -252,10 +253,10 @@ class Catalog:
         return announced.parent if announced else None
 
     def lineage(self) -> tuple[str, ...]:
-        """Return the digests of the champion and its ancestors, the newest first.
+        """Return the digests of the champion and its ancestors, newest first.
 
         While the champion's package cannot be used, an ancestor serves. Quarantined ancestors are
-        left out.
+        omitted.
         """
         if self.champion is None:
             return ()
@@ -271,16 +272,16 @@ class Catalog:
         return tuple(one for one in found if one not in aside)
 
     def earlier(self, count: int) -> tuple[ModelAnnounced, ...]:
-        """Return the `count` newest models that may become champion again, the newest first.
+        """Return the `count` newest models that may become champion again, newest first.
 
-        The champion and quarantined models are left out.
+        The current champion and quarantined models are omitted.
         """
         aside = {self.champion_digest, *(self.champion.set_aside if self.champion else ())}
         known = [model for model in self.announcements.values() if model.digest not in aside]
         return tuple(reversed(known[-count:]))
 
     def find(self, digest: str) -> tuple[ModelAnnounced, ...]:
-        """Return the announcements whose digest starts like this. `sha256:` may be left out."""
+        """Return the announcements whose digest starts with `digest`; `sha256:` is optional."""
         start = digest if digest.startswith("sha256:") else f"sha256:{digest}"
         return tuple(a for d, a in self.announcements.items() if d.startswith(start))
 
@@ -295,8 +296,9 @@ class Catalog:
     ) -> RolePointer:
         """Return a pointer that makes `digest` the champion.
 
-        It is stale if another pointer is published before it. A manual pointer, with `by` set to
-        `person`, quarantines the champion if it rolls it back, and releases `digest`.
+        The pointer becomes stale if another pointer is published first. A manual pointer, with `by`
+        set to `person`, ends the quarantine of `digest`. If it is a rollback, it also quarantines
+        the current champion.
         """
         sequence = self._champion.next_sequence
         replaces = self.champion.id if self.champion else None
@@ -320,7 +322,7 @@ class Catalog:
         )
 
     def freezing(self, *, frozen: bool, reason: str, at: str) -> Freeze:
-        """Return a freeze, or its end, that replaces the current one."""
+        """Return a record that starts or ends a freeze and replaces the current freeze record."""
         return Freeze(
             id=event_id("freeze", frozen, at),
             frozen=frozen,
@@ -330,10 +332,10 @@ class Catalog:
         )
 
     def _rolled_back(self, to: str) -> str | None:
-        """Return the champion's digest if a manual promotion of `to` rolls it back, or None.
+        """Return the champion's digest if promoting `to` manually is a rollback, otherwise None.
 
-        It does if `to` is the previous model, or was announced before the champion. Promoting a
-        newer model does not quarantine the champion.
+        It is a rollback if `to` is the previous model, or was announced before the champion.
+        Promoting a newer model does not quarantine the champion.
         """
         if to == self.previous():
             return self.champion_digest
@@ -363,7 +365,7 @@ def read_catalog(broker: Broker, topics: Topics, trusted: Trusted) -> Catalog:
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The newest pointer that a worker of inference has seen, from its commit metadata."""
+    """The newest pointer that an inference worker has seen, from the worker's commit metadata."""
 
     champion: str
     sequence: int = 0
@@ -372,17 +374,21 @@ class Seen(msgspec.Struct, frozen=True):
 def seen_by_inference(broker: Broker, topics: Topics) -> tuple[Seen, ...]:
     """Return the newest pointers that inference has seen, for `Catalog.remember`.
 
-    The result is empty if the group's offsets cannot be fetched. The topic alone then decides.
+    If the group's offsets cannot be fetched, return nothing; the topic alone then decides.
     """
-    # librdkafka's admin client crashes while the group's coordinator is unknown; use a consumer.
+    # Use a consumer: librdkafka's admin client crashes while the group's coordinator is unknown.
     consumer = broker.consumer(topics.group("inference"), client_id="driftline-models")
     try:
         committed = consumer.committed(ranges(broker, [topics.features]))
     except BrokerError as error:
-        log.warning("cannot read which champion inference has seen: %s", error.message)
+        log.warning(
+            "could not fetch the champions that inference has seen, so the models topic alone "
+            "decides: %s",
+            error.message,
+        )
         return ()
     finally:
         consumer.close()
-    # Metadata is None if an earlier version or a tool committed the offset.
+    # `metadata_of` returns None if an earlier version or a tool committed the offset.
     found = {metadata_of(position, Seen) for position in committed.values()} - {None}
     return tuple(sorted((seen for seen in found if seen), key=lambda seen: seen.sequence))

@@ -1,10 +1,12 @@
-"""Decide which record of a key is current, for signed and unsigned pointers and freezes.
+"""Decide which pointer or freeze of the `models` topic is current, given its records in order.
 
-The signed record with the largest `sequence` is current, and of equal ones the first in the log.
-So the result does not depend on how much of the log compaction has removed.
+The signed record with the largest `sequence` is current. If several records have this `sequence`,
+the first one in the log is current. The result therefore does not depend on how much of the log
+compaction has removed.
 
-Unsigned records of earlier versions (decision 21) have no sequence. Such a pointer becomes current
-if it names the current one as its predecessor. They are ignored once a signed record was read.
+Unsigned records from earlier versions (decision 21) have no sequence. An unsigned pointer becomes
+current if it names the current pointer as its predecessor. Once a signed record has been read,
+unsigned records are ignored.
 """
 
 from typing import Generic, TypeVar
@@ -22,19 +24,20 @@ class Current(Generic[T]):
     def __init__(self) -> None:
         self.value: T | None = None
         self.is_signed = False
-        # True if a later record has the same sequence and names another model or freeze.
+        # True if a later record with the same sequence points to another model, or has another
+        # value of `frozen`.
         self._contested = False
-        # True if the value is an unsigned pointer whose predecessor was not read, maybe because
-        # compaction has removed it.
+        # True if the value is an unsigned pointer whose predecessor was not read, perhaps because
+        # compaction removed the predecessor.
         self._unconfirmed = False
 
     @property
     def next_sequence(self) -> int:
-        """Return the sequence for the record that replaces the current one."""
+        """Return the sequence for a record that replaces the current record."""
         return 1 if self.value is None else self.value.sequence + 1
 
     def take(self, event: T, *, signed: bool) -> str | None:
-        """Apply the next record of the log. Return why it is rejected, or None."""
+        """Apply the log's next record. Return why the record is rejected, or None."""
         if not signed:
             return self._take_unsigned(event)
         if event.sequence < 1:
@@ -45,13 +48,13 @@ class Current(Generic[T]):
         if event.sequence == self.value.sequence:
             if _means(event) == _means(self.value):
                 return None  # the event is a copy of the current record
-            self._contested = True  # if compaction removes the first, the other becomes current
+            self._contested = True  # compaction may make this event current
         return f"stale: its sequence is {event.sequence}, the current one is {self.value.sequence}"
 
     def remember(self, event: T) -> bool:
-        """Make a record that a reader saw earlier current, unless the log has one at least as new.
+        """Make `event`, which a reader saw earlier, current unless the log's record is as new.
 
-        Return whether it became current.
+        Return whether `event` became current.
         """
         if self.value is not None and self.value.sequence >= event.sequence:
             return False
@@ -59,10 +62,10 @@ class Current(Generic[T]):
         return True
 
     def again(self, *, outdated: bool) -> T | None:
-        """Return a copy of the current record with the next sequence, or None if none is needed.
+        """Return a copy of the current record with the next sequence, or None if not needed.
 
-        A copy is needed if the current record is unsigned or compaction may remove it. `outdated`
-        means that it is not the newest record of its key.
+        A copy is needed if the current record is unsigned, or if compaction may remove it.
+        `outdated` means that the current record is not the newest record of its key.
         """
         event = self.value
         if event is None or (self.is_signed and not outdated and not self._contested):
@@ -85,13 +88,13 @@ class Current(Generic[T]):
         return None
 
     def _follow(self, event: RolePointer, current: RolePointer) -> str | None:
-        """Accept an unsigned pointer that names the current one as its predecessor.
+        """Accept an unsigned pointer that names the current pointer as its predecessor.
 
-        So of two pointers with the same predecessor, the first in the log wins.
+        If two pointers name the same predecessor, the first one in the log therefore wins.
 
-        Compaction keeps only the newest record of a key, which may be a pointer that was rejected.
-        So the first pointer that is read is unconfirmed: the next one replaces it if it names any
-        predecessor. A pointer that names itself is a copy of the current one, and confirms it.
+        Compaction keeps only the newest record of a key, which may be a rejected pointer. The first
+        pointer that is read is therefore unconfirmed: the next pointer that names any predecessor
+        replaces it. A pointer that names itself is a copy of the current pointer and confirms it.
         """
         restates = event.replaces == event.id
         confirmed = event.replaces == current.id

@@ -1,4 +1,4 @@
-"""Write the model of a verified package to plain files for other programs."""
+"""Export a verified package's model to joblib, ONNX and pickle files for other programs."""
 
 import io
 import pickle
@@ -15,11 +15,11 @@ Format = Literal["joblib", "onnx", "pickle"]
 def export_model(
     package: VerifiedPackage, folder: Path, formats: tuple[Format, ...] | None = None
 ) -> list[Path]:
-    """Write the manifest, and the model in these formats, and return the paths.
+    """Write the manifest and the model to files in `folder`, and return the files' paths.
 
-    By default the model is written in every format that it has. Raises PackageCheckFailed if
-    `formats` contains ONNX and the model has no ONNX form, and MissingExtra if a pickle needs
-    joblib and it is not installed.
+    The model is written in each of `formats`, by default in all formats that it has. Raises
+    PackageCheckFailed if `formats` contains `onnx` and the model has no ONNX form. Raises
+    MissingExtra if `joblib`, which a pickle needs, is not installed.
     """
     manifest = package.manifest()
     stem = f"{manifest.stream}-{package.digest.removeprefix('sha256:')[:12]}"

@@ -1,10 +1,10 @@
-"""Sign with Ed25519 keys, and verify that a trusted key has signed.
+"""Manage the Ed25519 keys in a key folder, sign with them, and verify signatures.
 
-The signature of a package covers the text of its digest. `models.signed` describes the signature of
-a record of the `models` topic.
+A package's signature covers the text of the package's digest. `models.signed` describes how records
+of the `models` topic are signed.
 
-A key folder contains `signing.pem` (private, readable by its owner only), `signing.pub` (to give to
-others) and `trusted/<key id>.pem`, the public keys whose packages may be loaded.
+A key folder contains `signing.pem` (private, readable only by its owner), `signing.pub` (to give to
+others) and `trusted/<key id>.pem` (the public keys of signers whose packages may be loaded).
 """
 
 import fcntl
@@ -35,14 +35,14 @@ _TRUSTED = "trusted"
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """A detached signature. `value` is hex."""
+    """A detached signature. `value` is in hex."""
 
     value: str
     key_id: str
 
 
 def key_id(public: Ed25519PublicKey) -> str:
-    """Return the id of a key: the first 16 hex digits of the SHA-256 of the raw public key."""
+    """Return a key's id: the first 16 hex digits of the raw public key's SHA-256 hash."""
     raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
     return hashlib.sha256(raw).hexdigest()[:16]
 
@@ -50,8 +50,8 @@ def key_id(public: Ed25519PublicKey) -> str:
 def new_key(folder: Path) -> str:
     """Create a signing key in `folder`, trust it there, and return its id.
 
-    Raises SettingsError if the folder already has one, or if a file cannot be written; then the
-    folder has no new key. Packages that were signed with the old key still need its public key.
+    Raises SettingsError, and creates no key, if the folder already has a signing key or if a file
+    cannot be written. Packages that were signed with an old key still need its public key.
     """
     private = Ed25519PrivateKey.generate()
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -63,7 +63,7 @@ def new_key(folder: Path) -> str:
                 f"{path} exists",
                 hint="move it away first; packages signed with it need its public key",
             )
-        # Write the private key last: a folder that has one is complete.
+        # Write the private key last, so that a folder with a private key is complete.
         name = _trust(public, folder)
         try:
             _write(folder / _PUBLIC, _public_pem(public))
@@ -77,13 +77,13 @@ def new_key(folder: Path) -> str:
 def trust(public_key: Path, folder: Path) -> str:
     """Trust packages signed by the owner of this public key (PEM), and return the key's id.
 
-    Raises SettingsError if the file is not an Ed25519 public key, or if it cannot be stored.
+    Raises SettingsError if the file is not an Ed25519 public key, or if the key cannot be stored.
     """
     return _trust(_read_public(public_key), folder)
 
 
 def ensure_key(folder: Path) -> str:
-    """Return the id of the folder's signing key; create the key if there is none.
+    """Return the id of the folder's signing key. Create a key if there is none.
 
     Raises SettingsError if the key cannot be read or created.
     """
@@ -99,12 +99,12 @@ def signing_key(folder: Path) -> str | None:
 
 
 def is_open(folder: Path) -> bool:
-    """Return whether users outside its owner and group can access the signing key."""
+    """Return whether users other than the file's owner and group can access the signing key."""
     return bool((folder / _PRIVATE).stat().st_mode & 0o007)
 
 
 class Signer:
-    """Sign with the private key of a folder. Raises SettingsError if it has no usable key."""
+    """Sign with a folder's private key. Raises SettingsError if the folder has no usable key."""
 
     def __init__(self, folder: Path) -> None:
         path = folder / _PRIVATE
@@ -122,11 +122,11 @@ class Signer:
         self.key_id = key_id(key.public_key())
 
     def sign(self, digest: str) -> Signature:
-        """Sign the digest of a package (`sha256:…`)."""
+        """Sign a package's digest (`sha256:…`)."""
         return self.sign_bytes(digest.encode())
 
     def sign_bytes(self, data: bytes) -> Signature:
-        """Sign bytes that are not a digest. They must not start like one."""
+        """Sign bytes that are not a digest. The bytes must not start with `sha256:`."""
         return Signature(value=self._key.sign(data).hex(), key_id=self.key_id)
 
 
@@ -140,7 +140,7 @@ class Trusted:
         self._folder = folder / _TRUSTED
 
     def ids(self) -> tuple[str, ...]:
-        """Return the sorted ids of the trusted keys, none if the folder does not exist.
+        """Return the sorted ids of the trusted keys, or an empty tuple if there is no folder.
 
         Raises SettingsError if the folder cannot be read.
         """
@@ -162,13 +162,13 @@ class Trusted:
     def verify_bytes(self, name: str, data: bytes, signature: Signature | None) -> None:
         """Raise UntrustedPackage unless a trusted key signed these bytes.
 
-        The error message starts with `name`. It is also raised if the trusted key cannot be read.
+        The error is also raised if the trusted key cannot be read. Its message starts with `name`.
         """
         if signature is None:
             raise UntrustedPackage(f"{name}: unsigned", hint="`driftline train` signs packages")
         try:
-            # The id is untrusted input. It must equal one of the listed names before it becomes
-            # part of a path.
+            # The key id is untrusted input, so it must match the id of a trusted key before it
+            # becomes part of a path.
             if signature.key_id not in self.ids():
                 raise UntrustedPackage(
                     f"{name}: signed by key {signature.key_id[:64]!r}, which is not trusted here",
@@ -198,7 +198,7 @@ def _trust(public: Ed25519PublicKey, folder: Path) -> str:
 
 
 def _write(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write a file of the key folder. Raises SettingsError."""
+    """Write a file in the key folder. Raises SettingsError."""
     try:
         replace_file(path, content, mode=mode)
     except OSError as error:
@@ -207,7 +207,7 @@ def _write(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process creates a key in the folder. Raises SettingsError."""
+    """Keep other processes from creating a key in the folder meanwhile. Raises SettingsError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)

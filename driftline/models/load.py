@@ -1,6 +1,7 @@
-"""Load models. A package is deserialized only after its digest and its signature are verified.
+"""Fetch packages from the store, verify digest and signature, and only then load their models.
 
-Input: bytes from any source. Output: a `VerifiedPackage`, the only source of a model.
+Input: a package's bytes from any source. Output: a `VerifiedPackage`. Models are loaded only from
+verified packages.
 """
 
 import logging
@@ -30,23 +31,23 @@ log = logging.getLogger(__name__)
 def verify(
     digest: str, data: bytes, signature: Signature | None, trusted: Trusted
 ) -> "VerifiedPackage":
-    """Check the bytes against the digest, then the signature, before anything is deserialized.
+    """Check the bytes against the digest, then the signature, without deserializing anything.
 
     Raises DigestMismatch, UntrustedPackage.
     """
     if (found := digest_of(data)) != digest:
         raise DigestMismatch(
             f"{digest}: the package's bytes have digest {found}",
-            hint="the store contains other bytes than were announced; fetch or train it again",
+            hint="the stored package differs from the announced one; fetch or train it again",
         )
     trusted.verify(digest, signature)
     return VerifiedPackage(digest, data)
 
 
 class VerifiedPackage:
-    """The bytes of a package that may be deserialized. Only `verify` creates it.
+    """A package whose bytes may be deserialized. Only `verify` creates instances.
 
-    All methods raise PackageCheckFailed if the content is not a valid package.
+    All methods raise PackageCheckFailed if the bytes are not a valid package.
     """
 
     def __init__(self, digest: str, data: bytes) -> None:
@@ -55,29 +56,29 @@ class VerifiedPackage:
         self._manifest: Manifest | None = None
 
     def manifest(self) -> Manifest:
-        """Return the description of the package."""
+        """Return the package's manifest."""
         if self._manifest is None:
             self._manifest = read_manifest(self._data)
         return self._manifest
 
     def reference(self) -> Reference:
-        """Return samples of the data that the model was trained on."""
+        """Return the reference: samples of the model's training data."""
         reference = load_reference(self.file(REFERENCE))
         return msgspec.structs.replace(reference, rows=self.manifest().rows)
 
     def scorer(self) -> Scorer:
-        """Return the model for scoring with the library that the manifest names.
+        """Return a scorer for the model, which uses the library that the manifest specifies.
 
-        If ONNX Runtime is not installed, scikit-learn scores.
+        If ONNX Runtime is specified but not installed, the scorer uses scikit-learn.
         """
         manifest = self.manifest()
         if manifest.scoring == "onnx":
             try:
                 return OnnxScorer(self.file(ONNX), manifest.task, manifest.classes)
             except MissingExtra as error:
-                # scikit-learn gives the same predictions, but more slowly. That is better than a
-                # service that stops when it swaps models.
-                log.warning("%s is scored by scikit-learn: %s", self.digest, error)
+                # scikit-learn gives the same predictions, but more slowly. A slow service is better
+                # than a service that stops when it swaps models.
+                log.warning("scoring %s with scikit-learn, more slowly: %s", self.digest, error)
         return SklearnScorer.load(self.file(JOBLIB), manifest.task, manifest.classes)
 
     def has(self, name: str) -> bool:
@@ -93,7 +94,7 @@ class VerifiedPackage:
 
 
 class ModelLoader:
-    """Load the models of one stream from a store. It trusts the keys of one folder."""
+    """Load one stream's models from a store, trusting the keys in one folder."""
 
     def __init__(self, store: ModelStore, trusted: Trusted, stream: Stream) -> None:
         self.store = store
@@ -102,13 +103,14 @@ class ModelLoader:
 
     @classmethod
     def of(cls, settings: Settings, stream: Stream) -> "ModelLoader":
-        """Return a loader with the store and the keys of this installation."""
+        """Return a loader that uses the store and the keys from the settings."""
         return cls(ModelStore(settings.model_store), Trusted(settings.keys), stream)
 
     def fetch(self, announced: ModelAnnounced | str) -> VerifiedPackage:
         """Fetch and verify a package. Raises PackageError.
 
-        An announcement contains the signature. For a digest it is read from the store.
+        An announcement contains the package's signature. For a digest, the signature is read from
+        the store.
         """
         digest = announced if isinstance(announced, str) else announced.digest
         data = self.store.get(digest)
@@ -119,9 +121,9 @@ class ModelLoader:
         return verify(digest, data, signature, self.trusted)
 
     def load(self, announced: ModelAnnounced | str) -> Model:
-        """Load a model, which is not yet warmed up or checked. Raises PackageError.
+        """Load a model without warming it up or checking it. Raises PackageError.
 
-        PackageCheckFailed is raised if it was made for another stream, task or target.
+        Raises PackageCheckFailed if the model was made for another stream, task or target.
         """
         package = self.fetch(announced)
         try:
@@ -146,5 +148,5 @@ class ModelLoader:
         return Model(package.digest, manifest, package.scorer(), stream)
 
     def reference(self, digest: str) -> Reference:
-        """Return the reference of a model. Raises PackageError."""
+        """Return a model's reference. Raises PackageError."""
         return self.fetch(digest).reference()

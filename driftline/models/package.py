@@ -1,8 +1,9 @@
-"""Write and read model packages: one zip with everything needed to score and monitor a model.
+"""Encode model packages to bytes and decode them: a zip with all that serving and monitoring need.
 
-`manifest.json` describes the package. `model.joblib` and, if it converts, `model.onnx` are the
-model. `reference.npz` has samples of the data that it was trained on. The same content gives the
-same bytes, and so the same digest, because a package has no file times and no random names.
+`manifest.json` describes the package. `model.joblib` contains the model, and so does `model.onnx`
+if the model can be converted. `reference.npz` contains samples of the training data. The same
+content always gives the same bytes, and so the same digest: all file times are fixed, and no name
+is random.
 """
 
 import io
@@ -27,7 +28,7 @@ REFERENCE: Final = "reference.npz"
 # The earliest time that a zip can store. Any fixed time would do.
 _ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
-# A forest of 100 trees on 100,000 records has about 200 MB unpacked.
+# A random forest of 100 trees, trained on 100,000 records, takes about 200 MB unpacked.
 MAX_UNPACKED_BYTES: Final = 512 << 20
 MAX_MANIFEST_BYTES: Final = 16 << 20
 LIMITS: Final = ArchiveLimits(4, MAX_UNPACKED_BYTES, frozenset({MANIFEST, JOBLIB, ONNX, REFERENCE}))
@@ -36,7 +37,7 @@ Scoring = Literal["onnx", "sklearn"]
 
 
 class CheckRecord(msgspec.Struct, frozen=True):
-    """A record and the result that the model must give for it before it may serve.
+    """A record, and the result that the model must reproduce before it may serve.
 
     `record` is the JSON text of the feature record. `scores` are the probabilities, in the order of
     the classes.
@@ -48,19 +49,19 @@ class CheckRecord(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The description of a package: the model, how it was trained and how to score with it."""
+    """A package's description: its model, how the model was trained and how to score with it."""
 
     format: Literal[1] = FORMAT
     stream: StreamName
     task: Task
     target: str
     schema: FeatureSchema
-    derived: dict[str, str]  # name → expression, as in training
+    derived: dict[str, str]  # feature name → expression at training
     candidate: str
     parameters: dict[str, str | int | float | bool | None]
     scoring: Scoring
     scoring_reason: str
-    libraries: dict[str, str]  # name → version at training
+    libraries: dict[str, str]  # library name → version at training
     metric: Metric
     value: float  # value of the metric on the held-out outcomes
     rows: int  # number of rows in the final fit
@@ -68,7 +69,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     first_position: int
     last_position: int
     range: str
-    parent: str | None  # digest of the champion that it was compared with
+    parent: str | None  # digest of the champion that the model was compared with
     cause: str | None  # id of the retrain request
     trained_at: str
     removed: tuple[Removed, ...] = ()
@@ -77,16 +78,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Return the classes in the order of the probabilities, empty for regression."""
+        """Return the classes in the order of the probabilities. Regression has no classes."""
         return self.schema.classes
 
 
 def write_package(
     manifest: Manifest, *, joblib: bytes, onnx: bytes | None, reference: Reference
 ) -> bytes:
-    """Return the bytes of a package. The same content always gives the same bytes.
+    """Return a package's bytes. The same content always gives the same bytes.
 
-    Raises PackageCheckFailed if it is larger than readers accept.
+    Raises PackageCheckFailed if the package is larger than readers accept.
     """
     files = {MANIFEST: msgspec.json.format(msgspec.json.encode(manifest), indent=1), JOBLIB: joblib}
     if onnx is not None:
@@ -95,7 +96,7 @@ def write_package(
     if (total := sum(map(len, files.values()))) > MAX_UNPACKED_BYTES:
         raise PackageCheckFailed(
             f"the model has {total:,} bytes, at most {MAX_UNPACKED_BYTES:,} are allowed",
-            hint="leave out the largest candidate, or bound its depth with a class path",
+            hint="remove the largest candidate, or replace it with a class that limits its depth",
         )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as package:
@@ -108,7 +109,7 @@ def write_package(
 
 
 def read_file(data: bytes, name: str) -> bytes | None:
-    """Return one file of a package, or None if it has no such file. The bytes must be verified.
+    """Return one file of a verified package, or None if the package does not contain the file.
 
     Raises PackageCheckFailed if the bytes are not a package or exceed `LIMITS`.
     """
@@ -117,7 +118,7 @@ def read_file(data: bytes, name: str) -> bytes | None:
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """Return the manifest of a package. The bytes must be verified. Raises PackageCheckFailed."""
+    """Return the manifest of a verified package. Raises PackageCheckFailed."""
     raw = read_file(data, MANIFEST)
     if raw is None:
         raise PackageCheckFailed(f"not a model package: it does not contain {MANIFEST}")

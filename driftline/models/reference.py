@@ -1,7 +1,8 @@
-"""Save and load the reference of a model: samples of its training data.
+"""Encode the reference in a model package (`reference.npz`) to bytes, and decode it from bytes.
 
-The monitor compares windows with it. The package stores it as `reference.npz`. Class and category
-names are stored as codes and a table, never as pickles, so reading it runs no code.
+The reference contains samples of the model's training data, with which the monitor compares
+windows. Class and category names are stored as codes and a table, never as pickles, so decoding a
+reference runs no code.
 """
 
 import io
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 from driftline.models.archive import ArchiveLimits, archive
 from driftline.wire.columns import Columns
 
-# This many rows are enough for all tests at the significance levels in use. They add a few hundred
-# kB to the package.
+# 10,000 rows are enough for all tests at the significance levels in use. They add a few hundred kB
+# to the package.
 MAX_REFERENCE_ROWS: Final = 10_000
 
-# The file has a few arrays per column, for two samples.
+# The file contains a few arrays for each column of each of the two samples.
 _LIMITS: Final = ArchiveLimits(20_000, 256 << 20)
 
 NumberArray = NDArray[np.float64]
@@ -28,21 +29,21 @@ ObjectArray = NDArray[np.object_]
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """Two samples of the training data of a model.
+    """Two samples of a model's training data.
 
-    The first sample is the newest `n` rows that the model was trained on, at most 10,000, in time
-    order: `columns` are the watched and derived features, `positions` are int64 (n,), and
-    `predictions` of the model are object (n,) of class names or float64 (n,).
+    The first sample is the newest `n` rows (at most 10,000) that the model was trained on, in time
+    order. `columns` are their watched and derived features, `positions` are int64 (n,), and
+    `predictions` are the model's class names, object (n,), or numbers, float64 (n,).
 
-    The second sample is the `m` rows that were held out while models were chosen. `held_labels` are
-    their labels. `held_predictions` and `held_scores` (m, k) are those of the chosen model before
-    it was fitted again on all rows, because in-sample errors would be too small. `errors` float64
-    (m,) are 0 or 1, or absolute errors in a regression. `classes` is the order of the scores.
-    `held_columns` are the watched and derived features of the newest `min(m, 10,000)` of these
-    rows. Old packages have neither `classes` nor `held_columns`.
+    The second sample is the `m` rows that were held out while models were compared. `held_labels`
+    are their labels. `held_predictions` and `held_scores` (m, k) come from the chosen model before
+    it was fitted again on all rows, because in-sample errors would be too small. `errors` are
+    float64 (m,): 0 or 1 for classification, absolute errors for regression. `classes` is the order
+    of the scores. `held_columns` are the watched and derived features of the newest
+    `min(m, 10,000)` held-out rows. Old packages have neither `classes` nor `held_columns`.
 
-    `levels` are all values of each category in the training data, and `ranges` the smallest and
-    largest number of each column. `rows` is the number of training rows, from the manifest.
+    `levels` contains all values of each category in the training data, and `ranges` contains the
+    smallest and largest value of each number. `rows` is the manifest's number of training rows.
     """
 
     columns: Columns
@@ -65,11 +66,11 @@ class _Names(msgspec.Struct, frozen=True):
     levels: dict[str, tuple[str, ...]]
     ranges: dict[str, tuple[float, float]]
     classes: tuple[str, ...] = ()
-    held: bool = False  # whether `held_columns` is stored, which has the same column names
+    held: bool = False  # whether the file has `held_columns`, with the same column names
 
 
 def save_reference(reference: Reference) -> bytes:
-    """Return the bytes of an npz file. The same reference gives the same bytes."""
+    """Encode a reference as an npz file. The same reference always gives the same bytes."""
     arrays: dict[str, NDArray[Any]] = {"positions": reference.positions, "errors": reference.errors}
     columns = reference.columns
     names = _Names(
@@ -91,12 +92,12 @@ def save_reference(reference: Reference) -> bytes:
     if reference.held_scores is not None:
         arrays["held_scores"] = reference.held_scores
     file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub confuses an array with a flag
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub expects a flag
     return file.getvalue()
 
 
 def load_reference(data: bytes) -> Reference:
-    """Load the bytes from `save_reference`. Raises PackageCheckFailed if they are not valid."""
+    """Decode bytes from `save_reference`. Raises PackageCheckFailed if the bytes are invalid."""
     with archive(data, _LIMITS, "the package's reference cannot be read") as package:
         arrays = {name.removesuffix(".npy"): _array(package.read(name)) for name in package.names}
         names = msgspec.json.decode(arrays["names"].tobytes(), type=_Names)
@@ -120,9 +121,9 @@ def load_reference(data: bytes) -> Reference:
 
 
 def _array(data: bytes) -> NDArray[Any]:
-    """Read an array in NumPy's format. Raises ValueError if its header and size do not match.
+    """Decode an array in NumPy's format. Raises ValueError if the header contradicts the size.
 
-    NumPy would allocate as much memory as the header states.
+    NumPy's own reader would allocate as much memory as the header states.
     """
     file = io.BytesIO(data)
     read = {
@@ -138,7 +139,7 @@ def _array(data: bytes) -> NDArray[Any]:
 
 
 def _check(reference: Reference) -> None:
-    """Raise ValueError unless the arrays fit together."""
+    """Raise ValueError unless the arrays have matching lengths."""
     rows, held = len(reference.positions), len(reference.errors)
     _need("predictions", reference.predictions, rows)
     for name in ("held_labels", "held_predictions", "errors"):

@@ -1,7 +1,7 @@
-"""Score a matrix with ONNX Runtime or scikit-learn, to predictions and probabilities.
+"""Score column arrays with a loaded model, using ONNX Runtime or scikit-learn.
 
-Each library is imported only when a model needs it. A model that ONNX Runtime scores loads neither
-scikit-learn nor pandas.
+Input: `Columns`. Output: `Scores`, that is, predictions and probabilities. Each library is imported
+only when a model needs it: scoring with ONNX Runtime imports neither scikit-learn nor pandas.
 """
 
 import io
@@ -20,12 +20,13 @@ from driftline.models.package import Manifest, Scoring
 from driftline.wire.columns import Columns
 from driftline.wire.feature_records import RecordCodec
 
-# The largest number of columns of a model's matrix: 1,000 categories with 100 levels each.
+# The largest number of columns in a feature matrix: 1,000 categories with 100 levels each.
 MAX_WIDTH: Final = 100_000
-# Probabilities of float32 models depend on the batch size from the seventh digit on.
+# Digits to which probabilities are rounded. With float32 models, later digits depend on the batch
+# size.
 SCORE_DIGITS: Final = 6
-# The largest accepted distance of a score from the one in the package. Versions of a library may
-# round differently.
+# The largest accepted difference between a score and the score stored in the package. Library
+# versions may round differently.
 SCORE_TOLERANCE: Final = 1e-3
 ONNX_INPUT: Final = "features"
 
@@ -35,7 +36,7 @@ SCORED_BY_SKLEARN: Final = frozenset({"k_nearest_neighbours", "hist_gradient_boo
 
 
 def import_sklearn() -> None:
-    """Import the libraries of `SCORED_BY_SKLEARN` in advance.
+    """Import the libraries that `SCORED_BY_SKLEARN` models need, in advance.
 
     The import blocks all threads for a few tenths of a second.
     """
@@ -47,9 +48,9 @@ def import_sklearn() -> None:
 class Scores(msgspec.Struct, frozen=True):
     """The result of scoring n records.
 
-    `predictions` are class names, or float64 (n,). `probabilities` are float64 (n, k) in the order
-    of the classes, rounded to six digits. They are None for regression and for models without
-    probabilities.
+    `predictions` are class names, or float64 (n,) for regression. `probabilities` is float64 (n, k)
+    in the order of the classes, rounded to six digits, or None for regression and for models that
+    return no probabilities.
     """
 
     predictions: list[str] | NDArray[np.float64]
@@ -69,7 +70,7 @@ class Scores(msgspec.Struct, frozen=True):
 
 
 class Scorer(Protocol):
-    """A model that takes an encoded matrix instead of columns."""
+    """A model that scores an encoded matrix instead of columns."""
 
     def score(self, matrix: NDArray[np.float32]) -> Scores:
         """Score a float32 matrix (n, width), n ≥ 1."""
@@ -78,7 +79,8 @@ class Scorer(Protocol):
 class OnnxScorer:
     """Score with ONNX Runtime.
 
-    Raises MissingExtra if it is not installed, PackageCheckFailed if the bytes are not a model.
+    Raises MissingExtra if ONNX Runtime is not installed, and PackageCheckFailed if the bytes are
+    not a model.
     """
 
     def __init__(self, model: bytes, task: Task, classes: Sequence[str]) -> None:
@@ -87,7 +89,7 @@ class OnnxScorer:
         except ImportError as error:
             raise MissingExtra("onnxruntime", "onnx") from error
         options = onnxruntime.SessionOptions()
-        # Batches are small, so the overhead of a second thread is more than it saves.
+        # Batches are small, so a second thread would cost more time than it saves.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
@@ -129,17 +131,17 @@ class SklearnScorer:
         except Exception as error:  # unpickling may raise anything
             raise PackageCheckFailed(
                 f"the joblib model cannot be loaded: {error}",
-                hint="the manifest names the library versions that it was trained with",
+                hint="compare the installed library versions with the manifest's versions",
             ) from error
         return cls(estimator, task, classes)
 
     def score(self, matrix: NDArray[np.float32]) -> Scores:
-        # Scores of extreme values may overflow. They are then not finite, which the caller reports.
+        # Extreme values may make scores overflow. The caller reports scores that are not finite.
         with np.errstate(over="ignore", invalid="ignore"):
             try:
                 return self._score(matrix)
             except ValueError:
-                # scikit-learn rejects the whole matrix if its scaling makes one value infinite.
+                # If scaling makes a single value infinite, scikit-learn rejects the whole matrix.
                 infinite = self._scaled_to_infinity(matrix)
                 if not infinite.any():
                     raise
@@ -154,7 +156,7 @@ class SklearnScorer:
         return Scores([self._classes[place] for place in places], None)
 
     def _scaled_to_infinity(self, matrix: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which rows (n,) are not finite after all steps of a pipeline but the last."""
+        """Return a mask (n,) of rows that are not finite before the pipeline's last step."""
         scaled: NDArray[Any] = matrix
         for _, step in getattr(self._estimator, "steps", [])[:-1]:
             scaled = step.transform(scaled)
@@ -162,7 +164,7 @@ class SklearnScorer:
         return found
 
     def _score_others(self, matrix: NDArray[np.float32], infinite: NDArray[np.bool_]) -> Scores:
-        """Score the rows that are not `infinite`. The scores of the others are NaN."""
+        """Score all rows except the `infinite` rows, whose scores become NaN."""
         filled = matrix.copy()
         filled[infinite] = 0.0
         scores = self._score(filled)
@@ -174,9 +176,10 @@ class SklearnScorer:
 
 
 def classified(probabilities: NDArray[Any], classes: Sequence[str]) -> Scores:
-    """Return the most probable class of each row, the first of equal ones, and the probabilities.
+    """Return each row's most probable class, and the rounded probabilities.
 
-    `probabilities` is (n, k), in the order of `classes`.
+    `probabilities` is (n, k), in the order of `classes`. If several classes are equally probable,
+    the first one is returned.
     """
     rounded = np.asarray(probabilities, dtype=np.float64).round(SCORE_DIGITS)
     return Scores([classes[place] for place in rounded.argmax(axis=1)], rounded)
@@ -185,7 +188,8 @@ def classified(probabilities: NDArray[Any], classes: Sequence[str]) -> Scores:
 class Model:
     """A loaded model, which turns columns into scores.
 
-    `load.ModelLoader` creates it from a verified package. Call `check` before it serves.
+    `load.ModelLoader` creates a model from a verified package. Call `check` before the model
+    serves.
     """
 
     def __init__(self, digest: str, manifest: Manifest, scorer: Scorer, stream: Stream) -> None:
@@ -199,12 +203,12 @@ class Model:
 
     @property
     def schema(self) -> FeatureSchema:
-        """Return the features and classes of the model."""
+        """Return the model's features and classes."""
         return self.manifest.schema
 
     @property
     def scoring(self) -> Scoring:
-        """Return the library that the manifest names for scoring."""
+        """Return the scoring library that the manifest specifies."""
         return self.manifest.scoring
 
     def predict(self, columns: Columns) -> Scores:
@@ -224,7 +228,7 @@ class Model:
         return self._scorer.score(matrix)
 
     def unseen(self, columns: Columns) -> dict[str, NDArray[np.bool_]]:
-        """Return for each category column a mask (n,) of values that training data did not have."""
+        """Return a mask (n,) for each category column: true for values not in the training data."""
         return self._encoder.unseen(columns)
 
     def warm_up(self) -> None:
@@ -236,9 +240,10 @@ class Model:
             self._score_zeros(rows)
 
     def check(self) -> None:
-        """Score the check records of the package and compare the results with the stored ones.
+        """Score the package's check records and compare the results with the stored results.
 
-        Raises PackageCheckFailed if the stream file no longer fits, or a result differs.
+        Raises PackageCheckFailed if the stream file no longer fits the model, or if a result
+        differs.
         """
         if self.manifest.derived != self._stream.derived:
             raise PackageCheckFailed(

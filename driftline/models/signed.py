@@ -1,7 +1,7 @@
-"""Sign and verify the records of the `models` topic. The signature is in two headers.
+"""Sign records of the `models` topic in two Kafka headers, and verify their signatures.
 
-It covers a fixed prefix, the topic, the key and the bytes of the value. So nobody can change a
-record, or copy it to another topic or key, without being noticed. `catalog` decides whether a
+A signature covers a fixed prefix, the topic, the key and the bytes of the value. Readers therefore
+detect if a record was changed, or was copied to another topic or key. `catalog` decides whether a
 record is still current.
 """
 
@@ -14,12 +14,12 @@ from driftline.models.keys import Signature, Signer, Trusted
 
 SIGNATURE: Final = "driftline_signature"  # name of the header with the Ed25519 signature in hex
 KEY_ID: Final = "driftline_key"
-# No digest starts like this, so the signature of a package is never valid for a record.
+# No digest starts with this prefix, so a package's signature is never valid for a record.
 _PREFIX: Final = b"driftline-models-record-1"
 
 
 def sign(record: Outgoing, signer: Signer) -> Outgoing:
-    """Return the record with its signature, in place of any that it had."""
+    """Return the record with a new signature, which replaces any existing signature."""
     signature = signer.sign_bytes(_signed(record.topic, record.key, record.value))
     headers = tuple(header for header in record.headers if header[0] not in (SIGNATURE, KEY_ID))
     return msgspec.structs.replace(
@@ -35,7 +35,7 @@ def sign(record: Outgoing, signer: Signer) -> Outgoing:
 def is_signed(message: Message, trusted: Trusted) -> bool:
     """Return True if a trusted key signed the record, False if the record has no signature.
 
-    Raises UntrustedPackage if its signature is invalid or by a key that is not trusted.
+    Raises UntrustedPackage if the signature is invalid or from an untrusted key.
     """
     headers = {name: value for name, value in message.headers if name in (SIGNATURE, KEY_ID)}
     if not headers:
@@ -50,6 +50,6 @@ def is_signed(message: Message, trusted: Trusted) -> bool:
 
 
 def _signed(topic: str, key: bytes | None, value: bytes | None) -> bytes:
-    # Each part follows its length, so that different records never give the same bytes.
+    # Put each part's length before the part, so that different records never give the same bytes.
     parts = (_PREFIX, topic.encode(), key or b"", value or b"")
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

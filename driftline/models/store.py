@@ -1,7 +1,7 @@
-"""Store packages by digest, in a folder or any other place that fsspec supports (s3://, gs://, …).
+"""Store model packages by digest, in a folder or in any fsspec location (s3://, gs://, …).
 
-Input: the bytes of a package and its signature. Output: the same bytes, unverified; `load` decides
-whether to trust them. A stored package is never changed or overwritten.
+Input: a package's bytes and signature. Output: the same bytes, unverified; `load` decides whether
+to trust them. A stored package is never changed or overwritten.
 """
 
 import hashlib
@@ -14,14 +14,15 @@ import msgspec
 from driftline.errors import PackageError, PackageNotFound, StoreUnavailable
 from driftline.models.keys import Signature
 
-# Four times the size of the largest forest that was measured. Readers load the package into memory.
+# Four times the size of the largest package measured, which contained a random forest. The size is
+# limited because readers load a package into memory.
 MAX_PACKAGE_BYTES: Final = 256 << 20
 _MAX_SIGNATURE_BYTES: Final = 4096
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 def digest_of(data: bytes) -> str:
-    """Return the digest of the bytes of a package.
+    """Return the digest of a package's bytes.
 
     >>> digest_of(b"")[:20]
     'sha256:e3b0c44298fc1'
@@ -30,7 +31,7 @@ def digest_of(data: bytes) -> str:
 
 
 class ModelStore:
-    """Packages under one URL, each as `<hex digest>.zip` with its signature `<hex digest>.sig`.
+    """The packages under one URL: `<hex digest>.zip` with the signature in `<hex digest>.sig`.
 
     Raises PackageError if fsspec cannot use the URL.
     """
@@ -41,16 +42,17 @@ class ModelStore:
         self.url = url
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:  # the protocol is unknown, or has no driver
+        except (ValueError, ImportError) as error:  # unknown protocol, or driver missing
             raise PackageError(
                 f"model store {url!r} cannot be used: {error}",
                 hint="check DRIFTLINE_MODEL_STORE, the folder or URL of the model store",
             ) from error
 
     def put(self, data: bytes, signature: Signature | None) -> str:
-        """Store a package, then its signature, and return its location. Storing it twice is safe.
+        """Store a package, then its signature, and return the package's location.
 
-        Raises StoreUnavailable if writing to the store fails.
+        Storing the same package twice is safe. Raises StoreUnavailable if writing to the store
+        fails.
         """
         path = self._path(digest_of(data), "zip")
         try:
@@ -61,12 +63,12 @@ class ModelStore:
                 self._write(self._path(digest_of(data), "sig"), msgspec.json.encode(signature))
         except Exception as error:  # each fsspec driver has its own exceptions
             raise self._unavailable("cannot store the package", error) from error
-        # Keep the URL as configured. With an absolute path, the same run would announce another
-        # location on another machine.
+        # Use the URL as configured. With an absolute path, the same run would announce a different
+        # location on each machine.
         return f"{self.url.rstrip('/')}/{path.rpartition('/')[2]}"
 
     def get(self, digest: str) -> bytes:
-        """Return the bytes of a package, unverified.
+        """Return a package's unverified bytes.
 
         Raises PackageNotFound, StoreUnavailable, or PackageError if the digest is malformed or the
         package is unreadable or larger than `MAX_PACKAGE_BYTES`.
@@ -90,9 +92,9 @@ class ModelStore:
             raise self._unavailable(f"cannot read {digest}", error) from error
 
     def signature(self, digest: str) -> Signature | None:
-        """Return the signature that was stored with a package, unverified, or None.
+        """Return the unverified signature that was stored with a package, or None.
 
-        Raises StoreUnavailable, or PackageError if the file is not a signature.
+        Raises StoreUnavailable, or PackageError if the stored file is not a signature.
         """
         path = self._path(digest, "sig")
         try:
@@ -110,21 +112,21 @@ class ModelStore:
             raise self._unavailable(f"cannot read the signature of {digest}", error) from error
 
     def _read(self, path: str, max_bytes: int, what: str) -> bytes:
-        """Return the bytes of a file.
+        """Return a file's bytes.
 
-        Raises PackageError if it is too large, or no regular file: opening a pipe may block
-        forever, and a device may have no end. Raises the exceptions of the driver.
+        Raises PackageError if the file is too large or is not a regular file, because opening a
+        pipe may block forever and a device may have no end. Raises the driver's exceptions, too.
         """
         info = self._files.info(path)
         if info["type"] != "file":
             raise PackageError(
                 f"{self.url}: cannot read {what}: it is not a regular file",
-                hint="replace it by the file that the trainer wrote",
+                hint="replace it with the file that the trainer wrote",
             )
         data = bytearray()
         too_large = (info.get("size") or 0) > max_bytes
         if not too_large:
-            # The size may be unknown or wrong. Some drivers return less than was asked for.
+            # The size may be unknown or wrong. Some drivers return fewer bytes than requested.
             with self._files.open(path, "rb") as file:
                 while chunk := file.read(max_bytes + 1 - len(data)):
                     data += chunk

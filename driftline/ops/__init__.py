@@ -1,1 +1,1 @@
-"""Operate services: processes, supervision, health, status, access rights."""
+"""Operate services: processes, supervision, health, status, diagnosis and access rights."""

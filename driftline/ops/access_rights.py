@@ -1,7 +1,7 @@
-"""List the minimal access rights (ACLs) of services, producers, consumers and operator commands.
+"""Compute the minimal Kafka ACLs of services, producers, consumers and operator commands.
 
-Input: the topic plan, which lists the writers and readers of each topic. Output: `Acl`s by
-principal, as data and as commands of `kafka-acls.sh`. It never connects to a broker.
+Input: the topic plan, which lists each topic's writers and readers. Output: `Acl`s by role, and
+`kafka-acls.sh` commands that grant them. This module never connects to a broker.
 """
 
 import shlex
@@ -18,16 +18,16 @@ Resource = Literal["topic", "group", "transactional-id"]
 Pattern = Literal["literal", "prefixed"]
 Operation = Literal["Read", "Write", "Describe", "DescribeConfigs", "Create"]
 
-# Read and Write include Describe. Writers look up the largest size of a record in the topic's
+# In Kafka, Read and Write imply Describe. Writers look up the maximum record size in the topic's
 # configuration.
 _READ: Final[tuple[Operation, ...]] = ("Read", "DescribeConfigs")
 _WRITE: Final[tuple[Operation, ...]] = ("Write", "DescribeConfigs")
 
 
 class Acl(msgspec.Struct, frozen=True):
-    """The operations that one principal may do with one topic, group or transactional id."""
+    """The operations that a principal may perform on a topic, group or transactional id."""
 
-    role: str  # a service, or another writer or reader of topics
+    role: str  # a service, or another role that writes or reads topics
     principal: str
     resource: Resource
     name: str
@@ -36,9 +36,9 @@ class Acl(msgspec.Struct, frozen=True):
 
 
 def acls(stream: Stream, principals: Mapping[str, str] | None = None) -> tuple[Acl, ...]:
-    """Return all rights, role by role.
+    """Return the ACLs of all roles, ordered by role.
 
-    `principals` maps roles to principals. The default principal of a role is `User:ROLE`.
+    `principals` maps roles to principals. A role's default principal is `User:ROLE`.
     """
     topics = Topics(stream)
     named = principals or {}
@@ -50,7 +50,7 @@ def acls(stream: Stream, principals: Mapping[str, str] | None = None) -> tuple[A
 
 
 def roles(topics: Topics) -> tuple[str, ...]:
-    """Return the services, then the other writers and readers in the plan."""
+    """Return all roles: the services, then the topic plan's other writers and readers."""
     others = dict.fromkeys(
         role for topic in topics.plan() for role in (*topic.writers, *topic.readers)
     )
@@ -58,10 +58,10 @@ def roles(topics: Topics) -> tuple[str, ...]:
 
 
 def commands(rights: tuple[Acl, ...], servers: str) -> Iterator[str]:
-    """Return the rights as commands of `kafka-acls.sh`.
+    """Yield `kafka-acls.sh` commands that grant the rights.
 
-    Each command covers the resources of one role that have the same operations. A comment line
-    precedes the commands of each role.
+    Each command covers resources of one type for which a role has the same operations. A comment
+    line precedes each role's commands.
     """
     for role, of_role in groupby(rights, key=lambda acl: acl.role):
         yield f"# {role}"
@@ -96,8 +96,8 @@ def _rights(role: str, stream: Stream, topics: Topics) -> Iterator[_Right]:
             if (reads or writes) and operations == wanted:
                 yield "topic", topic.name, "literal", operations
     if any(role in topic.readers for topic in plan) and role != "producers":
-        # Use a prefix, because librdkafka also looks up the coordinator of a second group, which it
-        # needs to read broadcast topics.
+        # Use a prefix: to read broadcast topics, librdkafka also looks up the coordinator of a
+        # second group.
         yield "group", topics.group(role), "prefixed", ("Read",)
     exactly_once = role != "inference" or stream.kafka.inference_delivery == "exactly_once"
     if role in SERVICES and exactly_once:
@@ -105,8 +105,8 @@ def _rights(role: str, stream: Stream, topics: Topics) -> Iterator[_Right]:
 
 
 def _operator(topics: Topics) -> Iterator[_Right]:
-    """Return the rights to read all topics and group offsets, to create topics, and to write to
-    the topics that commands write."""
+    """Yield an operator's rights: to read all topics and group offsets, to create topics, and to
+    write to the topics that operator commands write."""
     plan = topics.plan()
     for writes in (False, True):
         for topic in plan:

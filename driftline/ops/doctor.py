@@ -1,7 +1,8 @@
-"""Check an installation, and a stream on a broker: what is right, what is wrong, what to do.
+"""Check the installation, local services' state files, the broker, its topics and the champion.
 
-Input: settings, and a stream if there is one. Output: `Check`s. It changes nothing, except that it
-writes an empty file to the model store and removes it.
+Input: settings, `Workers` from the state files, a broker, and a stream if there is one. Output:
+`Check`s: what is right, what is wrong, and what to do. It also checks keys and the model store, to
+which it writes an empty file that it then removes. It changes nothing else.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ from driftline.wire.topics import SERVICES, Topics, differences
 Result = Literal["ok", "warn", "fail"]
 
 _OLDEST_PYTHON = (3, 11)
-# Library → the extra that installs it, and what it is for.
+# Library → the extra that installs the library, and its purpose.
 _EXTRAS = {
     "confluent-kafka": ("librdkafka", "the faster Kafka client"),
     "onnxruntime": ("onnx", "scoring with ONNX"),
@@ -45,14 +46,15 @@ _EXTRAS = {
     "jgo": ("local-broker", "`driftline broker up`"),
 }
 _DAY_MS = 86_400_000
-# The newest records of each partition show, by their keys, how producers choose partitions.
+# Number of newest records to read from each partition. Their keys show how producers choose
+# partitions.
 _NEWEST = 50
-# If a partition ends with this many dead letters in a row, all records are probably rejected.
+# If a partition ends with this many consecutive dead letters, all records are probably rejected.
 _FEWEST_REJECTED = 20
 
 
 class _DeadLetterMark(msgspec.Struct, frozen=True):
-    """The fields of an event that show whether it is the watermark of a dead letter."""
+    """The fields that show whether an event is a dead letter's watermark."""
 
     type: str
     dead_letter: RejectedRecord | None = None
@@ -71,7 +73,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def check_installation() -> Iterator[Check]:
-    """Check Python, the required libraries, and the libraries of the extras."""
+    """Check Python, the required libraries, and the optional libraries of the extras."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info[:2] >= _OLDEST_PYTHON:
         yield Check("Python", "ok", version)
@@ -92,7 +94,7 @@ def check_installation() -> Iterator[Check]:
 
 
 def check_models(settings: Settings) -> Iterator[Check]:
-    """Check the keys and the model store."""
+    """Check the signing key, the trusted keys and the model store."""
     trusted = Trusted(settings.keys).ids()
     try:
         signer = Signer(settings.keys).key_id
@@ -117,14 +119,14 @@ def check_models(settings: Settings) -> Iterator[Check]:
         _probe_store(settings.model_store)
         yield Check("model store", "ok", f"{settings.model_store} can be read and written")
     except (OSError, ImportError, ValueError) as error:
-        # OSError: no permission or no such place. ImportError: no fsspec driver for it.
-        # ValueError: no such protocol.
-        todo = "set DRIFTLINE_MODEL_STORE to a folder or URL that can be used"
+        # OSError: permission denied, or the location does not exist. ImportError: fsspec's driver
+        # for the protocol is not installed. ValueError: unknown protocol.
+        todo = "set DRIFTLINE_MODEL_STORE to a folder or URL that can be read and written"
         yield Check("model store", "fail", f"{settings.model_store}: {error}", todo)
 
 
 def check_services(here: Workers) -> Iterator[Check]:
-    """Check the stream's services on this machine."""
+    """Check the stream's services on this machine, from their state files."""
     if here.supervisor == "ended":
         yield Check("supervisor", "fail", "it has ended", "`driftline up` starts another one")
     missing = here.missing()
@@ -149,7 +151,7 @@ def check_services(here: Workers) -> Iterator[Check]:
 
 
 def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> Iterator[Check]:
-    """Check the broker, and the stream's topics and champion on it."""
+    """Check the broker, and the stream's topics and champion there."""
     where = settings.bootstrap_servers
     try:
         admin = broker.admin()
@@ -195,7 +197,7 @@ def _check_topics(admin: Admin, stream: Stream) -> Iterator[Check]:
 
 
 def _check_history(admin: Admin, stream: Stream) -> Iterator[Check]:
-    """Check that existing topics keep records as long as they are needed."""
+    """Check that existing topics retain records for as long as the services need them."""
     topics = Topics(stream)
     hot = (topics.features, topics.labels, topics.predictions, topics.outcomes)
     infos = admin.describe(hot)
@@ -212,7 +214,7 @@ def _check_history(admin: Admin, stream: Stream) -> Iterator[Check]:
 
 
 def _check_placement(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Check]:
-    """Check that the newest labels are in the partitions of their records, judging by keys."""
+    """Check from the newest keys that labels are in their records' partitions."""
     topics = Topics(stream)
     if len(admin.describe([topics.features, topics.labels])) < 2:
         return
@@ -229,11 +231,11 @@ def _check_placement(admin: Admin, broker: Broker, stream: Stream) -> Iterator[C
 
 
 def _check_rejected(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Check]:
-    """Check that the newest records and labels of each partition are not all dead letters."""
+    """Check that the newest records and labels of each partition were not all rejected."""
     topics = Topics(stream)
     if len(admin.describe([topics.predictions, topics.outcomes, topics.deadletters])) < 3:
         return
-    # The reason of the newest dead letter, by topic and partition.
+    # (source topic, partition) → reason of the newest dead letter.
     reasons: dict[tuple[str, int], str] = {}
     for message in _newest(admin, broker, topics.deadletters):
         with contextlib.suppress(DataError):
@@ -244,7 +246,7 @@ def _check_rejected(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Ch
         (topics.features, topics.predictions, "records"),
         (topics.labels, topics.outcomes, "labels"),
     ):
-        # The number of consecutive dead letters at the end of each partition.
+        # Partition → number of consecutive dead letters at its end.
         rejected: Counter[int] = Counter()
         for message in _newest(admin, broker, topic):
             event = decode_or_skip(_accounts, message)
@@ -261,11 +263,11 @@ def _check_rejected(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Ch
     for problem in found:
         yield Check(name, "fail", problem, "correct the producer; see `driftline deadletters list`")
     if not found:
-        yield Check(name, "ok", "no partition has only dead letters at its end")
+        yield Check(name, "ok", "no partition ends with only dead letters")
 
 
 def _newest(admin: Admin, broker: Broker, topic: str) -> Iterator[Message]:
-    """Yield the newest records of each partition, in the order of its log."""
+    """Yield each partition's newest records, in offset order."""
     newest = {
         partition: OffsetRange(max(span.start, span.end - _NEWEST), span.end)
         for partition, span in admin.offsets(topic).items()
@@ -278,7 +280,7 @@ def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> C
     label = f"retention for {name}"
     kept = "forever" if shortest_ms is None else f"for {shortest_ms / _DAY_MS:g} days"
     if span is None or span.us is None:
-        # The span is a number of records, whose duration is unknown here.
+        # The span is a number of records, and how long they take is unknown here.
         return Check(label, "ok", f"{span}, topics keep records {kept}")
     if shortest_ms is not None and shortest_ms < span.us // 1000:
         todo = "raise [kafka] retention in the stream file, and retention.ms of the topics"
@@ -296,7 +298,7 @@ def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Itera
         todo = f"find out who writes to {topics.models}; a trainer with a trusted key repairs it"
         yield Check("models topic", "warn", f"{key} is ignored: {why}", todo)
     if any(isinstance(event, RolePointer | Freeze) for event in catalog.restatements()):
-        todo = "start the trainer, or run `driftline models sign`; either signs it again"
+        todo = "start the trainer, or run `driftline models sign`; both sign it"
         yield Check("pointers", "warn", "the newest pointer or freeze is unsigned", todo)
     if catalog.lost is not None:
         found, _, todo = catalog.lost.partition("; ")
@@ -341,7 +343,7 @@ def _probe_store(url: str) -> None:
 
 
 def _broker_version(settings: Settings) -> str:
-    """Return the kind and version of the broker.
+    """Return the broker's kind and version.
 
     kafka-python derives the version from the requests that the broker supports.
     """
@@ -356,7 +358,7 @@ def _broker_version(settings: Settings) -> str:
     try:
         properties = for_kafka_python(settings.properties, (known, *others))
     except SettingsError:
-        return "Apache Kafka of unknown version"  # kafka-python rejects properties of librdkafka
+        return "Apache Kafka of unknown version"  # kafka-python rejects librdkafka's properties
     client = kafka.KafkaAdminClient(
         bootstrap_servers=settings.bootstrap_servers.split(","),
         **{name: value for name, value in properties.items() if name in known},

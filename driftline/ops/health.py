@@ -1,7 +1,7 @@
-"""Judge whether a service is healthy from the last state that it wrote to its state file.
+"""Judge a service's health from the `ServiceState` that it last wrote to its state file.
 
-Input: a `ServiceState` and the current time. Output: a `Health`. It does not connect to the broker,
-so that a broker failure does not make every service unhealthy at once.
+Input: a `ServiceState` and the current time. Output: a `Health`. This module does not connect to
+the broker, so that a broker failure does not make every service unhealthy at once.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from driftline.wire.values import parse_time
 # A service writes its state about once a second, but a window with many columns can keep the
 # monitor busy for longer.
 MAX_SILENCE_S = 30.0
-# How long each kind of problem may last before the service is unhealthy. Brokers restart,
-# partitions move, and a batch may take long.
+# How long each kind of problem may last before the service counts as unhealthy. Brokers restart,
+# partitions move between workers, and a batch may take a while.
 PATIENCE_S: Mapping[TroubleKind, float] = {
     "waiting for Kafka": 120.0,
     "too few partitions": 60.0,
@@ -24,20 +24,23 @@ PATIENCE_S: Mapping[TroubleKind, float] = {
     "no model": 60.0,
 }
 _WELL = ("running", "waiting for a model", "waiting for Kafka")
-# The keys in `ServiceState.rejected` that concern a model: its digest, its announcement, the
-# pointer to the champion. Other records of the `models` topic, such as a freeze, do not.
+# The keys in `ServiceState.rejected` that concern a model begin like this: its digest, its
+# announcement, or the pointer to the champion. Other `models` records, such as a freeze, do not.
 _OF_A_MODEL = ("sha256:", "model/", "role/champion")
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The health of a service, with the reason."""
+    """A service's health, with the reason."""
 
     healthy: bool
     reason: str
 
 
 def judge(state: ServiceState | None, *, now: datetime) -> Health:
-    """Judge a service by its last state, or None if it wrote none. `now` has a time zone."""
+    """Judge a service by its last state.
+
+    `state` is None if the service has not written one. `now` must have a time zone.
+    """
     if state is None:
         return Health(False, "not started yet")
     if state.state not in _WELL:
@@ -57,13 +60,13 @@ def judge(state: ServiceState | None, *, now: datetime) -> Health:
 
 
 def _no_usable_model(state: ServiceState) -> str | None:
-    """Return why inference has no model although one was published, or None."""
+    """Return why inference has no model if it rejected a published one; otherwise None."""
     if state.service != "inference" or state.model is not None:
         return None
     rejected = [(key, why) for key, why in state.rejected.items() if key.startswith(_OF_A_MODEL)]
     if not rejected:
         return None
-    key, why = rejected[0]  # the champion comes first, if it is known
+    key, why = rejected[0]  # if the champion was rejected, its entry comes first
     more = f" (and {len(rejected) - 1} more)" if len(rejected) > 1 else ""
     reason = why if why.startswith(key.removeprefix("model/")) else f"{key}: {why}"
     return f"no model can be used, so no record is scored: {reason}{more}"

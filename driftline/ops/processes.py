@@ -1,15 +1,16 @@
 """Read and write the state files of the services on this machine, and start and stop processes.
 
-The folder of a stream contains:
+A stream's folder contains:
 
-- `<service>-<slot>.json`: the state of a service, which it writes about once a second
+- `<service>-<slot>.json`: a service's state, which the service writes about once a second
 - `wanted.json`: the services that `driftline up` requests
-- `processes.json` and `supervisor.json`: the processes and the supervisor, which writes both
+- `processes.json` and `supervisor.json`: the service processes, and the supervisor's own state;
+  the supervisor writes both files
 
-The start time of a process distinguishes it from a later process with the same pid.
+A process's start time distinguishes it from a later process with the same pid.
 
-A file that cannot be read counts as missing, so that a damaged file does not stop supervision.
-`unreadable` names such files.
+An unreadable file is treated as missing, so that a damaged file does not stop supervision.
+`unreadable()` reports such files.
 """
 
 import hashlib
@@ -40,10 +41,10 @@ TroubleKind = Literal["waiting for Kafka", "too few partitions", "no progress", 
 T = TypeVar("T")
 R = TypeVar("R", bound="Running")
 
-# Other numbers mean groups of processes to `kill`, or do not fit in the kernel's type.
+# To `kill`, smaller numbers mean process groups. Larger numbers do not fit in the kernel's type.
 Pid = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
-# The number of consecutive ends soon after the start that counts as a crash loop.
+# A service that ends this many times in a row soon after its start is in a crash loop.
 CRASHES = 3
 
 _PROCESSES = "processes.json"
@@ -61,12 +62,12 @@ class Running(msgspec.Struct, frozen=True):
 
     @property
     def alive(self) -> bool:
-        """Return whether the process still runs."""
+        """Return whether the process is still running."""
         return born(self.pid) == self.born
 
 
 class Trouble(msgspec.Struct, frozen=True):
-    """A problem that keeps a service from working. `driftline health` allows each some time."""
+    """A problem that keeps a service from working. `driftline health` tolerates it for a while."""
 
     kind: TroubleKind
     since: str  # RFC 3339 UTC
@@ -81,39 +82,39 @@ class ServiceState(Running, frozen=True, kw_only=True):
     state: State
     started: str
     updated: str
-    partitions: int = 0  # number of partitions that are assigned to it
-    consumed: int = 0  # messages handled since it started
-    lag: int = 0  # unread messages of its partitions, about a second ago
-    published: dict[str, int] = {}  # role of a topic → messages published there since it started
+    partitions: int = 0  # number of partitions assigned to the worker
+    consumed: int = 0  # messages handled since the start
+    lag: int = 0  # unread messages in the assigned partitions, as of about a second ago
+    published: dict[str, int] = {}  # topic role → messages published there since the start
     model: str | None = None  # inference: digest of the model that serves
-    gaps: int = 0  # ranges of its inputs that were deleted before it read them, since it started
-    lost: int = 0  # offsets in those gaps whose ends are known
+    gaps: int = 0  # input ranges deleted before the service read them, since the start
+    lost: int = 0  # number of offsets in all gaps with a known end
     problem: str | None = None  # outcomes: why labels and records are in different partitions
-    rejected: dict[str, str] = {}  # inference: digest of a rejected model → reason
+    rejected: dict[str, str] = {}  # inference: digest or record key of a rejected model → reason
     error: str | None = None
-    stream_digest: str | None = None  # digest of the stream file that the service has loaded
+    stream_digest: str | None = None  # digest of the stream file that the service loaded
     troubles: tuple[Trouble, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the times, so that a file with another one counts as unreadable."""
+        """Check the times, so that a file with an invalid time counts as unreadable."""
         for moment in (self.started, self.updated, *(trouble.since for trouble in self.troubles)):
             parse_time(moment)
 
 
 class Process(Running, frozen=True, kw_only=True):
-    """A supervised service: its current process, or its last one."""
+    """A supervised service's current process, or its last process if the service has ended."""
 
     service: Service
     slot: int
     log: str
     restarts: int = 0  # number of restarts since `driftline up` requested the service
-    failures: int = 0  # number of consecutive ends; reset when the service has run for a minute
-    error: str | None = None  # the reason for its last end
-    retry: str | None = None  # RFC 3339 UTC: the time of the next start, if it has ended
+    failures: int = 0  # number of consecutive exits; reset after the service has run for a minute
+    error: str | None = None  # why the service last ended
+    retry: str | None = None  # if the service has ended: time of the next start (RFC 3339 UTC)
 
     @property
     def name(self) -> str:
-        """Return the name of the service's log and state file, without suffix."""
+        """Return the name of the service's log and state file, without a suffix."""
         return f"{self.service}-{self.slot}"
 
     @property
@@ -125,7 +126,7 @@ class Process(Running, frozen=True, kw_only=True):
 class SupervisorState(Running, frozen=True, kw_only=True):
     """The state that the supervisor writes about itself."""
 
-    request: int  # the number of the last request that it has handled
+    request: int  # number of the last request that the supervisor handled
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -149,54 +150,55 @@ class Request(msgspec.Struct, frozen=True):
 
 
 def folder_of(settings: Settings, stream: Stream) -> Path:
-    """Return the folder with the states and logs of the services of a stream."""
+    """Return the folder that holds the state files and logs of a stream's services."""
     return settings.services / f"{stream.kafka.topic_prefix}{stream.name}"
 
 
 def file_digest(file: Path) -> str:
-    """Return a digest of a stream file that does not depend on comments, order or layout."""
+    """Return a stream file's digest, which does not depend on comments, order or layout."""
     content = tomllib.loads(file.read_text(encoding="utf-8"))
     return f"sha256:{hashlib.sha256(msgspec.json.encode(content, order='sorted')).hexdigest()}"
 
 
 def born(pid: int) -> str | None:
-    """Return the start time of a process, or None if it has ended or is a zombie.
+    """Return a process's start time, or None if the process has ended or is a zombie.
 
-    The time is in hundredths of a second since the machine booted, so that a change of the wall
-    clock does not change it.
+    The time is in hundredths of a second since the machine booted, so that changes to the wall
+    clock do not affect it.
     """
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        # Both times depend on the wall clock in the same way, so their difference does not.
+        # A change of the wall clock shifts both times equally, so their difference is constant.
         return str(round((process.create_time() - psutil.boot_time()) * 100))
     except psutil.NoSuchProcess:
         return None
 
 
 def write_state(folder: Path, state: ServiceState) -> None:
-    """Replace the state file of a service at once, so that readers never see a partial file."""
-    # The file need not survive a power failure, so it is not flushed to the disk.
+    """Replace a service's state file atomically, so that readers never see a partial file."""
+    # The file need not survive a power failure, so it is not flushed to disk.
     path = folder / f"{state.service}-{state.slot}.json"
     replace_file(path, msgspec.json.encode(state), flush=False)
 
 
 def read_states(folder: Path) -> tuple[ServiceState, ...]:
-    """Return the last state of each service, also of those that ended."""
+    """Return each service's last state, including services that have ended."""
     states = (_read(path, ServiceState) for path in _state_files(folder))
     return tuple(state for state in states if state is not None)
 
 
 def read_state(folder: Path, service: Service, slot: int) -> ServiceState | None:
-    """Return the last state of a service, or None if it is unknown."""
+    """Return a service's last state, or None if its state file is missing or unreadable."""
     return _read(folder / f"{service}-{slot}.json", ServiceState)
 
 
 def unreadable(folder: Path, name: str = "*") -> Iterator[str]:
-    """Yield which state files cannot be read, and why. `name` is that of one file, without suffix.
+    """Yield a message for each state file that cannot be read, with the reason.
 
-    The supervisor and the services replace their files soon.
+    `name` limits this to one file (without its suffix). The supervisor and running services will
+    soon replace their own files.
     """
     kinds: dict[str, object] = {
         _PROCESSES: tuple[Process, ...],
@@ -213,9 +215,9 @@ def unreadable(folder: Path, name: str = "*") -> Iterator[str]:
 
 
 def forget_ended(folder: Path) -> None:
-    """Remove the state files of processes that have ended, and those that cannot be read.
+    """Remove the state files of processes that have ended, and unreadable state files.
 
-    A service that runs writes its file again.
+    A running service writes its file again.
     """
     for path in _state_files(folder):
         state = _read(path, ServiceState)
@@ -229,27 +231,27 @@ def write_processes(folder: Path, processes: Sequence[Process]) -> None:
 
 
 def read_processes(folder: Path) -> tuple[Process, ...]:
-    """Return the supervised services, also those that await a restart."""
+    """Return the supervised services, including services that await a restart."""
     return _read(folder / _PROCESSES, tuple[Process, ...]) or ()
 
 
 def write_request(folder: Path, request: Request) -> None:
-    """Ask the supervisor to run services."""
+    """Ask the supervisor to run the services of a request."""
     replace_file(folder / _WANTED, msgspec.json.encode(request))
 
 
 def read_request(folder: Path) -> Request | None:
-    """Return the last request, or None if it is unknown."""
+    """Return the last request, or None if its file is missing or unreadable."""
     return _read(folder / _WANTED, Request)
 
 
 def write_supervisor(folder: Path, state: SupervisorState) -> None:
-    """Replace the state file of the supervisor."""
+    """Replace the supervisor's state file."""
     replace_file(folder / _SUPERVISOR, msgspec.json.encode(state))
 
 
 def read_supervisor(folder: Path) -> SupervisorState | None:
-    """Return the state of the supervisor, or None if it does not run or is unknown."""
+    """Return the supervisor's state, or None if it is not running or its file is unreadable."""
     state = _read(folder / _SUPERVISOR, SupervisorState)
     return state if state is not None and state.alive else None
 
@@ -268,12 +270,12 @@ def spawn(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
 
 
 def stop(processes: Sequence[R], *, patience_s: float) -> tuple[R, ...]:
-    """Send SIGTERM to all processes and wait until they have ended, at most `patience_s`.
+    """Send SIGTERM to all processes, and wait up to `patience_s` seconds for them to end.
 
-    The others are killed and returned. A kill loses no data, because services resume from committed
-    offsets; the restart only takes longer.
+    Processes that are then still running are killed and returned. A kill loses no data, because
+    services resume from committed offsets; only the restart takes longer.
 
-    Raises MachineError if a process belongs to another user, after the others have ended.
+    If a process belongs to another user, stops the other processes, then raises MachineError.
     """
     foreign = [process for process in processes if not _send(process, signal.SIGTERM)]
     own = [process for process in processes if process not in foreign]
@@ -295,7 +297,7 @@ def stop(processes: Sequence[R], *, patience_s: float) -> tuple[R, ...]:
 
 
 def _send(process: Running, sign: signal.Signals) -> bool:
-    """Send a signal to a process that runs. Return whether this user may do so."""
+    """Send a signal to a process if it is running. Return False if this user may not signal it."""
     if process.alive:
         try:
             os.kill(process.pid, sign)
@@ -307,7 +309,7 @@ def _send(process: Running, sign: signal.Signals) -> bool:
 
 
 def _look_again() -> None:
-    time.sleep(_LOOK_EVERY_S)  # they may not be child processes, so `wait` would not work
+    time.sleep(_LOOK_EVERY_S)  # `wait` would work for child processes only
 
 
 def _state_files(folder: Path) -> list[Path]:
@@ -315,7 +317,7 @@ def _state_files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
-    """Return the content of a file, or None if there is none, or none that can be read."""
+    """Return a file's content, or None if the file is missing or unreadable."""
     try:
         return cast(T, _decode(path, kind))
     except (OSError, msgspec.DecodeError):

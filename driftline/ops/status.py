@@ -1,6 +1,7 @@
-"""Report the status of a stream: lag of each service, champion, last drift event, last decision.
+"""Report a stream's status from its topics and local workers: lag, champion, drift, decision.
 
-Input: broker, stream, its workers on this machine. Output: a `Status`. It changes nothing.
+Input: a broker, a stream, and the stream's workers on this machine. Output: a `Status`, with each
+service's lag, the last drift event and the last retrain decision. It changes nothing.
 """
 
 from collections import deque
@@ -19,25 +20,25 @@ from driftline.wire.envelope import decode_or_skip, drift_decoder, retrain_decod
 from driftline.wire.events import DriftEvent, RetrainDecision
 from driftline.wire.topics import SERVICES, Role, Service, Topics
 
-# Markers of transactions take offsets but are not messages, so more offsets than messages are read.
+# Number of extra offsets to read, because transaction markers take up offsets but are no messages.
 _LOOK_BACK = 100
 
 
 class ServiceStatus(msgspec.Struct, frozen=True):
-    """A service: its workers on this machine, and how many offsets of each input are unhandled.
+    """A service's workers on this machine, and its lag: the unhandled offsets of each input.
 
-    An offset belongs to a record or to the marker of a transaction, so a lag of 1 per partition may
-    mean that no record is left. Records that were handled do not count, even if their offsets are
-    not committed yet because a window is open.
+    An offset belongs to a record or a transaction marker, so a lag of 1 per partition may mean that
+    no record is left. Handled records are not part of the lag, even if their offsets are not
+    committed yet because a window is open.
     """
 
     service: Service
     workers: tuple[Worker, ...]
-    lag: dict[str, int]  # role of the topic → number of unhandled offsets in all partitions
+    lag: dict[str, int]  # topic role → number of unhandled offsets in all partitions
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The status of a stream at one moment."""
+    """A stream's status at one moment."""
 
     stream: str
     services: tuple[ServiceStatus, ...]
@@ -47,11 +48,11 @@ class Status(msgspec.Struct, frozen=True):
     frozen: bool
     drift: DriftEvent | None
     decision: RetrainDecision | None
-    rejected: dict[str, str] = {}  # key of a rejected record of `models` → reason
+    rejected: dict[str, str] = {}  # key of a rejected `models` record → reason
 
 
-# The inputs that a service reads as a consumer group. `models` is a broadcast topic, read without
-# a group.
+# Service → roles of the topics that it reads in a consumer group. `models` is not among them,
+# because broadcast topics are read without a group.
 INPUTS: Mapping[Service, tuple[Role, ...]] = {
     "inference": ("features",),
     "outcomes": ("predictions", "labels"),
@@ -89,7 +90,7 @@ def status(broker: Broker, stream: Stream, here: Workers, trusted: Trusted) -> S
 def newest(
     broker: Broker, span: Mapping[TopicPartition, OffsetRange], count: int
 ) -> Iterator[Message]:
-    """Return the newest `count` messages in these ranges by publish time, the oldest first."""
+    """Yield the `count` most recently published messages in these ranges, oldest first."""
     back = count + _LOOK_BACK
     while count:
         begun = {p: OffsetRange(max(r.start, r.end - back), r.end) for p, r in span.items()}

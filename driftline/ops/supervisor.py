@@ -1,8 +1,8 @@
-"""Keep the services of a stream running: start them, and restart those that end.
+"""Run the supervisor process, which starts a stream's services and restarts services that end.
 
-Input: the folder to which `driftline up` writes its requests. Output: the processes, and
-`processes.json` and a log in the same folder. `up` runs it as `python -m driftline.ops.supervisor
-FOLDER`. It does not connect to the broker.
+Input: the folder to which `driftline up` writes its requests. Output: the service processes, and
+`processes.json`, `supervisor.json` and a log in the same folder. `driftline up` runs this module
+as `python -m driftline.ops.supervisor FOLDER`. It does not connect to the broker.
 """
 
 import fcntl
@@ -41,21 +41,21 @@ from driftline.ops.processes import (
 
 log = logging.getLogger(__name__)
 
-# The pause before a restart. It doubles at each end, up to the longest one, and is reset when the
-# service has run for `RAN_WELL_S`.
+# The pause before a restart. It doubles each time the service ends, up to `LONGEST_PAUSE_S`. It is
+# reset once the service has run for `RAN_WELL_S`.
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
-# After this many doublings the pause has its maximum. Larger exponents would overflow.
+# After this many doublings, the pause is at its maximum. A larger exponent could overflow.
 _MOST_DOUBLINGS: Final = 6
 RAN_WELL_S: Final = 60.0
-# A service that stops commits and leaves its group. This takes less than a second, unless the
-# broker cannot be reached.
+# After SIGTERM, a service commits and leaves its group. This takes less than a second unless the
+# broker is unreachable.
 STOP_PATIENCE_S: Final = 30.0
-# The size limit for output outside the log, such as a crash of the interpreter or of a native
-# library.
+# Size limit for a service's output outside its log, such as the traceback of a crash in the
+# interpreter or a native library.
 MAX_OUTPUT_BYTES: Final = 500_000
 _STEP_EVERY_S: Final = 0.2
-# The start of an error message of the command line.
+# Prefix of the command line's error messages.
 _ERROR: Final = "error: "
 
 P = ParamSpec("P")
@@ -71,10 +71,10 @@ class Child(Protocol):
 
 
 class Supervisor:
-    """Keep services running. Not thread-safe.
+    """Keeps services running. This class is not thread-safe.
 
-    If an earlier supervisor was killed, its services still run. They are adopted: they continue
-    without interruption, and are restarted when they end.
+    If an earlier supervisor was killed, its services are still running. They are adopted: they
+    continue without interruption, and are restarted when they end.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class Supervisor:
         self._request = Request()
         self._kept: dict[str, _Kept] = {}
         self._left = {process.name: process for process in read_processes(folder) if process.alive}
-        # Part of a step that fails → its error, which is logged once.
+        # Failing part of a step → its error, which has been logged.
         self._failing: dict[str, str] = {}
 
     def step(self) -> None:
-        """Handle a new request, detect services that have ended, and start those that are due.
+        """Handle a new request, detect services that have ended, and start services that are due.
 
-        An error of one part is logged once, and the next call tries that part again. The other
-        parts are not affected.
+        If one of these parts fails, its error is logged once, and the next call tries it again. The
+        other parts are not affected.
         """
         self._try("the request", self._look_for_a_request)
         for kept in self._kept.values():
@@ -112,7 +112,7 @@ class Supervisor:
         write_processes(self._folder, ())
 
     def _try(self, what: str, do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Run a part of a step. Log its error, unless the previous step had the same error."""
+        """Run a part of a step. Log its error unless the part failed the same way last time."""
         try:
             do(*args, **kwargs)
         except Exception as error:
@@ -131,11 +131,11 @@ class Supervisor:
 
     def _processes(self) -> tuple[Process, ...]:
         kept = [kept.process for kept in self._kept.values() if kept.process is not None]
-        # The request does not include these, but `driftline down` must find and stop them.
+        # Add adopted services that no request includes, because `driftline down` must stop them.
         return (*kept, *(process for process in self._left.values() if process.alive))
 
     def _write(self) -> None:
-        # They are compared with the files, so that files that are damaged or removed are replaced.
+        # Compare with the files' contents, so that damaged or missing files are written again.
         processes, myself = self._processes(), _myself(self._request.number)
         if processes != read_processes(self._folder):
             write_processes(self._folder, processes)
@@ -156,7 +156,7 @@ class Supervisor:
                 if known.is_running:
                     log.info("%s is already running: adopting it", wanted.name)
             known.wanted = wanted
-            # A new request means that the user may have fixed the cause, so start at once.
+            # Start at once, because the operator may have fixed the cause of earlier failures.
             known.change(failures=0)
             known.due_s = self._clock.monotonic()
         self._request = request
@@ -172,7 +172,7 @@ class Supervisor:
         pause_s = _pause_s(failures)
         try:
             error = self._how_it_ended(kept)
-        except Exception as unknown:  # noqa: BLE001 - the restart does not need the reason
+        except Exception as unknown:  # noqa: BLE001 - a restart does not need the reason
             error = f"ended; the reason is unknown: {unknown}"
         kept.ended(
             due_s=self._clock.monotonic() + pause_s,
@@ -186,7 +186,7 @@ class Supervisor:
     def _start_again(self, kept: "_Kept") -> None:
         try:
             child = self._start(kept.wanted)
-        except Exception as error:  # noqa: BLE001 - no memory, no such program, a full disk
+        except Exception as error:  # noqa: BLE001 - such as no memory or a full disk
             failures = 1 + (kept.process.failures if kept.process else 0)
             kept.due_s = self._clock.monotonic() + _pause_s(failures)
             kept.change(failures=failures, error=str(error))
@@ -198,7 +198,7 @@ class Supervisor:
     def _how_it_ended(self, kept: "_Kept") -> str:
         """Describe how a service ended: its exit code, and its last error.
 
-        The error comes from its state file, or else from its standard error.
+        The error comes from the service's state file or, failing that, from its standard error.
         """
         assert kept.process is not None
         code = kept.child.poll() if kept.child is not None else None
@@ -216,12 +216,12 @@ class Supervisor:
 
 
 class _Kept:
-    """A supervised service: its process, and when to start it next."""
+    """A supervised service, with its process and the time of its next start."""
 
     def __init__(self, wanted: Wanted, left: Process | None, now_s: float) -> None:
         self.wanted = wanted
         self.process = left
-        self.child: Child | None = None  # None if it is not started yet or was adopted
+        self.child: Child | None = None  # None before the first start, or if adopted
         self.is_running = left is not None
         self.started_s = now_s
         self.due_s = now_s
@@ -247,7 +247,7 @@ class _Kept:
         self.started_s = now_s
         self.process = Process(
             pid=child.pid,
-            # A process that has ended at once has no start time. Its exit code shows that it ended.
+            # A process that ended at once has no start time. Its exit code shows that it ended.
             born=born(child.pid) or "ended at once",
             service=wanted.service,
             slot=wanted.slot,
@@ -259,7 +259,7 @@ class _Kept:
 
 
 def _pause_s(failures: int) -> float:
-    """Return the pause before the next start, after this many ends or failed starts in a row."""
+    """Return the pause before the next start, after consecutive exits or failed starts."""
     doublings = min(failures - 1, _MOST_DOUBLINGS)
     return min(FIRST_PAUSE_S * float(2**doublings), LONGEST_PAUSE_S)
 
@@ -272,7 +272,7 @@ def _signal_name(number: int) -> str:
 
 
 def output_of(wanted: Wanted) -> Path:
-    """Return the file for the output of a service outside its log."""
+    """Return the file for a service's output outside its log."""
     return Path(wanted.log).with_suffix(".err")
 
 
@@ -284,17 +284,17 @@ def _start(wanted: Wanted) -> Child:
 
 
 def _limit_output(wanted: Wanted) -> None:
-    """Empty the output file if it is too large. The service then continues at its start."""
+    """Empty the output file if it is too large. The service keeps appending to it."""
     output = output_of(wanted)
     if output.exists() and output.stat().st_size > MAX_OUTPUT_BYTES:
         os.truncate(output, 0)
 
 
 def _last_words(output: Path, code: int | None) -> str:
-    """Return the error that a process printed, or "". `code` is None if it is unknown.
+    """Return the error that a process printed, or "". `code` is its exit code, None if unknown.
 
-    The command line prints `error: …`, maybe a hint, and exits with 2. Any other error comes from
-    the interpreter, which prints it in the last line.
+    Driftline's command line prints `error: …`, possibly a hint, and exits with 2. Any other error
+    comes from the interpreter, which prints the message on the last line.
     """
     if not output.exists() or (code is not None and code <= 0):
         return ""
@@ -314,7 +314,7 @@ def _myself(request: int) -> SupervisorState:
 
 
 def start_supervisor(folder: Path) -> subprocess.Popen[bytes]:
-    """Start the supervisor of this folder as a process. It ends at once if another one runs."""
+    """Start a folder's supervisor as a process. It exits at once if another one is running."""
     command = (sys.executable, "-m", "driftline.ops.supervisor", str(folder.absolute()))
     return spawn(command, folder / "supervisor.err")
 
@@ -335,7 +335,7 @@ def main(folder: Path) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("another supervisor runs")
+            log.info("exiting, because another supervisor is running")
             return
         supervisor = Supervisor(folder, SystemClock())
         while not halt.is_set():
@@ -343,7 +343,7 @@ def main(folder: Path) -> None:
             halt.wait(_STEP_EVERY_S)
         try:
             supervisor.stop()
-        except (OSError, MachineError) as error:  # a full disk, or a service of another user
+        except (OSError, MachineError) as error:  # a full disk, or another user's service
             log.error("%s", error)
 
 

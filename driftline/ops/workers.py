@@ -1,6 +1,7 @@
-"""Inspect the services of a stream on this machine: which run, which are healthy, what is wrong.
+"""Find out from state files which of a stream's services run on this machine and are healthy.
 
-In: the folder with their states, and the current time. Out: `Workers`. It connects to no broker.
+Input: the folder of the state files, and the current time. Output: `Workers`, with their problems.
+This module does not connect to the broker.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ from driftline.ops.processes import (
 )
 from driftline.wire.topics import SERVICES, Service
 
-# Importing scikit-learn, pandas and Evidently takes about 10 s on two slow cores.
+# How long a service may take to start. Importing scikit-learn, pandas and Evidently alone takes
+# about 10 s on two slow cores.
 START_PATIENCE_S = 90.0
 UNSUPERVISED = (
     "the supervisor has ended: services keep running, but are not restarted; "
@@ -31,13 +33,13 @@ UNSUPERVISED = (
 
 
 class Worker(msgspec.Struct, frozen=True):
-    """A process of a service: its last state, and its health."""
+    """A service process, with its last state and its health."""
 
     state: ServiceState
     alive: bool
-    problem: str | None = None  # the reason why it is unhealthy
+    problem: str | None = None  # why the worker is unhealthy
     restarts: int = 0
-    outdated: bool = False  # it started with an earlier version of the stream file
+    outdated: bool = False  # whether it started with an earlier version of the stream file
 
     @property
     def name(self) -> str:
@@ -47,13 +49,13 @@ class Worker(msgspec.Struct, frozen=True):
 class Workers(msgspec.Struct, frozen=True):
     """All workers of a stream on this machine."""
 
-    folder: Path  # folder of their states and logs
+    folder: Path  # folder of the state files and logs
     workers: tuple[Worker, ...]
     supervisor: Literal["running", "ended", "none"]
     unreadable: tuple[str, ...] = ()  # the state files that cannot be read, and why
 
     def problems(self) -> Iterator[str]:
-        """Yield what is wrong: nothing if all four services run and are healthy."""
+        """Yield a message for each problem; none if all four services are running and healthy."""
         yield from self.unreadable
         if self.supervisor == "ended":
             yield UNSUPERVISED
@@ -68,13 +70,13 @@ class Workers(msgspec.Struct, frozen=True):
                 yield f"{worker.name} {worker.problem}"
 
     def missing(self) -> tuple[Service, ...]:
-        """Return the services without a worker that runs or should run."""
+        """Return the services that have neither a running worker nor a worker with a problem."""
         here = {worker.state.service for worker in self.workers if worker.alive or worker.problem}
         return tuple(service for service in SERVICES if service not in here)
 
 
 def look_at_workers(folder: Path, digest: str | None, *, now: datetime) -> Workers:
-    """Inspect all processes. `digest` is that of the stream file."""
+    """Inspect all workers. `digest` is the stream file's digest, None if it is unknown."""
     damaged = tuple(unreadable(folder))
     processes = {process.name: process for process in read_processes(folder)}
     states = {f"{state.service}-{state.slot}": state for state in read_states(folder)}
@@ -109,7 +111,7 @@ def look_at_workers(folder: Path, digest: str | None, *, now: datetime) -> Worke
 def _problem(
     process: Process | None, state: ServiceState, alive: bool, now: datetime
 ) -> str | None:
-    """Return why a worker is unhealthy; None if it is healthy, or was stopped on purpose."""
+    """Return why a worker is unhealthy; None if it is healthy or was stopped on purpose."""
     if process is not None and process.crash_looping:
         again = f", next start at {process.retry}" if process.retry else ""
         return f"keeps crashing, {process.failures} times in a row{again}: {process.error}"
@@ -128,7 +130,7 @@ def _problem(
 
 
 def _unwritten_state(process: Process, now: datetime) -> ServiceState:
-    """Return a state for a process that has not written one yet."""
+    """Return a provisional state for a process that has not written its own state yet."""
     moment = rfc3339(now.timestamp())
     return ServiceState(
         service=process.service,

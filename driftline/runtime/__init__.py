@@ -1,1 +1,1 @@
-"""Run a handler in a loop that reads, sends and commits."""
+"""Run a service's handler in a loop that reads records, sends results and commits offsets."""

@@ -1,9 +1,9 @@
-"""Find the records that make a batch fail, so that one record cannot stop a stream.
+"""Search a batch for the records that make its handler fail, so that no record stops a stream.
 
-Input: batches, and which of them failed. Output: smaller chunks, until a single record fails. This
-record is called a culprit. It is tried again after another record was handled. If it fails again,
-it becomes a dead letter after another record was handled. If too many records in a row are
-culprits, the data is not the cause, and the service stops.
+Input: batches, and whether handling each chunk failed. Output: smaller and smaller chunks, until a
+single record fails. Such a record is called a culprit. It is tried again once another record has
+been handled. If it fails again, it becomes a dead letter once another record has been handled. If
+too many records in a row fail, the data is probably not to blame, so the service stops.
 """
 
 from collections import Counter
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.errors import DataError, DriftlineError, MessageTooLarge
 
-# A faulty client rarely writes more bad records in a row. A broken service reaches this limit
-# within a second.
+# A faulty client rarely writes more than this many consecutive bad records. A broken service
+# reaches this limit within a second.
 MAX_CULPRITS_IN_A_ROW = 20
 _LONGEST_REASON = 500
 
@@ -23,7 +23,7 @@ _Place = tuple[str, int, int]  # topic, partition, offset
 def is_caused_by_data(error: Exception) -> bool:
     """Return whether a record may have caused an error that a handler raised.
 
-    Errors of the broker, the disk, the memory or the model store do not depend on the record.
+    Broker, disk, memory and model store errors do not depend on the record.
 
     >>> is_caused_by_data(KeyError("row")), is_caused_by_data(OSError("disk full"))
     (True, False)
@@ -34,35 +34,41 @@ def is_caused_by_data(error: Exception) -> bool:
 
 
 class Isolation:
-    """Search for culprits in the batches of one worker, by bisection.
+    """Search one worker's batches for culprits by bisection.
 
     A failed batch is read again and handled in halves, then in quarters, and so on, until single
-    records fail. Then the records around this culprit may form large chunks again: to find k
-    culprits among n records takes about k log n calls. The loop calls, for each chunk of a batch:
+    records fail. The records around each culprit may then form large chunks again, so finding k
+    culprits among n records takes about k log n calls. For each chunk of a batch, the loop does the
+    following:
 
-    1. `quarantines`: skip the chunk if it is a culprit.
-    2. Otherwise handle the chunk. If that fails: `failed`, then rewind and read again.
-    3. `try_again`: if an earlier culprit failed only once, rewind and read again.
-    4. `take_proven`: send earlier culprits as dead letters, before the results of this chunk.
-    5. `succeeded`.
+    1. Call `quarantines`. If it returns True, skip the chunk, which is a culprit.
+    2. Handle the chunk. If this fails, call `failed`, rewind and read again.
+    3. Call `try_again`. If it returns True, an earlier culprit has failed only once: rewind and
+       read again.
+    4. Call `take_proven`, and send the returned culprits as dead letters before the chunk's
+       results.
+    5. Call `succeeded`.
     """
 
     def __init__(self) -> None:
-        # Offsets of failed batches. `succeeded` removes a range once its last record was handled.
+        # Offset ranges of failed batches. `succeeded` removes a range after its last record.
         self._suspect: dict[TopicPartition, range] = {}
-        # Largest chunk of suspect records, or 0 for any size; set by `failed` and `try_again`.
+        # The most suspect records in a chunk, or 0 for no limit. Set by `failed` and `try_again`.
         self._limit = 0
-        # Single records that failed, and why. `try_again` and `committed` remove them.
+        # Records that failed on their own, with the reasons. `try_again` and `committed` remove
+        # them.
         self._culprits: dict[_Place, str] = {}
-        # Skipped culprits; emptied by `take_proven`, or by `reread`, after which they come again.
+        # Skipped culprits. Cleared by `take_proven`, and by `reread` because they are read again.
         self._unproven: list[Message] = []
-        # How often single records failed. `committed` removes them, as they are not read again.
+        # How often each record failed on its own. `committed` removes records that will not be
+        # read again.
         self._failures: Counter[_Place] = Counter()
-        self._in_a_row = 0  # dead letters since the last handled record; reset by `succeeded`
-        self._has_succeeded = False  # set by the first handled record, never reset
+        self._in_a_row = 0  # dead letters since a record was last handled; reset by `succeeded`
+        self._has_succeeded = False  # set when the first record is handled; never reset
 
     def chunks(self, messages: Messages) -> Iterator[Messages]:
-        """Split a batch into chunks of at most `_limit` suspect records, or one culprit."""
+        """Split a batch into chunks. A chunk is one culprit, at most `_limit` suspect records, or
+        any number of other records."""
         if not self._suspect and not self._culprits:
             yield messages
             return
@@ -79,9 +85,9 @@ class Isolation:
             start = end
 
     def quarantines(self, messages: Messages) -> bool:
-        """Return whether a chunk is a culprit. The culprit then waits for `take_proven`.
+        """Return whether a chunk is a culprit, and hold a culprit back until `take_proven`.
 
-        Raises DriftlineError if too many culprits are in a row for the data to be the cause.
+        Raises DriftlineError after too many culprits in a row for the data to be the cause.
         """
         if not self._culprits or _place(messages[0]) not in self._culprits:
             return False
@@ -91,20 +97,20 @@ class Isolation:
             raise DriftlineError(
                 f"{MAX_CULPRITS_IN_A_ROW} records in a row cannot be handled; the last is "
                 f"{message.place}: {self._culprits[_place(message)]}",
-                hint="so the data is probably not the cause, and no record was skipped; see the "
-                "log for the first error",
+                hint="the data is probably not the cause, so no record was skipped; see the log "
+                "for the first error",
             )
         return True
 
     def failed(self, messages: Messages, error: Exception) -> bool:
-        """Record that handling these records failed. Return whether this is the second failure of a
-        single record. They must be read again."""
+        """Note that handling these records failed. The caller must make sure that they are read
+        again. Return whether a single record has now failed for the second time."""
         if len(messages) == 1:
             place = _place(messages[0])
             reason = f"cannot be processed: {type(error).__name__}: {error}"
             self._culprits[place] = reason[:_LONGEST_REASON]
             self._failures[place] += 1
-            self._limit = 0  # `chunks` keeps the culprit apart
+            self._limit = 0  # no limit, because `chunks` isolates the culprit
             return self._failures[place] > 1
         if not self._is_suspect(messages[0]):
             for partition, at in messages.runs:
@@ -114,11 +120,11 @@ class Isolation:
         return False
 
     def reread(self) -> None:
-        """Record that all records that are not committed will be read again."""
+        """Note that all uncommitted records will be read again."""
         self._unproven.clear()
 
     def succeeded(self, messages: Messages) -> None:
-        """Record that these records were handled."""
+        """Note that these records were handled."""
         self._has_succeeded = True
         self._in_a_row = 0
         if self._suspect:
@@ -128,17 +134,17 @@ class Isolation:
 
     @property
     def is_searching(self) -> bool:
-        """Return whether records that failed may be read again."""
+        """Return whether failed records may still be read again."""
         return bool(self._suspect or self._failures)
 
     @property
     def is_unproven(self) -> bool:
-        """Return whether a skipped culprit is not a dead letter yet."""
+        """Return whether a skipped culprit has not yet become a dead letter."""
         return bool(self._unproven)
 
     def try_again(self, *, is_idle: bool) -> bool:
-        """Return whether records must be read again because a culprit failed only once, perhaps
-        for a temporary cause. Call this before each `take_proven`."""
+        """Return whether records must be read again because a culprit has failed only once, perhaps
+        due to a temporary problem. Call this before each `take_proven`."""
         if is_idle and not self._has_succeeded:
             return False
         hasty = [at for at in self._unproven if self._failures[_place(at)] == 1]
@@ -149,10 +155,10 @@ class Isolation:
         return bool(hasty)
 
     def take_proven(self, *, is_idle: bool) -> list[tuple[Message, str]]:
-        """Return the culprits that become dead letters now, with their reasons.
+        """Return the culprits that now become dead letters, with their reasons.
 
-        Call this after records were handled, because that proves that the handler works. Call it
-        with `is_idle` if there are no more records. Then any earlier success is sufficient.
+        Call this after records have been handled, which proves that the handler works. If no more
+        records are available, call it with `is_idle`; any earlier success is then sufficient.
         """
         if is_idle:
             if not self._has_succeeded:
@@ -163,7 +169,7 @@ class Isolation:
         return proven
 
     def committed(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Remove failed records below these committed offsets. They are not read again."""
+        """Forget failed records below these committed offsets, which will not be read again."""
         for topic, partition, offset in list(self._failures):
             committed = offsets.get(TopicPartition(topic, partition))
             if committed is not None and offset < committed.offset:
@@ -171,7 +177,7 @@ class Isolation:
                 self._culprits.pop((topic, partition, offset), None)
 
     def _suspect_all(self, partition: TopicPartition, offset: int) -> None:
-        """Extend the suspect offsets of a partition to this one."""
+        """Extend a partition's range of suspect offsets to include this offset."""
         known = self._suspect.get(partition, range(offset, offset))
         self._suspect[partition] = range(min(known.start, offset), max(known.stop, offset + 1))
 

@@ -1,7 +1,7 @@
-"""Read the broadcast topics, which every worker reads in full and without a group.
+"""Read broadcast topics from Kafka, which every worker reads in full and without a group.
 
-Input: the broadcast topics of a handler. Output: their records for the handler, whose results are
-sent. After a failure, reading resumes at the positions of the last commit.
+Input: a handler and a broker. Output: the topics' records, passed to the handler, and the handler's
+results, passed to `send`. After a failure, reading resumes at the positions of the last commit.
 """
 
 import logging
@@ -15,9 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class BroadcastReader:
-    """Reads the broadcast topics. One object serves all sessions of the worker, one after another.
+    """Read a worker's broadcast topics. One object serves all of the worker's sessions in turn.
 
-    Each session makes a new consumer with its first `read`, and closes or abandons it at its end.
+    The first `read` of each session creates a consumer. At its end, the session closes or abandons
+    the consumer.
     """
 
     def __init__(
@@ -28,14 +29,17 @@ class BroadcastReader:
         self._logs = logs
         self._client_id = f"{client_id}-broadcast"
         self._max_records = max_records
-        # Made by the first `read` of a session, None again after `close` or `abandon`.
+        # Created by a session's first `read`, reset to None by `close` and `abandon`.
         self._consumer: Consumer | None = None
-        # Next offset to read of each partition, set by `remember`.
+        # The next offset to read in each partition, set by `remember`.
         self._positions: dict[TopicPartition, int] = {}
 
     def read(self, send: Callable[[Output], None]) -> bool:
-        """Pass new records to the handler and send its results. Return whether there were any.
-        The first call of a session reads the topics to their end and returns True."""
+        """Pass new records to the handler and send its results. Return whether records arrived.
+
+        If there are broadcast topics, a session's first call reads them to their end and returns
+        True.
+        """
         if not self._handler.broadcast_topics:
             return False
         if self._consumer is None:
@@ -62,8 +66,8 @@ class BroadcastReader:
         for partition, offsets in ranges.items():
             if (id := created_again.get(partition.topic)) is not None:
                 log.error(
-                    "%s was created again: its earlier records are lost; reading the new topic "
-                    "from its beginning",
+                    "%s was recreated: its earlier records are lost; reading the new topic from "
+                    "the beginning",
                     partition.topic,
                 )
                 self._positions.pop(partition, None)
@@ -77,13 +81,13 @@ class BroadcastReader:
             send(self._handler.on_broadcast(found))
 
     def remember(self) -> None:
-        """Remember the positions. Call it after the results of all read records were committed."""
+        """Store the current positions. Call this after all results so far have been committed."""
         if self._consumer is not None:
             for partition in self._consumer.assignment():
                 self._positions[partition] = self._consumer.position(partition)
 
     def close(self) -> None:
-        """Close the consumer. If that raises, call `abandon`."""
+        """Close the consumer. If this raises an error, call `abandon`."""
         if self._consumer is not None:
             self._consumer.close()
             self._consumer = None

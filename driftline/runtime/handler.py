@@ -1,7 +1,7 @@
-"""Define the base class of services, which the loop runs (`driftline.runtime.loop`).
+"""Define the base class of all services, which `driftline.runtime.loop` runs.
 
-A handler never sees a broker and reads only the clock that it was given, so tests can pass it plain
-lists.
+Input: batches of messages. Output: records to publish and offsets to commit. A handler never sees a
+broker and reads only the clock that it was given, so tests can pass it plain lists.
 """
 
 from abc import ABC, abstractmethod
@@ -15,8 +15,10 @@ Output = Sequence[Outgoing | OutgoingBatch]
 
 
 class GroupProgress:
-    """The progress of a group. `positions`: the next offset to read in each partition of this
-    worker; all records before it were handled. `ends`: the log ends, fetched after the positions.
+    """A consumer group's progress.
+
+    `positions` contains the next offset to read in each of this worker's partitions. All records
+    before that offset have been handled. `ends` contains the log ends, fetched after the positions.
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class GroupProgress:
 
     @property
     def lags(self) -> Mapping[TopicPartition, int]:
-        """Return the number of unread offsets (records and markers) of each partition."""
+        """Return each partition's number of unread offsets, including transaction markers."""
         return {
             partition: max(0, self.ends[partition] - position)
             for partition, position in self.positions.items()
@@ -39,17 +41,17 @@ class GroupProgress:
         }
 
     def committed(self) -> Mapping[TopicPartition, Committed]:
-        """Fetch what the whole group has committed for its input topics. Raises BrokerError."""
+        """Fetch the whole group's checkpoints for its input topics. Raises BrokerError."""
         return self._committed()
 
 
 class LogChange(msgspec.Struct, frozen=True):
-    """A change of an input partition's log since the group last read it.
+    """A change in an input partition's log since the group last read it.
 
-    Also: a broadcast topic that was created again while this worker ran, before it is read.
-
-    Reading resumes at `start`. `unread` is the first offset that was deleted before it was read, or
-    None if nothing was lost. `is_new_topic`: the group is not known to have read this topic.
+    A change also reports that a broadcast topic was recreated while this worker was running.
+    Reading resumes at `start`. `unread` is the first offset that was deleted before being read, or
+    None if nothing was lost. `is_new_topic` is True if the group is not known to have read this
+    topic.
     """
 
     partition: TopicPartition
@@ -60,69 +62,72 @@ class LogChange(msgspec.Struct, frozen=True):
 
 
 class Handler(ABC):
-    """The logic of a service. What it publishes must not depend on how records are batched.
+    """A service's logic. Its results must not depend on how records are batched.
 
-    A subclass defines `inputs`, `handle` and `reject`, and overrides the other methods that it
-    needs. Each step of the loop calls them in the order in which they are listed here.
+    A subclass defines `inputs`, `handle` and `reject`, and overrides any other methods it needs.
+    Each step of the loop calls the methods in the order in which they are listed here.
     """
 
     @property
     @abstractmethod
     def inputs(self) -> tuple[str, ...]:
-        """Return the topics to consume as the service's group."""
+        """Return the topics that the service's group consumes."""
 
     @property
     def broadcast_topics(self) -> tuple[str, ...]:
-        """Return the topics that each worker reads completely. They are read to their end before
-        any input."""
+        """Return the topics that every worker reads in full. They are read to their end before the
+        first input record."""
         return ()
 
     def on_broadcast(self, messages: Sequence[Message]) -> Output:
-        """Process records of broadcast topics, each partition in order. Return what to publish."""
+        """Process broadcast records, which are in order within each partition. Return the records
+        to publish."""
         return ()
 
     def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
         """Return the assigned partitions that must not be read now (back-pressure).
 
         `on_broadcast`, `on_tick` and `on_group_progress` are still called while partitions are
-        paused. Pausing a partition discards the records that the client has prefetched, so do not
-        pause for single batches.
+        paused. Pausing a partition discards its prefetched records, so do not pause for single
+        batches.
         """
         return frozenset()
 
     def on_assigned(
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
-        """Rebuild the state of these partitions, which are read from these checkpoints.
+        """Rebuild the state of newly assigned partitions from the checkpoints in `resume`.
 
-        If nothing was committed, the checkpoint is the start of the log, without metadata. Return
-        other offsets to read from, if needed. State from an earlier assignment is gone.
+        If a partition has no committed offset, its checkpoint is the start of its log, without
+        metadata. To read from other offsets, return them. State from an earlier assignment has
+        already been dropped.
         """
         return None
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """Drop the state of these partitions. This worker no longer reads them, or reads them again
-        after a failure."""
+        """Drop these partitions' state. This worker either no longer reads the partitions or will
+        read them again after a failure."""
         return
 
     def on_log_change(self, change: LogChange) -> Output:
-        """Process a change of a partition's log, before its next records. Return what to publish.
+        """Process a change in a partition's log, before the partition's next records.
 
-        A partition for which the group has committed nothing counts as changed.
+        Return the records to publish. Also called for a partition without a committed offset.
         """
         return ()
 
     @abstractmethod
     def handle(self, messages: Sequence[Message]) -> Output:
-        """Process a batch, each partition in order. Return what to publish."""
+        """Process a batch, which is in order within each partition. Return the records to
+        publish."""
 
     @abstractmethod
     def reject(self, message: Message, reason: str) -> Output:
-        """Return the dead letter of an input record that cannot be processed.
+        """Return the dead letter for an input record that cannot be processed.
 
-        Called instead of `handle` for a record that made `handle` or `on_tick` raise, or whose
-        results are too large to send. The handler's state has been rebuilt without this record.
-        Later records of the partition may have been handled already, so the offset to commit must
+        Called instead of `handle` if the record made `handle` or `on_tick` raise an error, or if
+        its results are too large to send. The handler's state has been rebuilt without this record.
+        Later records in the partition may already have been handled, so the offset to commit must
         not decrease.
         """
 
@@ -131,22 +136,25 @@ class Handler(ABC):
         return
 
     def on_tick(self) -> Output:
-        """Return what timers and background work publish. Called after each `handle`, and in each
-        step without records."""
+        """Run timers and collect the results of background work. Return the records to publish.
+
+        Called after each `handle`, and in each step without records.
+        """
         return ()
 
     def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
-        """Return the oldest offsets still needed, with metadata on how far results are published.
+        """Return each partition's oldest offset that is still needed, with metadata on how far its
+        results have been published.
 
-        For a partition that is left out, the loop commits the next offset to handle.
+        For an omitted partition, the loop commits the next offset to handle.
         """
         return {}
 
     def on_committed(self) -> None:
-        """Store what must never be ahead of a commit, such as a cache or a snapshot.
+        """Save state that must never be ahead of a commit, such as a cache or a snapshot.
 
-        Called after the offsets of the last `offsets_to_commit` were committed, and never after a
-        commit that failed. Raises TransactionAborted if the state must be rebuilt.
+        Called after each successful commit of the `offsets_to_commit`, and never after a failed
+        commit. Raises TransactionAborted if the handler's state must be rebuilt.
         """
         return
 

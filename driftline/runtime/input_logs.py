@@ -1,8 +1,8 @@
-"""Compare the committed offsets of a group with the current logs of its input topics.
+"""Compare a group's committed offsets with the current logs of its input topics in Kafka.
 
-Input: committed offsets, and the broker. Output: where to resume, and a `LogChange` if records were
-deleted unread, the topic was created again, or the group reads it for the first time. The metadata
-of each committed offset contains the id of its topic.
+Input: committed offsets, and a broker. Output: the offsets to resume from, and a `LogChange` if
+unread records were deleted, the topic was recreated, or the group reads the topic for the first
+time. Each committed offset's metadata contains its topic's id.
 """
 
 import logging
@@ -23,7 +23,7 @@ _TOPIC_ID = re.compile(r'^\{"topic_id":"([\w.-]*)",?')
 
 
 class ResumePoint(NamedTuple):
-    """The checkpoint to resume from, the range of the log, and its change, if there is one."""
+    """The checkpoint to resume from, the log's range of offsets, and the log's change, if any."""
 
     committed: Committed
     start: int
@@ -32,21 +32,23 @@ class ResumePoint(NamedTuple):
 
 
 class InputLogs:
-    """The logs of one worker's input topics. One object serves all sessions of the worker.
+    """The logs of one worker's input topics. One object serves all of the worker's sessions.
 
-    It remembers the worker's newest commits, for two reasons. Kafka deletes committed offsets
-    together with their topic. And after a crash, a broker (4.1.0) may answer for minutes that the
-    group has committed nothing. Reading everything again would then publish all results twice.
+    It remembers the worker's latest commits, for two reasons. First, Kafka deletes a topic's
+    committed offsets together with the topic. Second, for minutes after a crash, a broker (Kafka
+    4.1.0) may report that the group has committed nothing. Reading everything again would then
+    publish all results twice.
     """
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._ids: dict[str, str] = {}  # ids of the topics, updated by `compare`
-        # The newest known commit of each partition. `remember` and `_check_commits` set it; the
-        # latter also removes partitions that other workers have now.
+        # Topic ids by name. Updated by `compare` and `compare_broadcasts`.
+        self._ids: dict[str, str] = {}
+        # Each partition's latest known commit. Set by `remember` and `_check_commits`. The latter
+        # also removes partitions that now belong to other workers.
         self._known: dict[TopicPartition, Committed] = {}
-        # A transaction may have committed newer offsets than `_known`. Set by `expect`, reset by
-        # `remember` and when Kafka returns the committed offsets.
+        # True if a transaction may have committed newer offsets than `_known`. Set by `expect`,
+        # reset by `remember` and when Kafka returns the committed offsets.
         self._is_outcome_unknown = False
 
     def partitions(self, topics: Iterable[str]) -> tuple[TopicPartition, ...]:
@@ -67,9 +69,12 @@ class InputLogs:
         partitions: Iterable[TopicPartition],
         found: Mapping[TopicPartition, Committed] | None,
     ) -> dict[TopicPartition, ResumePoint]:
-        """Return where to resume, given the committed offsets of all partitions of this worker, or
-        None to ignore them. Raises BrokerError, and BrokerUnavailable if Kafka has no offsets of a
-        partition for which this worker knows some, and they may not be the newest."""
+        """Return each partition's resume point.
+
+        `found` contains the committed offsets of all of this worker's partitions, or is None to
+        ignore them. Raises BrokerError. Raises BrokerUnavailable if Kafka lacks a committed offset
+        that this worker remembers, but the remembered offset may be outdated.
+        """
         wanted = list(partitions)
         topics = sorted({partition.topic for partition in wanted})
         spans: dict[TopicPartition, OffsetRange] = {}
@@ -87,9 +92,9 @@ class InputLogs:
         }
 
     def compare_broadcasts(self, topics: Iterable[str]) -> dict[str, str]:
-        """Return the new ids of the topics that were created again since the last call with them.
+        """Return the new ids of topics that were recreated since the last call with these topics.
 
-        From now on, `have_changed` checks these topics too. Raises BrokerError.
+        From now on, `have_changed` also checks these topics. Raises BrokerError.
         """
         admin = self._broker.admin()
         try:
@@ -101,8 +106,7 @@ class InputLogs:
         return changed
 
     def have_changed(self) -> bool:
-        """Return whether a topic was created again since it was last compared. Raises
-        BrokerError."""
+        """Return whether a topic was recreated since it was last compared. Raises BrokerError."""
         admin = self._broker.admin()
         try:
             ids = admin.topic_ids(sorted(self._ids))
@@ -113,7 +117,7 @@ class InputLogs:
     def committed(
         self, offsets: Mapping[TopicPartition, Committed]
     ) -> dict[TopicPartition, Committed]:
-        """Return these offsets to commit with the ids of their topics in the metadata."""
+        """Return the offsets to commit, with each topic's id added to the metadata."""
         return {
             partition: _with_topic_id(at, self._ids.get(partition.topic, ""))
             for partition, at in offsets.items()
@@ -124,16 +128,16 @@ class InputLogs:
         self._is_outcome_unknown = True
 
     def remember(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Remember what was committed."""
+        """Store offsets that have been committed."""
         self._is_outcome_unknown = False
         self._known |= offsets
 
     def _check_commits(
         self, wanted: Sequence[TopicPartition], found: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, Committed]:
-        """Return the committed offsets, with those that Kafka has lost, or not loaded yet.
+        """Return the committed offsets, including offsets that Kafka has lost or not yet loaded.
 
-        The topic's id tells such a partition from one whose topic was created again.
+        If a topic was recreated, which its id shows, its old offsets are not included.
         """
         known = {
             partition: self._known[partition] for partition in wanted if partition in self._known
@@ -149,13 +153,13 @@ class InputLogs:
             where = f"{first.topic}[{first.partition}]"
             if self._is_outcome_unknown or not all(p in found or p in known for p in wanted):
                 raise BrokerUnavailable(
-                    f"Kafka returns no committed offset of {where}, although this worker knows one",
-                    hint="restart the broker that coordinates the group, so that it loads its "
-                    "offsets again; if they were deleted on purpose, restart this service",
+                    f"Kafka returns no committed offset for {where}, but this worker remembers one",
+                    hint="restart the broker that coordinates the group, so that it reloads the "
+                    "offsets; if the offsets were deleted on purpose, restart this service",
                 )
             log.error(
-                "Kafka returns no committed offsets of %d partitions, such as %s, although this "
-                "worker committed some: resuming at these",
+                "Kafka returns no committed offsets for %d partitions, such as %s: resuming at the "
+                "offsets that this worker committed",
                 len(missing),
                 where,
             )
@@ -169,7 +173,7 @@ class InputLogs:
         self, partition: TopicPartition, found: Committed | None, span: OffsetRange
     ) -> ResumePoint:
         topic_id = self._ids.get(partition.topic, "")
-        if found is None:  # never committed, or deleted by Kafka together with the topic
+        if found is None:  # nothing was committed, or Kafka deleted it with the topic
             before = self._known.get(partition)
             is_other = before is not None and without_topic_id(before)[0] != topic_id
             unread = handled(before) if is_other else None
@@ -177,16 +181,16 @@ class InputLogs:
             return ResumePoint(Committed(span.start), *span, change)
         known, at = without_topic_id(found)
         unread = handled(at)
-        # The topic was created again: its id has changed, or, if no id was committed, the committed
-        # offset is beyond the end of the log.
+        # The topic was recreated if its id has changed or, when no id was committed, if the
+        # committed offset is beyond the end of the log.
         if (known and known != topic_id) or (not known and at.offset > span.end):
             change = LogChange(partition, topic_id, span.start, unread, is_new_topic=True)
             return ResumePoint(Committed(span.start), *span, change)
         if at.offset <= span.end < unread:
             log.warning(
-                "%s[%d]: the metadata of the committed offset %d states that results up to %d are "
-                "published, but the log ends at %d: ignoring the metadata and publishing results "
-                "from the committed offset on again",
+                "%s[%d]: the metadata of committed offset %d states that results up to offset %d "
+                "have been published, but the log ends at %d: ignoring the metadata and "
+                "republishing all results from the committed offset onwards",
                 partition.topic,
                 partition.partition,
                 at.offset,
@@ -197,14 +201,14 @@ class InputLogs:
         if unread < span.start:  # unread records were deleted
             change = LogChange(partition, topic_id, span.start, unread)
             return ResumePoint(Committed(span.start, at.metadata), *span, change)
-        if not known:  # committed by an old version, or by a tool that moves offsets
+        if not known:  # committed by an old version, or by a tool that resets offsets
             change = LogChange(partition, topic_id, unread, is_new_topic=True)
             return ResumePoint(at, *span, change)
         return ResumePoint(at, *span, None)
 
 
 def _with_topic_id(at: Committed, topic_id: str) -> Committed:
-    """Put the id of the topic in front of the metadata.
+    """Prepend the topic's id to the metadata.
 
     >>> _with_topic_id(Committed(7, '{"watermark":5}'), "abc").metadata
     '{"topic_id":"abc","watermark":5}'
@@ -218,7 +222,7 @@ def _with_topic_id(at: Committed, topic_id: str) -> Committed:
 
 
 def without_topic_id(at: Committed) -> tuple[str, Committed]:
-    """Return the topic's id, empty if it is unknown, and the offset and metadata of the handler.
+    """Return the topic's id (empty if unknown) and the checkpoint with the handler's own metadata.
 
     >>> without_topic_id(Committed(7, '{"topic_id":"abc","watermark":5}'))
     ('abc', Committed(offset=7, metadata='{"watermark":5}'))
@@ -231,8 +235,8 @@ def without_topic_id(at: Committed) -> tuple[str, Committed]:
 
 
 def lost_unread(change: LogChange, outcomes: str) -> list[Outgoing]:
-    """Return the watermark for the topic `outcomes` that reports offsets deleted before they were
-    read. The list is empty if none were deleted."""
+    """Return a watermark, for the topic `outcomes`, that reports offsets deleted before they were
+    read. Return an empty list if no unread offsets were deleted."""
     if change.unread is None:
         return []
     topic, partition = change.partition
@@ -246,12 +250,12 @@ def loss_message(change: LogChange) -> str:
     topic, partition = change.partition
     if change.is_new_topic:
         return (
-            f"{topic} was created again: records of {topic}[{partition}] from offset "
-            f"{change.unread} on were not read; resuming at offset {change.start} of the new topic"
+            f"{topic} was recreated: records of {topic}[{partition}] from offset {change.unread} "
+            f"onwards were never read; resuming at offset {change.start} of the new topic"
         )
     assert change.unread is not None
     return (
         f"{topic}[{partition}]: offsets {change.unread} to {change.start - 1} were deleted before "
-        f"they were read; resuming at {change.start}. Raise the topic's "
-        "retention above the longest downtime"
+        f"they were read; resuming at {change.start}. Set the topic's "
+        "retention longer than your longest downtime"
     )

@@ -1,8 +1,8 @@
-"""Run a service: poll records, have its handler process them, send the results, commit offsets.
+"""Run a service on Kafka: poll records, call its handler, send the results, commit offsets.
 
-A service is a `Handler` run by this loop. The handler turns records into records and returns the
-offsets to commit. The loop and its session guarantee delivery: with exactly-once, no record is lost
-and no result is published twice; with at-least-once, no record is lost.
+Input: a `Handler`, which turns records into results and returns the offsets to commit, and a
+broker. Output: published results and committed offsets. With exactly-once, no record is lost and no
+result is published twice; with at-least-once, no record is lost.
 """
 
 import ctypes
@@ -30,53 +30,55 @@ from driftline.runtime.session import Session
 
 log = logging.getLogger(__name__)
 
-# A transaction of one record takes 11 ms at the median; for 200 ms of batches that is negligible.
+# A one-record transaction takes a median of 11 ms, which is negligible every 200 ms.
 COMMIT_INTERVAL_S = 0.2
-# Without transactions, each commit waits for all acknowledgements. Once a second costs little
-# speed, and the successor of a killed worker repeats little.
+# Without transactions, each commit waits for all acknowledgements. At one commit a second, this
+# costs little speed, and a killed worker's successor repeats little work.
 AT_LEAST_ONCE_INTERVAL_S = 1.0
-# The interval of `on_group_progress`. Each call costs a round trip to the broker.
+# The interval between calls of `on_group_progress`, each of which costs a round trip to the broker.
 PROGRESS_INTERVAL_S = 1.0
-# The session is replaced after more aborted transactions in a row than this.
+# After more than this many consecutive aborted transactions, the session is replaced.
 MAX_ABORTS_IN_A_ROW = 5
-# The wait before a failed session is replaced. It doubles with each failure, up to the longest.
+# The wait before a failed session is replaced. It doubles with each failure, up to a maximum.
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 15.0
-# A worker that is fenced twice within this time has a live rival in its slot.
+# If a worker is fenced twice within this time, another live worker has the same slot.
 RIVAL_WITHIN_S = 60.0
 
 OnConnection = Callable[[str | None], None]
 
 
 class Loop:
-    """Run one handler on one broker. Each `step` calls the methods of the `Handler` as follows:
+    """Run one handler on one broker. Each `step` calls the handler's methods as follows:
 
-    1. Open a session if there is none: fence a predecessor's transaction, then join the group.
-    2. Pass new records of the broadcast topics to `on_broadcast`. The first step of a session reads
+    1. If no session is open, open one: fence the predecessor's transaction, then join the group.
+    2. Pass new records of the broadcast topics to `on_broadcast`. A session's first step reads
        these topics to their end.
-    3. Pause the `paused_partitions`, and resume the others.
+    3. Pause the `paused_partitions` and resume all other partitions.
     4. Poll. Partitions may be assigned or revoked during this call (`on_assigned`, `on_revoked`).
        The session commits before partitions are revoked, because it cannot do so later. Then pass
-       changes of the logs to `on_log_change`.
-    5. Call `handle` with the batch, then `on_tick`. Between them, call `on_group_progress` if
-       partitions were assigned or the last call was a second ago. A record that makes these calls
-       fail goes to `reject` instead.
+       log changes to `on_log_change`.
+    5. Call `handle` with the batch, then `on_tick`. Between these calls, call `on_group_progress`
+       if partitions were assigned or its last call was a second ago. If a record makes one of the
+       calls fail, pass the record to `reject` instead.
     6. Send the results and dead letters in the order of the input records. With exactly-once, the
-       first record begins a transaction. Only now advance the positions past the batch.
+       first record sent begins a transaction. Only then advance the positions past the batch.
     7. If `commit_interval_s` has passed since the last commit, commit the `offsets_to_commit`
        (`Session.commit`), then call `on_committed`.
 
     A failure can leave the handler's state ahead of the results that were sent. The offsets to
     commit come from that state, so committing them would lose results. Therefore nothing is
-    committed after a failure until that state is rebuilt:
+    committed after a failure until the state has been rebuilt:
 
     - If a transaction is aborted, readers see none of its records. The handler drops its
       partitions and is assigned them again at the committed offsets.
-    - If the data of a batch made the handler fail, the same happens. Then the batch is handled in
-      smaller and smaller chunks until its bad records are dead letters
-      (`driftline.runtime.bad_record_isolation`).
-    - After any other failure the session is abandoned and the error is raised. The next step opens
-      a new one. If an input topic was created again, the session commits before that.
+    - If a batch's data makes the handler fail, the handler is also assigned its partitions again.
+      The batch is then handled in smaller and smaller chunks until its bad records have become
+      dead letters (`driftline.runtime.bad_record_isolation`).
+    - After any other failure, the session is abandoned and the error is raised. The next step opens
+      a new session.
+
+    If an input topic was recreated, the session commits and is abandoned, without raising an error.
     """
 
     def __init__(
@@ -92,10 +94,10 @@ class Loop:
         commit_interval_s: float | None = None,
         on_connection: OnConnection = lambda problem: None,
     ) -> None:
-        """Prepare a loop. It connects in its first step.
+        """Prepare a loop, which connects in its first step.
 
-        `on_connection` is called with the reason after each failure of Kafka, and with None once
-        Kafka works again.
+        `on_connection` is called with the reason after each Kafka failure, and with None once Kafka
+        works again.
         """
         self._handler = handler
         self._broker = broker
@@ -109,32 +111,32 @@ class Loop:
                 COMMIT_INTERVAL_S if self._exactly_once else AT_LEAST_ONCE_INTERVAL_S
             )
         self._commit_interval_s = commit_interval_s
-        self._last_commit_s = clock.monotonic()  # set by `_commit`, even if it has nothing to do
-        # When `on_group_progress` is due.
+        self._last_commit_s = clock.monotonic()  # set by `_commit`, even if nothing is committed
+        # When the next `on_group_progress` is due.
         self._next_progress_s = self._last_commit_s + PROGRESS_INTERVAL_S
-        # Opened by `step`. None again once it is abandoned, so that `close` cannot commit after a
+        # Opened by `step`. Reset to None when abandoned, so that `close` cannot commit after a
         # failure.
         self._session: Session | None = None
-        # These three outlive the sessions.
+        # The next three objects outlive all sessions.
         self._logs = InputLogs(broker)
         self._broadcasts = BroadcastReader(
             handler, broker, self._logs, client_id=self._client_id, max_records=max_records
         )
         self._isolation = Isolation()
-        self._aborts = 0  # consecutive aborts; reset by a commit, or when they exceed the limit
+        self._aborts = 0  # consecutive aborts; reset by a commit and beyond the limit
         self._on_connection = on_connection
-        self._problem_since_s: float | None = None  # first failure; None once Kafka works again
+        self._problem_since_s: float | None = None  # time of first failure; None if Kafka works
         self._failures = 0  # failed sessions since Kafka last worked
         self._fenced_s = float("-inf")  # when this worker was last fenced; never reset
-        # Positions that last made the loop replace its clients; never reset.
+        # The stalled positions for which clients were last replaced; never reset.
         self._stuck_at: dict[TopicPartition, int] = {}
 
     def step(self, timeout_s: float) -> bool:
-        """Do one iteration and return whether it did any work.
+        """Run one iteration and return whether it did any work.
 
-        Wait up to `timeout_s` for records. Raises BrokerError if the broker cannot be reached or
-        rejects a request, and errors of the handler that the data cannot have caused. The next step
-        then starts from the committed offsets.
+        Waits up to `timeout_s` for records. Raises BrokerError if the broker is unreachable or
+        rejects a request, and any handler error that the data cannot have caused. After an error,
+        the next step starts from the committed offsets.
         """
         session = self._session or self._open()
         try:
@@ -155,8 +157,8 @@ class Loop:
     def run(self, stop: threading.Event, *, max_wait_s: float) -> None:
         """Call `step` until `stop` is set, then commit and close.
 
-        After an error of Kafka or the model store, wait and open a new session. Raises the other
-        errors of `step`, and InstanceFenced if this worker is fenced twice within a minute.
+        After an error from Kafka or the model store, wait and open a new session. Raises all other
+        errors from `step`, and InstanceFenced if this worker is fenced twice within a minute.
         """
         try:
             while not stop.is_set():
@@ -171,7 +173,7 @@ class Loop:
                     log.warning("the model store is unavailable, retrying: %s", error.message)
                     pause_s = LONGEST_BACKOFF_S
                 if pause_s:
-                    # In another thread: freeing a client may block while the broker is unreachable.
+                    # Freeing a client may block while the broker is unreachable, so use a thread.
                     threading.Thread(target=_free_memory, name="driftline-gc", daemon=True).start()
                     stop.wait(pause_s)
         finally:
@@ -185,7 +187,7 @@ class Loop:
     def close(self) -> None:
         """Commit, leave the group and close the handler. Safe to call twice and after a failure.
 
-        If the broker fails, log this and abandon the session.
+        If the broker fails, log the failure and abandon the session.
         """
         session, self._session = self._session, None
         try:
@@ -193,7 +195,7 @@ class Loop:
                 session.close()
         except BrokerError as error:
             log.warning(
-                "closed without a last commit; the next start handles its records again: %s",
+                "closed without a final commit; uncommitted records will be handled again: %s",
                 error,
             )
             assert session is not None
@@ -227,7 +229,7 @@ class Loop:
         return busy or bool(messages)
 
     def _process(self, session: Session, messages: Messages, *, is_last: bool) -> bool:
-        """Handle records and send the results. Return False if they must be read again."""
+        """Handle records and send the results. Return False if the records must be read again."""
         if self._isolation.quarantines(messages):
             return True
         output: list[Outgoing | OutgoingBatch] = []
@@ -238,8 +240,8 @@ class Loop:
                 self._report_progress(session)
             output.extend(self._handler.on_tick())
 
-        # Earlier records may still wait to become dead letters. Settle them before sending these
-        # results, because readers drop results that are out of order as repeats.
+        # Earlier culprits may still be waiting to become dead letters. Settle them before sending
+        # these results, because readers drop out-of-order results as duplicates.
         if not (
             self._attempt(session, messages, handle)
             and self._settle_culprits(session, is_idle=False)
@@ -253,8 +255,8 @@ class Loop:
         return True
 
     def _attempt(self, session: Session, messages: Messages, work: Callable[[], None]) -> bool:
-        """Do this work with records. If they make it fail, rewind, so that they are read again in
-        smaller chunks, and return False."""
+        """Call `work` and return True. If the records make it fail, rewind so that they are read
+        again in smaller chunks, and return False."""
         try:
             work()
             return True
@@ -277,8 +279,8 @@ class Loop:
         return False
 
     def _settle_culprits(self, session: Session, *, is_idle: bool) -> bool:
-        """Send the dead letters of culprits. Return False if records must be read again first,
-        because a culprit failed only once."""
+        """Send culprits as dead letters and return True. If a culprit has failed only once, rewind
+        so that it is read again, and return False."""
         if self._isolation.try_again(is_idle=is_idle):
             session.rewind()
             return False
@@ -301,7 +303,7 @@ class Loop:
         if now_s < self._next_progress_s and not session.was_assigned:
             return
         if self._isolation.is_unproven:
-            return  # the consumer is past records that the handler did not process
+            return  # positions are past records that the handler has not processed
         self._next_progress_s = now_s + PROGRESS_INTERVAL_S
         try:
             works = session.report_progress()
@@ -316,12 +318,12 @@ class Loop:
                 self._works()
 
     def _check_stuck(self, session: Session) -> None:
-        """Raise Stuck, once for the same positions. New clients may be able to read on."""
+        """Raise Stuck if reading has stalled, but only once for the same positions."""
         stuck_at = session.stuck_at
         if stuck_at and stuck_at != self._stuck_at:
             self._stuck_at = dict(stuck_at)
             raise Stuck(
-                "no records arrive although the log has unread ones; retrying with new clients"
+                "no records arrive, but the log has unread records; retrying with new clients"
             )
 
     # ---- sessions -------------------------------------------------------------------------------
@@ -346,7 +348,7 @@ class Loop:
             session.abandon()
 
     def _count_abort(self, error: TransactionAborted) -> None:
-        """Log that a transaction was aborted. Raises the error again after too many in a row."""
+        """Log an aborted transaction. After too many consecutive aborts, raise the error again."""
         self._aborts += 1
         if self._aborts > MAX_ABORTS_IN_A_ROW:
             self._aborts = 0
@@ -359,8 +361,8 @@ class Loop:
         return min(backoff_s, LONGEST_BACKOFF_S)
 
     def _check_rival(self, error: BrokerError) -> None:
-        """Raise the second InstanceFenced within a minute. One alone does not prove that there is a
-        rival, because a stalled broker fences members, too."""
+        """Raise the second InstanceFenced error within a minute. The first does not prove that a
+        rival exists, because a stalled broker also fences members."""
         if isinstance(error, InstanceFenced):
             now_s = self._clock.monotonic()
             if now_s - self._fenced_s < RIVAL_WITHIN_S:
@@ -385,11 +387,11 @@ class Loop:
 
 
 def _free_memory() -> None:
-    """Free failed clients that only reference cycles keep, and return unused memory to the system.
+    """Free failed clients that only reference cycles keep alive, and return memory to the system.
 
-    glibc does not return free memory between blocks that are still in use. Without `malloc_trim`,
-    a process that used 30 MB kept 50 MB of free memory after ten outages. Other C libraries do not
-    have this function.
+    glibc does not return free memory that lies between blocks still in use. Without `malloc_trim`,
+    a process that used 30 MB retained 50 MB of free memory after ten outages. Other C libraries
+    lack this function.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -1,8 +1,8 @@
-"""Track the max position of a partition, so that no single record can advance it far.
+"""Compute a partition's max position so that no single record can advance it far (no I/O).
 
-Input: the positions of the records of a partition, in its order. Output: which of them are
-implausibly far ahead. The result depends only on the records of the partition, not on batches,
-restarts, other partitions or the wall clock.
+Input: the positions of a partition's records, in log order. Output: the max position, and the
+records that are implausibly far ahead of it. The result depends only on the partition's records,
+not on batches, restarts, other partitions or the wall clock.
 """
 
 from collections.abc import Sequence
@@ -15,39 +15,39 @@ from msgspec import Meta
 
 from driftline.wire.commit_metadata import Position, Step
 
-# The number of consecutive records that must be ahead until the clock accepts them. So a stream
-# that was silent for a month continues after ten records. If a producer with a wrong clock sends a
-# third of the partition's records, ten of them are consecutive once in 60,000 records. Nine
-# consecutive ones have no effect.
+# The number of consecutive records that must be ahead before the clock accepts them. With ten, a
+# stream that was silent for a month continues after ten records. If a producer with a wrong clock
+# sends a third of a partition's records, a run of ten such records occurs once in 60,000 records.
+# A run of nine has no effect.
 AGREEING: Final = 10
-# In a partition with few records, a step from one to the next may be longer than any fixed limit.
-# So a step is also plausible up to `_LONGER` times the longest of the last `_STEPS` steps. Gaps
-# between independent records are longer once in 10^5.
+# In a sparse partition, the step from one record to the next may exceed any fixed limit. So a step
+# is also plausible if it is at most `_LONGER` times the longest of the last `_STEPS` steps. A gap
+# between independent records exceeds this only once in 10^5 records.
 _LONGER: Final = 4
 _STEPS: Final = 8
-# The limits for the axis that windows do not use. Cooldowns and budgets may be measured on it, and
-# there is no window whose length could be the limit.
+# The limits on the axis (event time or rows) that the stream's windows do not use. Cooldowns and
+# budgets may be measured on that axis, but it has no window length to serve as the limit.
 MAX_AHEAD_US: Final = 7 * 86_400_000_000
 MAX_AHEAD_ROWS: Final = 1_000_000
 
 
 class ClockState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state of a clock between two records, stored in the metadata of a commit."""
+    """A clock's state between two records, stored in a commit's metadata."""
 
-    # The largest accepted position. The field keeps its first name in the JSON.
+    # The largest accepted position. In the JSON, this field still has its original name.
     max_position: Position | None = msgspec.field(name="reached", default=None)
-    steps: tuple[Step, ...] = ()  # the last steps forward, at most `_STEPS`
-    # Positions of the consecutive records ahead, until they are accepted.
+    steps: tuple[Step, ...] = ()  # the most recent forward steps, at most `_STEPS`
+    # Positions of consecutive records that are ahead and not yet accepted.
     ahead: Annotated[tuple[Position, ...], Meta(max_length=AGREEING)] = ()
 
 
 class PartitionClock:
-    """The clock of one partition.
+    """One partition's clock.
 
-    A record is ahead if its position exceeds the largest accepted position by more than
-    `max_ahead`, or by more than four times the longest recent step if that is larger. Records
-    ahead advance the clock only when `AGREEING` of them are consecutive. The first record has no
-    earlier ones to compare it with: it is ahead if its position exceeds `latest_start`.
+    A record is ahead if its position exceeds the largest accepted position both by more than
+    `max_ahead` and by more than four times the longest recent step. Such records advance the clock
+    only when `AGREEING` of them are consecutive. The first record cannot be compared with earlier
+    records, so it is ahead if its position exceeds `latest_start`.
 
     >>> clock = PartitionClock(max_ahead=100)
     >>> clock.take([1, 2, 9_999, 3]), clock.max_position
@@ -64,16 +64,17 @@ class PartitionClock:
         self._max_ahead = max_ahead
         self._steps = list(state.steps)
         self._ahead = list(state.ahead)
-        # The largest plausible position of the first record, None if unknown. Set by the owner.
+        # The first record's largest plausible position, or None if unknown. Set by the clock's
+        # owner.
         self.latest_start: int | None = None
 
     @property
     def state(self) -> ClockState:
-        """Return the state for a clock that continues from here."""
+        """Return the state from which another clock can continue."""
         return ClockState(self.max_position, tuple(self._steps), tuple(self._ahead))
 
     def take(self, positions: Sequence[int]) -> list[int]:
-        """Take the positions of the next records; return the indices of those that are ahead."""
+        """Process the next records' positions. Return the indices of records that are ahead."""
         if not positions:
             return []
         if not self._ahead and (self.max_position is not None or self._may_start_at(positions[0])):
@@ -88,7 +89,7 @@ class PartitionClock:
         return [place for place, position in enumerate(positions) if not self.believes(position)]
 
     def believes(self, position: int) -> bool:
-        """Take the position of the next record; return False if the record is ahead."""
+        """Process the next record's position. Return False if the record is ahead."""
         if self.max_position is None:
             if self._may_start_at(position):
                 self._ahead.clear()
@@ -112,8 +113,10 @@ class PartitionClock:
         return max(self._max_ahead, _LONGER * max(self._steps, default=0))
 
     def _agree(self) -> int:
-        """Advance to the records ahead, as far as the steps between them are plausible. Return the
-        position that the clock then has."""
+        """Advance through the records that are ahead while the steps between them are plausible.
+
+        Return the clock's new max position.
+        """
         ordered = sorted(self._ahead)
         # Use the smaller half of the gaps, because some of these positions may be wrong.
         gaps = sorted(b - a for a, b in pairwise(ordered))
@@ -125,7 +128,7 @@ class PartitionClock:
             if position > self.max_position + limit:
                 break
             self.max_position = position
-        # Store this leap as a step, too. If times are dates, the step to the next day is as long.
+        # Also store the leap as a step. If event times are dates, the next day's step is as long.
         if leap:
             self._steps.insert(0, leap)
         self._ahead = [position for position in self._ahead if position > self.max_position]

@@ -1,7 +1,7 @@
-"""Manage the Kafka clients of one worker, from joining its group until they fail or are closed.
+"""Manage one worker's Kafka clients, from joining the group until they fail or are closed.
 
-Input: a handler and a broker. Output: batches to handle, records sent, offsets committed. It
-commits only offsets of handled records. After a failure the loop rewinds or abandons it.
+Input: a handler and a broker. Output: batches to handle, records sent, offsets committed. A session
+commits only offsets of handled records. After a failure, the loop rewinds or abandons the session.
 """
 
 import logging
@@ -25,21 +25,21 @@ from driftline.wire.commit_metadata import handled
 
 log = logging.getLogger(__name__)
 
-# An abandoned transaction hides later records, also those of other workers, until it times out.
+# Until an abandoned transaction times out, it hides all workers' later records from readers.
 TRANSACTION_TIMEOUT_S = 10.0
 # Topic ids are compared after this many calls of `report_progress`, about every 10 s. This detects
-# a topic that was created again even if its new log contains the old position.
+# a recreated topic even if the new log contains the old position.
 _CHECKS_BETWEEN_IDS = 10
-# The clients are replaced if unread records do not arrive for this many calls of `report_progress`,
-# or 100 s.
+# If unread records do not arrive for this many calls of `report_progress`, about 100 s, the loop
+# replaces the clients.
 _PATIENT_CHECKS = 100
 
 
 class Session:
-    """One membership in the group of a service, with the producer and the broadcast consumer.
+    """One membership in a service's group, with a producer and a broadcast consumer.
 
-    `on_reread` is called when uncommitted records will be read again, here or by another worker.
-    Raises BrokerError if the broker cannot be reached or rejects a request.
+    `on_reread` is called when uncommitted records will be read again, by this worker or another.
+    Raises BrokerError if the broker is unreachable or rejects a request.
     """
 
     def __init__(
@@ -62,25 +62,25 @@ class Session:
         self._max_records = max_records
         self._logs = logs
         self._broadcasts = broadcasts
-        # Found by an assignment or `_recover_position`; `poll` passes them to the handler and
-        # empties it.
+        # Log changes found by an assignment or `_recover_position`. `poll` passes them to the
+        # handler and clears the list.
         self._changes: list[LogChange] = []
-        self._checks = 0  # calls of `report_progress` since topic ids were compared
-        # Positions below the log's end at the last check, without paused partitions.
+        self._checks = 0  # calls of `report_progress` since topic ids were last compared
+        # At the last check, positions below the log's end in partitions that were not paused.
         self._behind: dict[TopicPartition, int] = {}
         self._checks_without_progress = 0  # reset when `_behind` changes or is empty
         self._on_reread = on_reread
-        self._in_transaction = False  # set by `_begin`, reset by a commit or with a new producer
-        self.is_dirty = False  # something was handled or sent since the last commit or rewind
-        self.was_assigned = False  # by an assignment or rewind since the last `report_progress`
-        self.paused: frozenset[TopicPartition] = frozenset()  # set before each poll
-        # Next offset to handle of each assigned partition. It is set by an assignment, advanced
-        # only after results were sent, and removed by a revocation.
+        self._in_transaction = False  # set by `_begin`; reset by a commit or a new producer
+        self.is_dirty = False  # records were handled or sent since the last commit or rewind
+        self.was_assigned = False  # set by an assignment or rewind; reset by `report_progress`
+        self.paused: frozenset[TopicPartition] = frozenset()  # updated before each poll
+        # The next offset to handle in each assigned partition. Set by an assignment, advanced only
+        # after results have been sent, and removed by a revocation.
         self._positions: dict[TopicPartition, int] = {}
-        # Set like `_positions`, but never advanced: results of records before it are committed, so
-        # they are read only to rebuild the handler's state.
+        # Set like `_positions`, but never advanced. The results of records before this offset are
+        # committed, so those records are read only to rebuild the handler's state.
         self._unread: dict[TopicPartition, int] = {}
-        self._all_partitions: tuple[TopicPartition, ...] | None = None  # set at the first use
+        self._all_partitions: tuple[TopicPartition, ...] | None = None  # fetched on first use
         self._producer = self._new_producer()
         try:
             self._consumer = self._join(group)
@@ -89,7 +89,7 @@ class Session:
             raise
 
     def _join(self, group: str) -> Consumer:
-        # With an instance id, a worker that is restarted in its slot gets its partitions at once.
+        # With an instance id, a worker restarted in its slot gets its partitions immediately.
         consumer = self._broker.consumer(
             group, client_id=self._client_id, instance_id=self._client_id
         )
@@ -105,9 +105,10 @@ class Session:
     # ---- input ----------------------------------------------------------------------------------
 
     def poll(self, timeout_s: float) -> Messages:
-        """Return the next records of the partitions that are not paused.
+        """Return the next records of partitions that are not paused.
 
-        Raises TopicRecreated after committing; the session must then be abandoned.
+        If a topic was recreated, commits and raises TopicRecreated. The caller must then abandon
+        the session.
         """
         if self._checks >= _CHECKS_BETWEEN_IDS:
             self._checks = 0
@@ -125,27 +126,27 @@ class Session:
         return self._undo_poll(Messages.of(found))
 
     def handled(self, messages: Messages) -> None:
-        """Advance the positions past these records. Call it after their results were sent."""
+        """Advance positions past these records. Call this after their results have been sent."""
         for partition, at in messages.runs:
             next_offset = messages[at.stop - 1].offset + 1
             self._positions[partition] = max(next_offset, self._positions.get(partition, 0))
         self.is_dirty = True
 
     def was_handled_before(self, message: Message) -> bool:
-        """Return whether a record is read only to rebuild the handler's state."""
+        """Return whether a record is being read only to rebuild the handler's state."""
         partition = TopicPartition(message.topic, message.partition)
         return message.offset < self._unread.get(partition, 0)
 
     @property
     def positions(self) -> Mapping[TopicPartition, int]:
-        """Return the next offset to handle of each assigned partition."""
+        """Return the next offset to handle in each assigned partition."""
         return self._positions
 
     def report_progress(self) -> bool:
         """Pass the group's progress to the handler. Return whether this proves that Kafka works.
 
-        Without partitions no request is sent, so only a new assignment proves it, even if empty.
-        Unread records must be read first, because that may fail. The next commit then proves it.
+        Without partitions, no request is sent, so only a new assignment proves it, even an empty
+        one. If there are unread records, reading them may fail, so only the next commit proves it.
         """
         was_assigned, self.was_assigned = self.was_assigned, False
         self._checks += 1
@@ -171,7 +172,7 @@ class Session:
 
     @property
     def stuck_at(self) -> Mapping[TopicPartition, int]:
-        """Return the positions of partitions with unread records, if none has advanced for long."""
+        """Return the positions of partitions with unread records if none advanced for 100 s."""
         return self._behind if self._checks_without_progress >= _PATIENT_CHECKS else {}
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
@@ -181,8 +182,8 @@ class Session:
         return {partition: without_topic_id(at)[1] for partition, at in found.items()}
 
     def read_broadcasts(self) -> bool:
-        """Pass new records of the broadcast topics to the handler. Return whether there were any.
-        The first call reads the topics to their end and returns True."""
+        """Pass new records of the broadcast topics to the handler. Return whether records arrived.
+        If there are broadcast topics, the first call reads them to their end and returns True."""
         found = self._broadcasts.read(self.send)
         self.is_dirty = self.is_dirty or found
         return found
@@ -190,9 +191,9 @@ class Session:
     # ---- partitions -----------------------------------------------------------------------------
 
     def rewind(self) -> None:
-        """Abort what was not committed and resume at the committed offsets. Raises BrokerError."""
+        """Drop uncommitted results and resume at the committed offsets. Raises BrokerError."""
         self._replace_producer()
-        self._broadcasts.abandon()  # read again from the positions of the last commit
+        self._broadcasts.abandon()  # to read again from the positions of the last commit
         self.is_dirty = False
         partitions = sorted(self._consumer.assignment())
         self._drop(partitions)
@@ -203,7 +204,8 @@ class Session:
         found = self._logs.compare(partitions, self._consumer.committed(partitions))
         starts = dict(self._handler.on_assigned({p: at.committed for p, at in found.items()}) or {})
         for partition, at in found.items():
-            # The log may start later. Only the loss of unhandled records is reported as a change.
+            # The log may start after the committed offset. A `LogChange` reports the loss only if
+            # unhandled records were deleted.
             start = max(starts.get(partition, at.committed.offset), at.start)
             self._consumer.seek(partition, start)
             self._positions[partition] = start
@@ -212,8 +214,8 @@ class Session:
         self.was_assigned = True
 
     def _recover_position(self, partition: TopicPartition) -> None:
-        """Move a position that is outside of its log to the nearest offset in the log, and report
-        lost records. Raises TopicRecreated, BrokerError."""
+        """Move a position that is outside its log to the nearest offset in the log, and report lost
+        records. Raises TopicRecreated or BrokerError."""
         position = self._consumer.position(partition)
         self._check_topics()
         (found,) = self._logs.compare([partition], None).values()
@@ -224,7 +226,7 @@ class Session:
         start = max(position, found.start)
         if position > found.end:
             log.error(
-                "%s[%d] ends at offset %d, but offset %d was read before: Kafka has lost records",
+                "%s[%d] ends at offset %d, but was already read up to %d: Kafka has lost records",
                 *partition,
                 found.end,
                 position,
@@ -234,11 +236,11 @@ class Session:
         self._positions[partition] = start
 
     def _check_topics(self) -> None:
-        """Commit and raise TopicRecreated if a topic that is read was created again. The session
-        must end, because its clients may still read the deleted topic."""
+        """If a topic of this worker was recreated, commit and raise TopicRecreated. The session
+        must then end, because its clients may still be reading the deleted topic."""
         if self._logs.have_changed():
             self.commit()
-            raise TopicRecreated("a topic was created again; reopening it with new clients")
+            raise TopicRecreated("a topic was recreated; reopening it with new clients")
 
     def _report_changes(self) -> None:
         changes, self._changes = self._changes, []
@@ -257,7 +259,7 @@ class Session:
                 self.commit()
                 is_committed = True
             except TransactionAborted as error:
-                # The next owner of the partitions handles their uncommitted records again.
+                # The partitions' next owner will handle their uncommitted records again.
                 log.warning("transaction aborted while partitions were revoked: %s", error.message)
             if not is_committed:
                 self._replace_producer()
@@ -283,8 +285,8 @@ class Session:
         self.paused = paused
 
     def _undo_poll(self, messages: Messages) -> Messages:
-        """Undo the poll for partitions that were assigned during it and must be paused, which the
-        next step does. Return the other records."""
+        """Undo the poll for newly assigned partitions that the next step must pause. Return the
+        records of all other partitions."""
         paused = self._handler.paused_partitions(self._consumer.assignment()) - self.paused
         if not paused:
             return messages
@@ -302,7 +304,7 @@ class Session:
     # ---- output ---------------------------------------------------------------------------------
 
     def send(self, records: Output) -> None:
-        """Send records. With exactly-once, the first one after a commit begins a transaction."""
+        """Send records. With exactly-once, the first send after a commit begins a transaction."""
         if not records:
             return
         self._begin()
@@ -314,13 +316,14 @@ class Session:
         self.is_dirty = True
 
     def commit(self) -> Mapping[TopicPartition, Committed]:
-        """Commit if anything was handled or sent since the last commit. Return the offsets.
+        """Commit if records were handled or sent since the last commit. Return the offsets.
 
-        1. Collect the offsets to commit: the handler's, or else the next offset to handle.
-        2. With exactly-once, add them to the transaction and commit it. With at-least-once, wait
-           until all sent records are acknowledged, then commit the offsets.
-        3. Remember the offsets, and the positions in the broadcast topics.
-        4. Tell the handler that the commit succeeded.
+        1. For each partition, get the handler's offset to commit or, by default, the next offset
+           to handle.
+        2. With exactly-once, add these offsets to the transaction and commit it. With
+           at-least-once, wait until all sent records are acknowledged, then commit the offsets.
+        3. Store the committed offsets and the positions in the broadcast topics.
+        4. Call the handler's `on_committed`.
         """
         if not self.is_dirty:
             return {}
@@ -353,12 +356,12 @@ class Session:
             self._client_id if self._exactly_once else None,
             transaction_timeout_s=TRANSACTION_TIMEOUT_S,
             client_id=self._client_id,
-            # Readers drop a result whose source offset is not above all earlier ones. If a record
-            # failed but a later one was written, they would drop the repeated record.
+            # Readers drop a result unless its source offset is higher than all earlier ones. If a
+            # record failed but a later record was written, readers would drop the retried record.
             gapless=not self._exactly_once,
         )
         if self._exactly_once:
-            # Fence a predecessor now. If its open transaction includes offsets, Kafka returns no
+            # Fence any predecessor now. If its open transaction includes offsets, Kafka returns no
             # committed offsets until that transaction ends or times out.
             try:
                 producer.begin()
@@ -369,7 +372,7 @@ class Session:
         return producer
 
     def _replace_producer(self) -> None:
-        """Replace the producer. This drops the records that were sent but not committed."""
+        """Replace the producer and drop all records that were sent but not committed."""
         self._in_transaction = False
         self._producer.abandon()
         self._producer = self._new_producer()
@@ -388,7 +391,7 @@ class Session:
             client.close()
 
     def abandon(self) -> None:
-        """Free the clients after a failure, without a commit and without waiting for the broker."""
+        """Free the clients after a failure, without committing or waiting for the broker."""
         for client in (self._broadcasts, self._consumer, self._producer):
             client.abandon()
         self._drop(sorted(self._positions))

@@ -1,1 +1,1 @@
-"""Define what the topics contain: topics, events, and how both are encoded."""
+"""Define the wire format: the Kafka topics, the events in them, and the events' encoding."""

@@ -1,7 +1,8 @@
-"""Decode many JSON values at once. Each value becomes a struct, or a reason if it is bad.
+"""Decode a batch of JSON values from Kafka into structs, with a reason for each bad value.
 
-`map` over `decode` takes 0.35 µs for a record of four numbers. Joining the batch for msgspec's
-`decode_lines` takes longer, and a single bad record would fail the whole batch.
+Decoding a record of four numbers takes 0.35 µs with `map` over `decode`. msgspec's `decode_lines`
+would take longer, because the batch must be joined for it, and one bad record would fail the whole
+batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +17,9 @@ T = TypeVar("T")
 
 
 class Decoded(msgspec.Struct, Generic[T], frozen=True):
-    """Decoded values. `kept[i]` is the index of `items[i]` in the input.
+    """The result of decoding a batch. `kept[i]` is the index of `items[i]` in the input.
 
-    `rejected` lists the other values, in the order of the input.
+    `rejected` lists the values that could not be decoded, in input order.
     """
 
     items: list[T]
@@ -27,9 +28,9 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
 
 
 def decode_each(decode: Callable[[bytes], T], values: Sequence[bytes | None]) -> Decoded[T]:
-    """Decode each value; return bad values with their reasons instead of raising.
+    """Decode each value. Return bad values in `rejected`, with a reason, instead of raising.
 
-    All bytes must be UTF-8, also in fields that the struct skips, because the raw value is
+    All bytes must be UTF-8, even in fields that the struct skips, because the raw value is
     published again, for example inside a prediction.
 
     >>> found = decode_each(msgspec.json.Decoder(int).decode, [b"1", None, b"2"])

@@ -1,7 +1,7 @@
-"""Build JSON decoders from the columns of a stream, and explain their errors.
+"""Build JSON decoders for a stream's columns, and explain decoding errors.
 
-Input: column names, with the JSON types that each allows. Output: a function from bytes to a
-struct with one field per column, in which an absent column is None.
+Input: column names, each with its allowed JSON types. Output: a function that decodes bytes to a
+struct with one field per column. The field of an absent column is None.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ from driftline.wire.values import shortened, text
 Scalar = str | int | float | bool | None
 IdType = str | int | float | None
 
-# UnicodeDecodeError comes from callers, which check the encoding of fields that the schema skips.
+# Callers raise UnicodeDecodeError when they check the encoding of fields that the schema skips.
 DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def make_struct(types: Mapping[str, Any], *, refuse_unknown: bool) -> type[msgspec.Struct] | None:
-    """Return a struct type with one field for each name, in this order, with default None.
+    """Return a struct type with one field per column, in the order of `types`. All default to None.
 
     Return None if a name contains a quote, a backslash or a control character, because msgspec
     cannot decode such field names.
@@ -30,7 +30,7 @@ def make_struct(types: Mapping[str, Any], *, refuse_unknown: bool) -> type[msgsp
 
 
 def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[[bytes], Any]:
-    """Return a function that decodes JSON to a struct with the fields of `make_struct`.
+    """Return a function that decodes JSON to a struct with the same fields as `make_struct`'s.
 
     The function raises `DECODE_ERRORS`; `reason_of` explains them.
     """
@@ -60,7 +60,7 @@ def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[
 
 
 def id_reader(column: str) -> Callable[[bytes | None], str | None]:
-    """Return a function that reads only the id of a record, or None if the id is unreadable."""
+    """Return a function that decodes only a record's id, and returns None if it is unreadable."""
     decode = make_decoder({column: IdType}, refuse_unknown=False)
 
     def read(value: bytes | None) -> str | None:
@@ -101,7 +101,7 @@ _TYPES: Final = {
 
 
 def reason_of(error: Exception) -> str:
-    """Explain why a record or label was rejected: the column and what was expected, shortened."""
+    """Return why a record or label was rejected: the column and what was expected, shortened."""
     return shortened(_whole_reason(error))
 
 

@@ -1,4 +1,4 @@
-"""Hold decoded records as columns, the form in which models, monitor and trainer use them."""
+"""Hold decoded records as NumPy columns, the form that models, the monitor and the trainer use."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from driftline.config.stream_sections import Axis
 class Columns:
     """The columns of n records, in the order of the stream file.
 
-    `numbers` are float64 arrays (n,), in which NaN is a missing value. Derived features come last
-    among them. `categories` are object arrays (n,) of str, or None for a missing value.
+    `numbers` are float64 arrays (n,), with NaN for missing values; derived features come last.
+    `categories` are object arrays (n,) of str, with None for missing values.
     """
 
     __slots__ = ("_length", "categories", "numbers")
@@ -36,7 +36,7 @@ class Columns:
         return self._length
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """Return the column with this name, of numbers or categories. Raises KeyError."""
+        """Return the number or category column with this name. Raises KeyError."""
         return self.numbers[name] if name in self.numbers else self.categories[name]
 
     def take(self, indices: Sequence[int] | NDArray[np.intp] | slice) -> "Columns":
@@ -51,7 +51,7 @@ class Columns:
 
     @classmethod
     def concat(cls, parts: Sequence["Columns"]) -> "Columns":
-        """Concatenate at least one set of records. All must have the same columns."""
+        """Concatenate one or more parts, which must all have the same columns."""
         first = parts[0]
         return cls(
             {
@@ -77,7 +77,7 @@ class Batch(msgspec.Struct, frozen=True):
     """A decoded batch of records.
 
     `ids`, `times_us`, `rows` and `columns` contain the accepted records. `kept[i]` is the index of
-    record i in the input. `rejected` lists the other records.
+    accepted record i in the input. `rejected` lists the rejected records.
     """
 
     ids: list[str]

@@ -1,7 +1,8 @@
-"""Decode the metadata of committed offsets, which may also come from a tool that resets offsets.
+"""Decode and check the metadata that services commit to Kafka beside their offsets.
 
-Input: the commits of a group. Output: a struct, or None if the metadata is not valid. The bounds of
-the struct's fields define which numbers a service can continue with.
+Input: a group's commits, which a tool that resets offsets may also have written. Output: a struct,
+or None if the metadata is not valid. The bounds of the struct's fields define the numbers from
+which a service can resume.
 """
 
 import logging
@@ -18,8 +19,8 @@ from driftline.wire.column_decoders import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
 
-# Room for times in the years 1 to 9999 in microseconds, and for record numbers, plus or minus the
-# longest span of a stream file.
+# This limit leaves room for times in the years 1 to 9999 in microseconds, and for record numbers,
+# plus or minus the longest span that a stream file may contain.
 _FURTHEST: Final = 2**59
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Position = Annotated[int, Meta(ge=-_FURTHEST, le=_FURTHEST)]
@@ -31,9 +32,10 @@ _BY: Final[Mapping[Axis, str]] = {"time": "by event time (`span`)", "row": "in r
 
 
 class Kind(NamedTuple):
-    """The metadata of the offsets of a topic.
+    """The kind of metadata that is committed with a topic's offsets.
 
-    `struct` is its type, and `otherwise` describes the consequence if it cannot be used.
+    `struct` is the metadata's type. `otherwise` describes the consequence if the metadata cannot be
+    used.
     """
 
     struct: type[msgspec.Struct]
@@ -41,7 +43,7 @@ class Kind(NamedTuple):
 
 
 def metadata_of(committed: Committed, struct: type[T]) -> T | None:
-    """Return the metadata of a committed offset, or None if it is empty or not valid.
+    """Return a committed offset's metadata, or None if the metadata is empty or not valid.
 
     >>> class Note(msgspec.Struct):
     ...     published: Offset = 0
@@ -59,11 +61,11 @@ def metadata_of(committed: Committed, struct: type[T]) -> T | None:
 def usable(
     resume: Mapping[TopicPartition, Committed], group: str, kinds: Mapping[str, Kind], axis: Axis
 ) -> dict[TopicPartition, Committed]:
-    """Return the commits of a group without metadata that is not valid. Log a warning for each.
+    """Return a group's commits, without metadata that is not valid. Log a warning for each removal.
 
-    `kinds` describes the metadata by topic. Metadata of other topics is unchanged. Raises
-    StreamFileError if the group's windows were on the other axis, because positions on different
-    axes cannot be compared.
+    `kinds` describes the metadata by topic. The metadata of all other topics is left unchanged.
+    Raises StreamFileError if the group committed with windows on the other axis, because positions
+    on different axes cannot be compared.
     """
     found = {}
     for partition, committed in resume.items():
@@ -76,7 +78,7 @@ def usable(
                 f"processed with windows {_BY[before]}",
                 hint="change `windows` back, or give the stream another name and new topics",
             )
-        is_empty = committed.metadata in ("", "{}")  # `{}`: the metadata had only the topic's id
+        is_empty = committed.metadata in ("", "{}")  # `{}`: the topic's id was its only content
         if kind is not None and not is_empty and stored is None:
             log.warning(
                 "group %s, %s[%d]: the metadata beside the committed offset %d is not Driftline's "
@@ -99,13 +101,13 @@ class _Published(msgspec.Struct, frozen=True):
 def handled(committed: Committed | None) -> int:
     """Return the first offset that a group has not handled yet.
 
-    The committed offset may be smaller, because the group rebuilds its state from there. Its
-    metadata then contains the offset up to which results were published.
+    The committed offset may be smaller, because the group rebuilds its state from that offset on.
+    In this case, the metadata contains the offset up to which results were published.
 
     >>> handled(Committed(10, '{"published": 25}')), handled(Committed(10)), handled(None)
     (25, 10, 0)
     """
     if committed is None:
         return 0
-    found = metadata_of(committed, _Published)  # None if another program has committed
+    found = metadata_of(committed, _Published)  # None if another program committed it
     return committed.offset if found is None else max(committed.offset, found.published)

@@ -1,8 +1,8 @@
-"""Encode and decode events: JSON values, CloudEvents headers, dead letters.
+"""Encode events as Kafka messages and decode them: JSON values, CloudEvents headers, dead letters.
 
 Events in single-partition topics have headers that follow CloudEvents 1.0 in Kafka's binary mode
-(`ce_id`, `ce_type`, …). Predictions and outcomes have none, because headers double the cost of
-producing.
+(`ce_id`, `ce_type`, …). Predictions and outcomes have no such headers, because headers would double
+the cost of producing them.
 """
 
 import logging
@@ -45,7 +45,7 @@ models_decoder: msgspec.json.Decoder[ModelsEvent] = msgspec.json.Decoder(ModelsE
 
 
 def decode(decoder: msgspec.json.Decoder[T], message: Message) -> T:
-    """Decode one message. Raises DataError with its topic, partition, offset and the reason."""
+    """Decode one message. Raises DataError with the topic, partition, offset and reason."""
     try:
         return decoder.decode(message.value or b"")
     except msgspec.DecodeError as error:
@@ -55,10 +55,10 @@ def decode(decoder: msgspec.json.Decoder[T], message: Message) -> T:
 
 
 def decode_or_skip(decoder: msgspec.json.Decoder[T], message: Message) -> T | None:
-    """Decode one message; log a warning and return None if it is not an event of Driftline.
+    """Decode one message. If it is not a Driftline event, log a warning and return None.
 
-    Use it to report on a topic, where one foreign record must not hide the others. Repeated
-    warnings about one topic are counted instead of written.
+    Use this function to report on a topic, where one foreign record must not hide all other
+    records. Repeated warnings about the same topic are counted instead of written.
     """
     try:
         return decode(decoder, message)
@@ -72,7 +72,7 @@ def decode_or_skip(decoder: msgspec.json.Decoder[T], message: Message) -> T | No
 
 
 def cloud_event_headers(event: Event, *, id: str, source: str) -> Headers:
-    """Return headers with which a CloudEvents consumer can route an event without decoding it."""
+    """Return the headers that let a CloudEvents consumer route an event without decoding it."""
     kind = type(event).__struct_config__.tag
     return (
         ("ce_specversion", b"1.0"),
@@ -124,13 +124,14 @@ class DeadLetterOrigin(msgspec.Struct, frozen=True):
 
 def dead_letter_origin(message: Message) -> DeadLetterOrigin:
     """Read the headers of a dead letter. Raises DataError if they are missing or invalid."""
-    # A dead letter that was sent again with its headers has two sets; the last one is its own.
+    # If a dead letter was resent with its headers and rejected again, the message has two sets of
+    # headers. The dict keeps the last set, which describes the last rejection.
     headers = {name: value.decode("utf-8", "replace") for name, value in message.headers}
     try:
         return msgspec.convert(
             {name: headers[f"driftline_{name}"] for name in DeadLetterOrigin.__struct_fields__},
             DeadLetterOrigin,
-            strict=False,  # numbers are text in headers
+            strict=False,  # header values are text, also for numbers
         )
     except (KeyError, msgspec.ValidationError) as error:
         raise DataError(f"{message.place}: not a dead letter: {shortened(str(error))}") from error

@@ -1,9 +1,9 @@
-"""Define the events that Driftline publishes as frozen structs: the wire format of each topic.
+"""Define, as frozen structs, the events that Driftline publishes: the wire format of its topics.
 
 Values are JSON with snake_case names. Times are RFC 3339 in UTC, ids are strings, digests are
 `sha256:…`, and a missing value is `null`. A `position` is an integer on the axis of the stream's
-windows: the record's number, or microseconds since 1970 UTC. Feature records and labels are the
-user's own JSON (`wire.feature_records`).
+windows: the record's number, or microseconds since 1970 UTC. Feature records and labels are not
+defined here, because they are the user's own JSON (`wire.feature_records`, `wire.labels`).
 """
 
 import hashlib
@@ -15,16 +15,17 @@ from msgspec import Meta
 from driftline.config.stream_sections import DriftKind, Metric, Task
 from driftline.wire.values import parse_time
 
-Value = str | float  # name of a class, or a number
-# The largest record number. Readers that parse JSON numbers as floats would read a larger one as
-# another number (RFC 8259, section 6), and sums of positions would not fit into 64 bits.
+Value = str | float  # class name, or number for regression
+# The largest record number. Readers that parse JSON numbers as floats would change a larger number
+# (RFC 8259, section 6), and sums of larger positions might not fit into 64 bits.
 MAX_ROW: Final = 2**53 - 1
 RowNumber = Annotated[int, Meta(ge=0, le=MAX_ROW)]
-# Room for times in the years 1 to 9999 and for record numbers, and for sums of two positions.
+# These bounds leave room for times in the years 1 to 9999, for record numbers, and for sums of two
+# positions.
 Position = Annotated[int, Meta(ge=-(2**60), le=2**60)]
 Count = Annotated[int, Meta(ge=0, le=MAX_ROW)]
 PartitionNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-# A partition reaches this after 146,000 years at a million records a second.
+# At a million records a second, a partition reaches the largest offset after 146,000 years.
 Offset = Annotated[int, Meta(ge=0, le=2**62)]
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -34,7 +35,7 @@ class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
 
 
 def check_time(value: str | None) -> None:
-    """Raise ValueError if the value is not a usable time. Decoders report the error."""
+    """Raise ValueError if the value is not a valid time. msgspec reports it as a decode error."""
     if value is not None:
         parse_time(value)
 
@@ -53,7 +54,7 @@ def event_id(kind: str, *parts: object) -> str:
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The place of the scored record in the log. It identifies a prediction."""
+    """The topic, partition and offset of the scored record, which identify the prediction."""
 
     topic: str
     partition: PartitionNumber
@@ -61,9 +62,9 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
-    """A model's prediction for one record. `record` contains the raw bytes of the record.
+    """A model's prediction for one record. `record` contains the record's raw bytes.
 
-    `ahead` is true if the record's position is implausibly far ahead of the earlier records of its
+    `ahead` is true if the record's position is implausibly far ahead of earlier records in the same
     partition. Windows, watermarks and training ignore such a record.
     """
 
@@ -71,7 +72,7 @@ class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
     time: str | None
     row: RowNumber | None
     prediction: Value
-    scores: dict[str, float] | None  # class → probability
+    scores: dict[str, float] | None  # class name → probability
     model: str
     source: Source
     record: msgspec.Raw
@@ -82,9 +83,9 @@ class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
 
 
 class RejectedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A record that became a dead letter, with its position if that is readable.
+    """A record that became a dead letter, with its position if the position is readable.
 
-    In `predictions` it is a feature record, in `outcomes` a label.
+    In the `predictions` topic, it is a feature record; in `outcomes`, it is a label.
     """
 
     offset: Offset
@@ -92,10 +93,10 @@ class RejectedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Log(msgspec.Struct, frozen=True):
-    """The log of feature records that inference starts to read, from `offset` on.
+    """A log of feature records, which inference starts to read at `offset`.
 
-    `topic_id` is Kafka's id of the topic. If a topic is deleted and created again, it gets another
-    id and its offsets start again.
+    `topic_id` is Kafka's id for the topic. A topic that is deleted and recreated gets a new id, and
+    its offsets start at 0 again.
     """
 
     topic_id: str
@@ -103,10 +104,10 @@ class Log(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Offsets `[start, end)` of a partition that were deleted before they were read.
+    """Offsets `[start, end)` of a partition whose records were deleted before they were read.
 
-    `end` is None if the topic was created again: the number of lost records is unknown. `topic` is
-    empty for the topic of feature records.
+    `end` is None if the topic was recreated, because the number of lost records is then unknown.
+    `topic` is empty for the feature topic.
     """
 
     partition: PartitionNumber
@@ -119,10 +120,11 @@ class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
     """Declares that no more records below `position` are expected in this partition.
 
     `position` is None until the partition has had a record with a readable position. Inference also
-    writes a watermark for each dead letter and each gap, in offset order, so that the predictions
-    topic accounts for every feature record. It writes another one when it starts to read a new log.
-    Outcomes writes one to the outcomes topic for each label that became a dead letter. Outcomes and
-    monitor write one there for each gap that they find.
+    writes a watermark for each dead letter and each gap, in offset order, so that the `predictions`
+    topic accounts for every feature record, and a watermark when it starts to read a new log. In
+    the `outcomes` topic, the outcomes service writes a watermark for each label that became a dead
+    letter, and the outcomes service and the monitor write a watermark for each gap that they
+    detect.
     """
 
     position: Position | None
@@ -134,8 +136,8 @@ class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
 class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
     """A prediction joined with its label. `revision` counts changes of the label, starting at 0.
 
-    `ahead` is as in the prediction. It is also true if the label's position is implausibly far
-    ahead of the earlier labels of its partition.
+    `ahead` is true if it is true in the prediction, or if the label's position is implausibly far
+    ahead of earlier labels in the same partition.
     """
 
     record_id: str
@@ -161,24 +163,25 @@ class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
 
 
 class DriftEvent(Event, frozen=True, tag="drift"):
-    """A drift event was opened, updated or resolved. All records of an event share its `id`."""
+    """A change of a drift event: opened, updated or resolved. Each change has the event's `id`."""
 
     id: str
     action: Literal["opened", "updated", "resolved"]
     kind: DriftKind
     columns: tuple[str, ...]
-    # data, prediction: largest effect plus harm; quality: share of affected records; performance:
-    # increase of the error as a share of the earlier error
+    # Severity by kind: for data and prediction, the largest effect plus the harm; for quality, the
+    # share of affected records; for performance, the increase of the error as a fraction of the
+    # earlier error.
     severity: float
     message: str
     position: Position
     onset: Position | None  # estimated position of the change
     model: str | None
     detector: str | None
-    windows: tuple[str, ...]  # id of the window or pane that caused this record
-    report: str | None = None  # name of the HTML report in the reports folder, if there is one
-    # data, prediction, quality: estimated increase of the error as a share of the held-out error;
-    # 0.0 if it may be chance; None if there is no estimate
+    windows: tuple[str, ...]  # id of the window or pane that caused this change
+    report: str | None = None  # file name of the HTML report in the reports folder, or None
+    # For data, prediction and quality: the estimated increase of the error, as a fraction of the
+    # held-out error. It is 0.0 if the increase may be chance, and None if there is no estimate.
     harm: float | None = None
 
 
@@ -194,14 +197,14 @@ class RetrainRequest(Event, frozen=True, tag="retrain_request"):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """The number of outcomes that collecting or cleaning removed for one reason."""
+    """The number of outcomes that the trainer removed for one reason before training."""
 
     reason: str
     count: Count
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """One candidate, trained on one range of the outcomes."""
+    """One candidate model that was trained on one range of the outcomes."""
 
     candidate: str
     parameters: dict[str, str | _Int64 | float | bool | None]
@@ -211,9 +214,9 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
-    """The result of a request: a model, or none, with the reason.
+    """The result of a retrain request: a new model or none, and the reason.
 
-    `outcomes` is the number of outcomes that were left after cleaning.
+    `outcomes` is the number of outcomes that remained after cleaning.
     """
 
     id: str
@@ -233,8 +236,8 @@ class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
 # ---- models -------------------------------------------------------------------------------------
 
 
-# Limits for text in the `models` topic: far more than Driftline writes, and too little to fill a
-# reader's memory.
+# Length limits for text in the `models` topic: far longer than Driftline writes, but too short to
+# fill a reader's memory.
 _Short = Annotated[str, Meta(max_length=512)]
 _Text = Annotated[str, Meta(max_length=16_384)]
 # Every JSON reader reads integers up to 2^53 exactly.
@@ -242,7 +245,7 @@ _Sequence = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class ModelAnnounced(Event, frozen=True, tag="model"):
-    """The announcement of a package. Its key is `model/<digest>`."""
+    """The announcement of a model package. The record's key is `model/<digest>`."""
 
     digest: _Short
     signature: _Short  # Ed25519 signature of the digest's text, in hex
@@ -259,28 +262,33 @@ class ModelAnnounced(Event, frozen=True, tag="model"):
 
 
 class RolePointer(Event, frozen=True, tag="role"):
-    """The model that has a role. Its key is `role/champion`.
+    """A pointer to the model that has a role. The record's key is `role/champion`.
 
-    `sequence` is one more than in the pointer that it replaces. A pointer is stale, and ignored, if
-    its sequence is not larger than the current one. It is 0 in pointers of earlier versions.
+    `sequence` is one larger than the replaced pointer's `sequence`. A pointer is stale, and
+    ignored, unless its `sequence` is larger than the current pointer's. Pointers from earlier
+    versions of Driftline have `sequence` 0.
     """
 
     id: _Short
     role: Literal["champion", "challenger"]
     digest: _Short
-    replaces: _Short | None  # id of the pointer that it replaces
+    replaces: _Short | None  # id of the replaced pointer
     cause: _Short | None
     by: Literal["trainer", "person"]
     reason: _Text
     at: _Short
     replaced: _Short | None = None  # digest of the previous champion
-    # Models that operators have rolled back. The trainer does not promote them.
+    # Digests of the quarantined models, which operators have rolled back. The trainer does not
+    # promote these models.
     set_aside: Annotated[tuple[_Short, ...], Meta(max_length=100)] = ()
     sequence: _Sequence = 0
 
 
 class Freeze(Event, frozen=True, tag="freeze"):
-    """Stops or allows automatic promotion. Its key is `freeze`. `sequence`: see `RolePointer`."""
+    """Stops or allows automatic promotion. The record's key is `freeze`.
+
+    `sequence` has the same meaning as in `RolePointer`.
+    """
 
     id: _Short
     frozen: bool

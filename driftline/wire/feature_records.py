@@ -1,7 +1,7 @@
-"""Decode feature records, the user's own flat JSON, by the schema of a stream.
+"""Decode feature records, the user's flat JSON, into column arrays as the stream file defines them.
 
-Input: the bytes of records in the topic. Output: column arrays, and the rejected records with the
-reasons. Each record is parsed once, and every record is either accepted or rejected.
+Input: the bytes of records from the feature topic. Output: column arrays, and the rejected records
+with the reasons. Each record is parsed once, and every record is either accepted or rejected.
 """
 
 import struct
@@ -29,7 +29,7 @@ from driftline.wire.values import (
 )
 
 Rows = Sequence[tuple[Any, ...]]
-"""Records as tuples, in the order of the decoder's fields."""
+"""Records as tuples, with values in the order of the decoder's fields."""
 
 
 class RecordCodec:
@@ -73,14 +73,14 @@ class RecordCodec:
             roles.setdefault(self._time_column, []).append(IdType)
         for name in self._categories:
             roles.setdefault(name, []).append(Scalar)
-        # A column can have several roles with different types. The decoder then takes any scalar,
-        # and the methods below check the values.
+        # A column can have several roles with different types. For such a column, the decoder
+        # accepts any scalar, and the methods below check the values.
         self._shared = {name for name, types in roles.items() if len(types) > 1 and name != ROW}
         self._types = {
             name: types[0] if len(types) == 1 or name == ROW else Scalar
             for name, types in roles.items()
         }
-        self._place = {name: place for place, name in enumerate(roles)}  # numbers come first
+        self._place = {name: place for place, name in enumerate(roles)}  # number columns first
         self._pack = struct.Struct(f"{len(self._numbers)}d").pack
         refuse = record.unknown_columns == "refuse"
         self._decode = make_decoder(self._types, refuse_unknown=refuse)
@@ -95,7 +95,7 @@ class RecordCodec:
         return self.checked(decode_each(self._decode, values))
 
     def position(self, value: bytes | None) -> int | None:
-        """Return the position of a rejected record, or None if that field is unreadable.
+        """Return the position of a rejected record, or None if the position is unreadable.
 
         Only the field with the position is decoded, so errors in other fields do not matter.
         """
@@ -110,10 +110,10 @@ class RecordCodec:
         return found if type(found) is int and 0 <= found <= MAX_ROW else None
 
     def checked(self, decoded: Decoded[Any]) -> Batch:
-        """Check records that were decoded to `type`, and compute their derived features."""
+        """Check records that were decoded to `self.type`, and compute their derived features."""
         kept, rejected = decoded.kept, decoded.rejected
         rows_of = list(map(astuple, decoded.items))
-        problems: dict[int, str] = {}  # index in `kept` → the first reason
+        problems: dict[int, str] = {}  # index in `kept` → first reason to reject
         ids = self._ids(rows_of, problems)
         rows = self._rows(rows_of, problems)
         times_us = self._times(rows_of, problems)

@@ -1,4 +1,4 @@
-"""Encode and decode labels, the true values of records, as flat JSON."""
+"""Encode and decode labels, the true values of records: flat JSON in the labels topic."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -20,8 +20,9 @@ from driftline.wire.values import MAX_NUMBER, format_time, parse_time, shortened
 class Label(msgspec.Struct, frozen=True, gc=False):
     """The true value of one record.
 
-    `at` is the position at which it became known, or None for the position of the record. `key` is
-    the value of the key column, or None if the label has none or the record is keyed by its id.
+    `at` is the position at which the label became known; None stands for the record's position.
+    `key` is the value of the key column, or None if the label does not contain the column or if
+    records are keyed by their id.
     """
 
     record_id: str
@@ -73,14 +74,14 @@ class LabelCodec:
         if value is None:
             raise DataError("no value: the label is empty")
         try:
-            value.decode()  # also checks the fields that the schema skips
+            value.decode()  # also check the encoding of fields that the schema skips
             decoded = self._decode(value)
         except DECODE_ERRORS as error:
             raise DataError(reason_of(error)) from error
         return self._label(decoded)
 
     def decode_all(self, values: Sequence[bytes | None]) -> Decoded[Label]:
-        """Decode many labels at once. Unusable labels are in the result, with their reasons."""
+        """Decode a batch of labels. Unusable labels are returned in `rejected`, with reasons."""
         found = decode_each(self._decode, values)
         if not found.rejected and (plain := self._plain(found.items)) is not None:
             return Decoded(plain, found.kept, [])
@@ -97,9 +98,9 @@ class LabelCodec:
         return Decoded(labels, kept, sorted(rejected, key=attrgetter("index")))
 
     def _plain(self, decoded: Sequence[Any]) -> list[Label] | None:
-        """Convert all labels column by column, which halves the cost, or return None.
+        """Convert all labels column by column, at half the cost, or return None if impossible.
 
-        It works only if ids, keys and classes are text and every `@at` is a record number.
+        Ids, keys and classes must be text, and every `@at` must be a record number.
         """
         if not decoded or self._is_number or not self._by_row:
             return None
@@ -121,7 +122,7 @@ class LabelCodec:
                 f"column {self._stream.target!r}: expected a number from -{MAX_NUMBER:.7g} to "
                 f"{MAX_NUMBER:.7g}, got {label!r}"
             )
-        return Label(  # nearly all ids and classes are text, so the check saves most calls
+        return Label(  # nearly all ids and classes are strings, which need no call of `text`
             record_id if type(record_id) is str else text(record_id),
             label if self._is_number or type(label) is str else text(label),
             None if at is None else self._position(at),
@@ -141,7 +142,7 @@ class LabelCodec:
             raise DataError(f"field {AT!r}: {shortened(str(error))}") from error
 
     def position(self, value: bytes | None) -> int | None:
-        """Return the `@at` of a label that cannot be used otherwise, None if that is unreadable.
+        """Return the `@at` of an unusable label, or None if `@at` is absent or unreadable.
 
         >>> from driftline.config.stream import loads
         >>> stream = loads('''
@@ -165,8 +166,8 @@ class LabelCodec:
     ) -> bytes:
         """Encode one label as JSON.
 
-        `at` is a position on the axis of the stream. `key` is the record's value of the key
-        column; it is left out if records are keyed by their id.
+        `at` is a position on the windows' axis. `key` is the record's value in the key column; it
+        is omitted if records are keyed by their id.
         """
         fields: dict[str, object] = {self._id: record_id}
         if self._key is not None and key is not None:

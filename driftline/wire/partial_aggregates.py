@@ -1,4 +1,4 @@
-"""Define the events of the topic `parts`: what one partition contributes to windows."""
+"""Define the events of the `parts` topic: the partial aggregates that windows are merged from."""
 
 import msgspec
 
@@ -14,7 +14,7 @@ from driftline.wire.events import (
 
 
 class Codes(msgspec.Struct, frozen=True):
-    """Categories: `codes` (n,) are int32 indices into `levels`, -1 for a missing value."""
+    """A category column: `codes` are int32 (n,) indices into `levels`, -1 for missing values."""
 
     levels: tuple[str, ...]
     codes: bytes
@@ -23,9 +23,9 @@ class Codes(msgspec.Struct, frozen=True):
 class SampledRecords(msgspec.Struct, frozen=True):
     """The n records of a sample as columns: little-endian arrays (n,), base64 in JSON.
 
-    `hashes` of the record ids are uint32. `positions` and `offsets` (in `predictions`) are int64.
-    `columns` are float64 or codes. `scores` by class are uint16: the score times 65534, or 65535 if
-    there is no score.
+    `hashes` are uint32 hashes of the record ids. `positions` and `offsets` (in the `predictions`
+    topic) are int64. `columns` are float64 or codes. `scores` (one array per class) are uint16: the
+    score times 65534, or 65535 if there is no score.
     """
 
     hashes: bytes
@@ -37,7 +37,7 @@ class SampledRecords(msgspec.Struct, frozen=True):
 
 
 class GroupAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One model's records. `sample` contains those that may be in the merged sample."""
+    """The records that one model scored. `sample` contains candidates for the merged sample."""
 
     model: str
     records: Count = 0
@@ -46,7 +46,7 @@ class GroupAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SlideAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The partial aggregate of one partition for one slide of predictions, or a chunk of it.
+    """One partition's partial aggregate for one slide of predictions, or a chunk of it.
 
     A slide is the span between the starts of two consecutive windows.
     """
@@ -64,12 +64,12 @@ class SlideAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DataAggregates(Event, frozen=True, tag="data_parts"):
-    """The slides of predictions that a partition has closed, with its partial aggregates.
+    """One partition's partial aggregates for the slides of predictions that it has closed.
 
-    Chunks of one slide are added up. `grid` contains the size of a slide and its number of panes,
+    Chunks of the same slide must be added up. `grid` contains a slide's size and number of panes,
     which define what an index means. `passed` is the index up to which slides are closed: no
-    partial aggregate with a smaller index will follow. It is None in all but the last of several
-    records.
+    partial aggregate with a smaller index will follow. If the aggregates are split into several
+    records, `passed` is None in all records except the last.
     """
 
     partition: PartitionNumber
@@ -81,8 +81,8 @@ class DataAggregates(Event, frozen=True, tag="data_parts"):
 class SampledErrors(msgspec.Struct, frozen=True):
     """The errors of n outcomes: little-endian arrays (n,), base64 in JSON.
 
-    `hashes` of the record ids are uint32. `positions` of the labels, `records` (positions of the
-    records themselves) and `offsets` (in `outcomes`) are int64. `errors` are float64.
+    `hashes` are uint32 hashes of the record ids. `positions` (of the labels), `records` (positions
+    of the records) and `offsets` (in the `outcomes` topic) are int64. `errors` are float64.
     """
 
     hashes: bytes
@@ -101,8 +101,8 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class ErrorSums(msgspec.Struct, frozen=True):
-    """Sums of absolute errors and of their squares, times 2^64, and of their fourth powers, times
-    2^128. They are integers of any size, written as text."""
+    """Sums of the absolute errors and of their squares (both times 2^64), and of their fourth
+    powers (times 2^128). All sums are integers of any size, written as text."""
 
     errors: str
     squares: str
@@ -110,12 +110,12 @@ class ErrorSums(msgspec.Struct, frozen=True):
 
 
 class ModelAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The outcomes of one model: `pairs` for classification, `sums` for regression."""
+    """One model's outcomes: `pairs` for classification, `sums` for regression."""
 
     model: str
     records: Count = 0
-    first: Position | None = None  # smallest and largest position of the records themselves
-    last: Position | None = None
+    first: Position | None = None  # smallest position of the records, not of the labels
+    last: Position | None = None  # largest position of the records, not of the labels
     pairs: tuple[Pair, ...] = ()
     sums: ErrorSums | None = None
     sample: SampledErrors | None = None
@@ -127,7 +127,7 @@ class ModelAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PaneAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The partial aggregate of one partition for one pane of outcomes, or a chunk of it."""
+    """One partition's partial aggregate for one pane of outcomes, or a chunk of it."""
 
     index: Position
     late: Count = 0
@@ -138,7 +138,7 @@ class PaneAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PerformanceAggregates(Event, frozen=True, tag="performance_parts"):
-    """The panes of outcomes that a partition has closed, with its partial aggregates.
+    """One partition's partial aggregates for the panes of outcomes that it has closed.
 
     `passed` is the index of a pane. All other fields are as in `DataAggregates`.
     """

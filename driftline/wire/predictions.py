@@ -1,4 +1,4 @@
-"""Encode a batch of predictions, copying the raw bytes of each scored record into the result."""
+"""Encode a batch of predictions as JSON values for Kafka, each with its record's raw bytes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,11 +15,11 @@ _is_known = partial(is_not, None)
 
 
 class PredictionEncoder:
-    """Encode the predictions of one model for records of one topic, a batch at a time.
+    """Encode one model's predictions for records from one topic, a batch at a time.
 
     The result is JSON that decodes to `events.Prediction`. Each column is encoded in one call, and
-    a template joins the columns. Values that all records share are part of the template. This takes
-    a third of the time of encoding one struct per record.
+    a template joins the columns. Values that all records share are part of the template. Encoding
+    one struct per record would take three times as long.
     """
 
     def __init__(self, model: str, classes: Sequence[str], topic: str) -> None:
@@ -38,9 +38,9 @@ class PredictionEncoder:
     ) -> list[bytes]:
         """Encode the predictions for n ≥ 1 records. All arguments have length n.
 
-        `partitions` and `offsets` locate the records in their topic, `records` are their bytes,
-        and `batch` is decoded from them. `predictions` are n classes, or n numbers for a
-        regression. `probabilities` is (n, classes), or None for a regression.
+        `partitions` and `offsets` locate the records in their topic. `records` are the records'
+        bytes, and `batch` is decoded from these bytes. `predictions` are n class names, or n
+        numbers for regression. `probabilities` is (n, classes), or None if the model returns none.
         """
         cells: list[Sequence[bytes | None]] = [_texts(batch.ids)]
         template = [b'{"type":"prediction","record_id":"%b","time":']
@@ -85,7 +85,7 @@ def marked_ahead(event: bytes) -> bytes:
 
 
 def _fixed(text: str) -> bytes:
-    """Return a text as JSON, escaped for the template."""
+    """Return text as JSON, with `%` escaped for the template."""
     return msgspec.json.encode(text).replace(b"%", b"%%")
 
 

@@ -1,9 +1,9 @@
-"""Plan the topics of a stream: names, keys, partitions, retention, writers and readers.
+"""Plan a stream's Kafka topics, compare the plan with the broker, and create missing topics.
 
-Input: a `Stream`. Output: the plan of its ten topics, and the differences between plan and broker.
-`driftline topics apply` creates missing topics. Other differences are reported but never changed:
-it is a warning if a topic only keeps records longer or accepts larger ones than planned, otherwise
-an error.
+Input: a `Stream`. Output: the plan of its ten topics (names, keys, partitions, retention, writers,
+readers), and the differences between plan and broker. `driftline topics apply` creates missing
+topics. All other differences are only reported: as a warning if a topic merely keeps records longer
+or accepts larger records than planned, otherwise as an error.
 """
 
 from collections.abc import Mapping
@@ -29,19 +29,19 @@ Role = Literal[
 ]
 Service = Literal["inference", "outcomes", "monitor", "trainer"]
 SERVICES: tuple[Service, ...] = ("inference", "outcomes", "monitor", "trainer")
-# The role that runs commands such as `train`, `models promote` and `deadletters replay`.
+# The access role for running commands such as `train`, `models promote` and `deadletters replay`.
 OPERATOR: Final = "operator"
 
-# Kafka's default. The size of a record is checked before it is sent.
+# Kafka's default for `max.message.bytes`. Driftline checks a record's size before sending it.
 MAX_RECORD_BYTES = 1_048_588
-# Leaves more than enough room for what Kafka adds to one record in its own batch.
+# The difference leaves ample room for the bytes that Kafka adds to a record in its own batch.
 MAX_KEY_AND_VALUE_BYTES = MAX_RECORD_BYTES - 1024
 # A dead letter contains a whole record and the reason, so its topic accepts larger records.
 MAX_DEAD_LETTER_BYTES = MAX_RECORD_BYTES + 65_536
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """One topic of the plan. `key` describes its keys for users."""
+    """One topic of the plan. `key` describes the keys of the topic's records, for users."""
 
     role: Role
     name: str
@@ -88,12 +88,12 @@ class Topics:
     def group(self, reader: str) -> str:
         """Return the consumer group of a service or another reader.
 
-        The transactional ids of a service start with it, too.
+        A service's transactional ids also start with this name.
         """
         return f"{self._base}.{reader}"
 
     def plan(self) -> tuple[Topic, ...]:
-        """Return all ten topics as they should be on the broker."""
+        """Return all ten topics as they should exist on the broker."""
         kafka = self._stream.kafka
         retention_ms = (kafka.retention.us or 0) // 1000 if kafka.retention else -1
         kept = {
@@ -107,7 +107,7 @@ class Topics:
         large = kept | {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}
         many = kafka.partitions
         key, source = f"[record] key = {self._stream.record.key}", "as its source"
-        # A producer that numbers records reads the last number.
+        # A producer that numbers records reads the last number from the topic.
         readers = "inference producers" if self._stream.needs_row else "inference"
         rows: tuple[tuple[Role, int, str, str, str, Mapping[str, str]], ...] = (
             ("features", many, key, "producers operator", readers, kept),
@@ -134,10 +134,10 @@ class Topics:
         )
 
     def limited_by_size(self, admin: Admin) -> dict[str, int]:
-        """Return `retention.bytes` of each topic that also deletes records by size.
+        """Return `retention.bytes` for each topic whose size is limited.
 
-        The plan deletes records only by age. A topic without the setting has the broker's value,
-        which counts too. Raises BrokerError.
+        In the plan, only age limits retention. If a topic does not set `retention.bytes`, the
+        broker's own setting applies and is returned. Raises BrokerError.
         """
         names = [t.name for t in self.plan() if t.config["cleanup.policy"] == "delete"]
         found = {
@@ -147,7 +147,7 @@ class Topics:
         return {name: int(limit) for name, limit in found.items() if limit.isdigit()}
 
     def creation(self) -> tuple[NewTopic, ...]:
-        """Return the plan as new topics for the broker."""
+        """Return the planned topics in the form that the broker interface creates."""
         return tuple(
             NewTopic(
                 name=topic.name,
@@ -166,7 +166,7 @@ class TopicDifference(msgspec.Struct, frozen=True):
     what: str
     planned: str
     found: str | None
-    keeps_more: bool = False  # only a warning: the topic keeps and accepts all that the plan does
+    keeps_more: bool = False  # only a warning: the topic keeps or accepts more than planned
 
     def __str__(self) -> str:
         if self.found is None:
@@ -177,9 +177,9 @@ class TopicDifference(msgspec.Struct, frozen=True):
 def differences(
     admin: Admin, topics: Topics, role: str | None = None
 ) -> tuple[TopicDifference, ...]:
-    """Compare the plan with the broker, for all topics or those that `role` writes or reads.
+    """Compare the plan with the broker.
 
-    Raises BrokerError.
+    With `role`, compare only the topics that the role writes or reads. Raises BrokerError.
     """
     plan = [
         topic for topic in topics.plan() if role is None or role in (*topic.writers, *topic.readers)
@@ -207,13 +207,13 @@ def differences(
 
 
 def _keeps_more(key: str, planned: str, found: str) -> bool:
-    """Return whether a topic with `found` keeps and accepts all that one with `planned` does."""
+    """Return whether the setting `found` keeps or accepts more records than `planned` does."""
     if key not in ("retention.ms", "max.message.bytes"):
         return False
     try:
         planned_number, found_number = int(planned), int(found)
     except ValueError:
-        return False  # the value is unset, or this principal may not see it
+        return False  # the setting is absent, or hidden from this principal
     if key == "retention.ms" and found_number == -1:
         return True
     return found_number > planned_number != -1
@@ -233,9 +233,9 @@ def require(
 ) -> tuple[TopicDifference, ...]:
     """Check that the broker has the topics as planned.
 
-    With `role`, only the topics that it writes or reads are checked, because it may lack the rights
-    to describe others. Returns the differences by which a topic only keeps or accepts more. Raises
-    TopicMismatch for all other differences, BrokerError.
+    With `role`, check only the topics that the role writes or reads, because the role may lack the
+    rights to describe other topics. Return the differences in which a topic merely keeps or accepts
+    more than planned. Raises TopicMismatch for all other differences, and BrokerError.
     """
     found = differences(admin, topics, role)
     if wrong := [difference for difference in found if not difference.keeps_more]:

@@ -1,4 +1,4 @@
-"""Convert single values of the wire format: classes, categories, ids, keys and times."""
+"""Convert single values to and from the wire format: classes, categories, ids, keys and times."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -20,18 +20,19 @@ def to_time_us(value: datetime) -> int:
 
 _MIN_US: Final = to_time_us(datetime.min.replace(tzinfo=UTC))
 MAX_TIME_US: Final = to_time_us(datetime.max.replace(tzinfo=UTC))
-# Every whole number up to 2^53 has an exact float. A larger float may differ from the identifier
-# that it was read from.
+# Floats represent every whole number up to 2^53 exactly. A larger float may differ from the
+# identifier that it was parsed from.
 _EXACT: Final = 2.0**53
-# The largest number of a feature or a label, which is the largest float32. Models calculate in
-# float32, and powers of larger numbers can become infinite, which JSON cannot express.
+# The largest value of a feature or label: the largest float32. Models calculate in float32, and
+# powers of larger numbers can become infinite, which JSON cannot express.
 MAX_NUMBER: Final = 3.4028234663852886e38
-# The longest reason for a rejection. Errors quote values of the record, which may be a megabyte.
+# The largest length of a rejection reason. Errors quote the record's values, which may have a
+# million characters.
 _MAX_REASON_LENGTH: Final = 300
 
 
 def shortened(reason: str) -> str:
-    """Cut the middle out of a reason that is too long. Its end often names the field.
+    """Cut the middle out of a reason that is too long. The end stays: it often contains the field.
 
     >>> shortened("Invalid value '" + 1_000 * "x" + "' - at `$.type`").count("x")
     269
@@ -52,7 +53,7 @@ def shown(value: object) -> str:
 
 
 def text(value: object) -> str:
-    """Format a class, category or id as text, in the way of the wire format.
+    """Format a class, category or id as text, as it appears in the wire format.
 
     >>> [text(value) for value in ("a", True, 3, 3.0, 0.5)]
     ['a', 'true', '3', '3', '0.5']
@@ -90,7 +91,7 @@ def moment_of(us: int) -> datetime | None:
 
 
 def shown_time(us: int) -> str:
-    """Format microseconds since 1970 UTC for display, as a plain number outside years 1 to 9999.
+    """Format microseconds since 1970 UTC for display: as a time, or outside years 1 to 9999 as µs.
 
     >>> shown_time(1_500_000), shown_time(2**60)
     ('1970-01-01T00:00:01.500000Z', '1152921504606846976 µs')
@@ -99,7 +100,7 @@ def shown_time(us: int) -> str:
 
 
 def publish_time(timestamp_ms: int, *, timespec: str = "seconds") -> str:
-    """Format the timestamp of a message for display, as a plain number if it is not a time.
+    """Format a message's timestamp for display. If it is not a valid time, show the plain number.
 
     Clients may set any number. A message without a timestamp has -1.
 
@@ -113,16 +114,16 @@ def publish_time(timestamp_ms: int, *, timespec: str = "seconds") -> str:
 def parse_time(value: str) -> int:
     """Parse an RFC 3339 time as microseconds since 1970 UTC.
 
-    Raises ValueError if it is not one, or is outside years 1 to 9999 UTC, which `format_time`
-    cannot write.
+    Raises ValueError if the text is not an RFC 3339 time, or if the time is outside years 1 to 9999
+    UTC, which `format_time` cannot format.
 
     >>> parse_time("1970-01-01T01:00:01.5+01:00"), parse_time("1970-01-01t00:00:01.5z")
     (1500000, 1500000)
     """
     moment = None
-    if len(value) >= 20:  # the shortest time has 20 characters; `fromisoformat` also accepts dates
+    if len(value) >= 20:  # RFC 3339 needs 20 characters; `fromisoformat` also accepts plain dates
         try:
-            # It accepts any separator between date and time, but no lower-case zone.
+            # `fromisoformat` accepts any separator between date and time, but no lower-case `z`.
             moment = datetime.fromisoformat(value[:-1] + "Z" if value[-1] == "z" else value)
         except ValueError:
             moment = None
@@ -135,8 +136,8 @@ def parse_time(value: str) -> int:
     return bounded_time(to_time_us(moment))
 
 
-# Patterns that `fromisoformat` parses ten times as fast as `strptime`, with the length of a time
-# without its fraction.
+# Pattern → length of a time without its fraction of a second, for patterns that `fromisoformat`
+# parses ten times as fast as `strptime`.
 _ISO_PATTERNS: Final = {
     "%Y-%m-%d": 10,
     "%Y-%m-%d %H:%M": 16,
@@ -151,8 +152,8 @@ _ISO_PATTERNS: Final = {
 def time_reader(stream: Stream) -> Callable[[Any], int]:
     """Return a function that converts a value of the time column to microseconds since 1970 UTC.
 
-    The column is `stream.time.column`, or `@row` if the stream has a start time and a step. The
-    function raises ValueError.
+    The time column is `stream.time.column`, or `@row` if that key is not set. The function raises
+    ValueError.
     """
     time = stream.time
     if time.start is not None and time.step is not None and time.step.us is not None:
@@ -169,9 +170,9 @@ def time_reader(stream: Stream) -> Callable[[Any], int]:
 
 
 def pattern_reader(pattern: str) -> Callable[[Any], int]:
-    """Return a function that parses times by a strptime pattern, to microseconds since 1970 UTC.
+    """Return a function that parses a time by a strptime pattern into microseconds since 1970 UTC.
 
-    A time without a zone is UTC. The function raises ValueError.
+    A time without a zone is taken as UTC. The function raises ValueError.
     """
     length = _ISO_PATTERNS.get(pattern)
     fraction, separator = pattern.endswith(".%f"), pattern[8:9]
@@ -193,7 +194,7 @@ def pattern_reader(pattern: str) -> Callable[[Any], int]:
                 moment = datetime.strptime(value, pattern)
             except ValueError as error:
                 raise ValueError(
-                    f"Expected a time of the format {pattern!r}, got {shown(value)}"
+                    f"Expected a time in the format {pattern!r}, got {shown(value)}"
                 ) from error
         return bounded_time(to_time_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC)))
 
@@ -232,7 +233,7 @@ def bounded_time(us: int) -> int:
 
 
 def key_bytes(value: object) -> bytes:
-    """Encode the key of a record for Kafka, as the UTF-8 bytes of its text.
+    """Encode a record's key for Kafka, as UTF-8 text.
 
     >>> key_bytes(7), key_bytes("Malmö")
     (b'7', b'Malm\\xc3\\xb6')

@@ -1,4 +1,4 @@
-"""Define the events of the topic `windows`: closed windows and panes, with their results."""
+"""Define the events of the `windows` topic: closed windows and panes, with their results."""
 
 from typing import Literal
 
@@ -21,19 +21,19 @@ class ColumnResult(msgspec.Struct, frozen=True):
     """One column of a window, compared with the reference of the model that scored the window.
 
     `score` is the distance from the reference, divided by the distance that chance alone produces
-    in about one of a hundred windows. `drifted` is true if the score reaches the group's
-    `limits.warning` and the effect is large enough. `missing`, `unseen` (categories that the
-    reference does not have) and `out_of_range` count values in the group's sample. `stuck` is the
-    longest run of equal values in it. `quality` names those of the four that the reference does not
-    explain and that are large enough to matter.
+    in about one window in a hundred. `drifted` is true if the score reaches the group's
+    `limits.warning` and the effect is large enough. `missing`, `unseen` (categories that are not in
+    the reference) and `out_of_range` count values in the group's sample. `stuck` is the length of
+    the longest run of equal values in the sample. `quality` says which of these four values are
+    larger than the reference explains, and large enough to matter.
     """
 
     column: str
     kind: Kind
     test: str
     p_value: float | None  # None if the test returns a distance or nothing was tested
-    # The test's distance. If it gives a p-value: Wasserstein distance in standard deviations, or
-    # Jensen-Shannon distance.
+    # The distance that the test returns. If the test returns a p-value instead: the Wasserstein
+    # distance in standard deviations (numbers) or the Jensen-Shannon distance (categories).
     effect: float
     drifted: bool
     score: float = 0.0
@@ -47,9 +47,10 @@ class ColumnResult(msgspec.Struct, frozen=True):
 class DependenceDrift(msgspec.Struct, frozen=True):
     """Columns whose dependence on each other has drifted although no column has drifted alone.
 
-    For a pair, `effect` is the share of records that are in another cell of a 3 × 3 table, beyond
-    what each column's own change explains. If only the classifier found the change, `columns` are
-    the (at most three) columns that it relies on most, and `effect` is its Gini coefficient.
+    For a pair of columns, `effect` is the share of records that moved to another cell of a 3 × 3
+    table, beyond what each column's own change explains. If only the classifier detected the
+    change, `columns` are the columns that the classifier relies on most (at most three), and
+    `effect` is the classifier's Gini coefficient.
     """
 
     columns: tuple[str, ...]
@@ -58,11 +59,12 @@ class DependenceDrift(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Thresholds for the scores of a window.
+    """Thresholds for a window's scores.
 
-    A score of `alarm` or more is a drift event. So is a score of `warning` or more, if one of the
-    two previous windows had one too. `alarm` is None if the reference is too short for a
-    calibration. Then `warning` is larger than every score of the reference's own windows.
+    A score of `alarm` or more is evidence for a drift event. A score of `warning` or more is, too,
+    if one of the two previous windows also had such a score. `alarm` is None if the reference is
+    too short for calibration. In this case, `warning` is larger than every score of the reference's
+    own windows.
     """
 
     warning: float
@@ -72,9 +74,9 @@ class Limits(msgspec.Struct, frozen=True):
 class MetricEstimate(msgspec.Struct, frozen=True):
     """An estimate of the stream's metric in a window, before the labels are known.
 
-    `low` and `high` are a 95% interval for the realised metric of the same records. It is valid as
-    long as the relation between inputs and labels is the same as in training. `reference` is the
-    same model's metric on the data that were held out in training.
+    `low` and `high` are a 95% interval for the realised metric of the same records. The interval is
+    valid as long as the relation between inputs and labels is the same as in training. `reference`
+    is the same model's metric on the held-out data from its training.
     """
 
     metric: Metric
@@ -87,15 +89,15 @@ class MetricEstimate(msgspec.Struct, frozen=True):
 class DataGroup(msgspec.Struct, frozen=True):
     """The records of a window that one model scored.
 
-    `sampled` is the number of records that were tested, 0 if nothing was tested. It is limited by
-    `windows.max_sample` and excludes records whose columns the stream file cannot read. `repeated`
-    is the number of sampled records that repeat the id of another one.
+    `sampled` is the number of records that were tested, or 0 if nothing was tested. It is at most
+    `windows.max_sample` and excludes records that cannot be decoded with the current stream file.
+    `repeated` is the number of sampled records that repeat another sampled record's id.
     """
 
     model: str
     records: Count
     sampled: Count
-    tested: bool  # there were enough records, and the reference was available
+    tested: bool  # true if there were enough records and the reference was available
     columns: tuple[ColumnResult, ...] = ()
     prediction: ColumnResult | None = None
     relations: tuple[DependenceDrift, ...] = ()
@@ -105,7 +107,7 @@ class DataGroup(msgspec.Struct, frozen=True):
 
 
 class PerformanceGroup(msgspec.Struct, frozen=True):
-    """The outcomes of one model in a window, with the model's error on held-out data."""
+    """One model's outcomes in a window, with the model's error on held-out data."""
 
     model: str
     records: Count
@@ -114,19 +116,19 @@ class PerformanceGroup(msgspec.Struct, frozen=True):
     reference_error: float | None = None
     p_value: float | None = None  # p-value of the increase over `reference_error`; None: not tested
     worse: bool = False
-    standard_error: float | None = None  # standard error of the metric, if records were independent
+    standard_error: float | None = None  # of the metric, assuming independent records
 
 
 class DataWindow(Event, frozen=True, tag="data_window"):
-    """A closed window of predictions. Records are assigned to it by their own positions.
+    """A closed window of predictions. Records are assigned to windows by their own positions.
 
-    `groups` are ordered by each model's newest record, so the last group is of the model that
-    served last. `late` counts records that arrived after their partition had closed their pane, and
-    records that are marked `ahead`. They are counted in the window that their partition had
-    reached, and not used otherwise. `row` and `time`
-    are the largest of all records. `dead_letters` could not be scored, and `lost` records were
-    deleted before they were read (a topic that was created again counts as one). `records` includes
-    neither. `quality` names those of the two that are too many.
+    `groups` are ordered by each model's newest record, so the last group belongs to the model that
+    served last. `late` counts records that arrived after their partition's watermark had passed the
+    end of their pane, and records that are marked `ahead`. Such records are counted in the window
+    that the watermark had reached, and not used otherwise. `row` and `time` are the largest row
+    number and time of all records. `dead_letters` counts records that could not be scored. `lost`
+    counts records that were deleted before they were read (a recreated topic counts as one record).
+    `records` includes neither. `quality` says which of these two counts is too high.
     """
 
     id: str
@@ -147,12 +149,13 @@ class DataWindow(Event, frozen=True, tag="data_window"):
 
 
 class PerformanceWindow(Event, frozen=True, tag="performance_window"):
-    """A closed window of outcomes, assigned by the position at which the label became known.
+    """A closed window of outcomes.
 
-    Only the first label of a record counts. Changes of a label are counted as `revised`. `lost`
-    counts the offsets of labels, predictions and outcomes that were deleted before they were read.
-    `dead_letters` counts labels that became dead letters. `quality` contains `dead_letters` if they
-    are too many. All other fields are as in `DataWindow`.
+    Outcomes are assigned to windows by the position at which the label became known. Only a
+    record's first label is used; `revised` counts later changes of labels. `lost` counts the
+    labels, predictions and outcomes that were deleted before they were read. `dead_letters` counts
+    labels that became dead letters, and `quality` contains `dead_letters` if this count is too
+    high. All other fields are as in `DataWindow`.
     """
 
     id: str
@@ -167,7 +170,7 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     metric: Metric
     value: float | None  # None if there are no outcomes, or all are late or revised
     groups: tuple[PerformanceGroup, ...]
-    standard_error: float | None = None  # standard error of `value`, if records were independent
+    standard_error: float | None = None  # of `value`, assuming independent records
     lost: Count = 0
     dead_letters: Count = 0
     quality: tuple[WindowQuality, ...] = ()
@@ -177,15 +180,15 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
 
 
 class PerformancePane(Event, frozen=True, tag="performance_pane"):
-    """A closed pane of one model's outcomes. The drift detectors read it.
+    """A closed pane of one model's outcomes, which the drift detectors process.
 
     `errors` are 0 or 1 for classification and absolute errors for regression. They are ordered by
-    the position of the label, then of the record. If there are more than a twentieth of
-    `windows.max_sample`, only those with the smallest hashes of their ids are included.
-    `first_position` and `last_position` are positions of the records themselves. The onset of a
-    change is estimated from them. `reference_error` is the model's mean error on held-out data.
-    `error_inflation` is the variance inflation of that mean: autocorrelated errors carry less
-    information than independent ones. `trained_on` is the number of training records.
+    the label's position, then by the record's. If there are more outcomes than a twentieth of
+    `windows.max_sample`, only the outcomes whose record ids have the smallest hashes are included.
+    `first_position` and `last_position` are positions of records, not of labels. The monitor
+    estimates the onset of a change from them. `reference_error` is the model's mean error on
+    held-out data. `error_inflation` is the variance inflation of this mean: autocorrelated errors
+    carry less information than independent errors. `trained_on` is the number of training records.
     """
 
     id: str

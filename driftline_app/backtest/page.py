@@ -1,6 +1,6 @@
-"""Build the report of a backtest: one HTML page with plots, without scripts.
+"""Build a backtest's report: the elements of one HTML page with plots and without scripts.
 
-In: a `Backtest`, whose data are read again for the distributions. Out: the elements of the page.
+Input: a `Backtest`. Output: the page's elements. The data set is read again for the distributions.
 """
 
 from collections.abc import Sequence
@@ -26,19 +26,22 @@ from driftline_app.report.line_chart import Series, chart
 from driftline_app.report.page import events_table, marks_of
 from producers.playback import Playback
 
-# Blocks of the metric over time, as in the report of a run.
+# Number of blocks in the chart of the metric over time, as in a run's report.
 _BLOCKS: Final = 100
-# The most columns that are shown: those that shift most.
+# Maximum numbers of columns in the heat map and in the histograms: the columns that shift most.
 _COLUMNS: Final = 40
 _DISTRIBUTIONS: Final = 6
-# Order of events that were observed at the same row: causes first.
+# Order of events observed at the same row: causes before effects.
 _ORDER: Final = {"retrain": 1, "swap": 2, "kept": 2, "drift resolved": 3}
-# Records that are read at once for the distributions.
+# Number of records to decode at once for the distributions.
 _CHUNK: Final = 5000
 
 
 def backtest_page(found: Backtest, title: str) -> list[ET.Element]:
-    """Return the elements of the page. `title` names the data. Raises DriftlineError, OSError."""
+    """Return the page's elements. `title` is the name of the data set.
+
+    Raises DriftlineError, OSError.
+    """
     stream, first = found.job.stream, next(iter(found.policies.values()))
     body = [
         element("p", "Driftline backtest of ", element("code", title), class_="over"),
@@ -104,14 +107,14 @@ def _results(found: Backtest) -> ET.Element:
 
 
 def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
-    """Return the metric over time, with a list of events."""
+    """Return a policy's chart of the metric over time, and its events."""
     rows = play.compared.rows
     block = max(1, (max(rows) - min(rows) + 1) // _BLOCKS) if rows else 1
     ends, values = play.compared.over_time(block)
     every = found.every_window.compared.over_time(block)[1]["loop"]
     every = [*every, *[None] * len(ends)][: len(ends)]
     events = [
-        # Ids are anchors on the page, and policies share drift events.
+        # Ids are anchors, which must be unique on the page, but policies share drift events.
         msgspec.structs.replace(event, id=f"{play.name}-{event.id}", report=None)
         for observed in play.events
         if (event := report_event(observed)) is not None
@@ -142,9 +145,10 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
 
 
 def _shifts(window: DataWindow) -> list[ColumnResult]:
-    """Return the largest shift of each column in a window.
+    """Return each column's largest shift in a window.
 
-    If models changed within the window, each model has a group, and drift may be in any of them.
+    If the model changed within the window, each model has its own group of records, and a column
+    may drift in any group.
     """
     most: dict[str, ColumnResult] = {}
     for group in window.groups:
@@ -156,7 +160,7 @@ def _shifts(window: DataWindow) -> list[ColumnResult]:
 
 
 def _shifting(windows: Sequence[DataWindow]) -> list[str]:
-    """Return the columns, those with the largest shift first."""
+    """Return the names of the columns that shift most, largest shift first."""
     largest: dict[str, float] = {}
     for window in windows:
         for column in _shifts(window):
@@ -179,7 +183,10 @@ def _cells(name: str, windows: Sequence[DataWindow]) -> list[Cell]:
 def _distributions(
     job: Job, windows: Sequence[DataWindow], shifting: Sequence[str]
 ) -> list[ET.Element]:
-    """Return histograms of the columns that shift most: warm-up and window of the largest shift."""
+    """Return histograms of the columns that shift most.
+
+    Each compares the warm-up rows with the window in which the column's shift is largest.
+    """
     chosen: dict[str, DataWindow] = {}
     for name in shifting[:_DISTRIBUTIONS]:
         effects = [
@@ -216,7 +223,7 @@ def _where(window: DataWindow) -> str:
 def _samples(
     stream: Stream, rows: Playback, chosen: dict[str, DataWindow]
 ) -> dict[str, NDArray[Any]]:
-    """Return the values of each column in its window."""
+    """Return each chosen column's values in its window."""
     codec = RecordCodec(stream)
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in chosen}
     records = (play.value for play in rows.play() if play.kind == "record")

@@ -1,7 +1,8 @@
-"""Play one policy over a data set, or over the same data in random order.
+"""Play a data set with one retrain policy, in the original or in random order.
 
-In: a `Job`, which can be sent to another process. Out: its result, as `Played`. The services are
-those of `driftline run`, in the same steps, so the result is that of a run with this policy.
+Input: a `Job`, which can be sent to another process. Output: its result, a `Played`. The same
+services run in the same steps as in `driftline run`, so a run with this policy gives the same
+result.
 """
 
 import logging
@@ -41,7 +42,7 @@ class Job(msgspec.Struct, frozen=True):
     name: str
     stream: Stream
     data: str
-    folder: Path  # for the models and keys of this backtest
+    folder: Path  # holds this backtest's models and keys
     warmup: float
     limit: int | None
     seed: int
@@ -64,20 +65,20 @@ class Played(msgspec.Struct, frozen=True):
 
     @property
     def metric(self) -> float | None:
-        """Return the stream's metric for the predictions of the play."""
+        """Return the stream's metric, computed from the play's predictions."""
         return self.compared.metric("loop")
 
 
 def with_policy(stream: Stream, policy: Policy) -> Stream:
-    """Return the stream with another policy, and otherwise unchanged."""
+    """Return the stream with another retrain policy but otherwise unchanged."""
     return _with_retrain(stream, msgspec.structs.replace(stream.retrain, policy=policy))
 
 
 def periodic(stream: Stream, records: int, trainings: int) -> Stream:
     """Return the stream with `trainings` trainings at regular intervals over `records` records.
 
-    There is no cooldown. The budget prevents another training at the end, whose model would never
-    be used.
+    There is no cooldown. The budget prevents one more training at the end, because its model would
+    never be used.
     """
     every = Span(records=records // (trainings + 1))
     budget = Budget(requests=trainings, per=Span(records=2 * records))
@@ -90,7 +91,7 @@ def periodic(stream: Stream, records: int, trainings: int) -> Stream:
 
 
 def every_window(stream: Stream) -> Stream:
-    """Return the stream with a training after each window, without cooldown and budget."""
+    """Return the stream with a training after each window, without a cooldown or a budget."""
     return _with_retrain(
         stream,
         msgspec.structs.replace(
@@ -104,13 +105,13 @@ def _with_retrain(stream: Stream, retrain: Retrain) -> Stream:
 
 
 def train_first_model(job: Job, progress: Callable[[str, int, int], None]) -> FirstModel:
-    """Train the model with which all plays begin. Raises DriftlineError."""
+    """Train the first model, which all policies share. Raises DriftlineError."""
     settings, clock = _settings(job.folder), ManualClock(START_S)
     return train_on_warm_up(job.stream, playback(job), job.warmup, settings, clock, progress)
 
 
 def play(job: Job, progress: Callable[[int, int], None]) -> Played:
-    """Play a job. `progress` is called with the rows done and all rows. Raises DriftlineError."""
+    """Play a job. `progress` gets the number of rows played and in total. Raises DriftlineError."""
     simulation = prepare(
         job.stream,
         playback(job),
@@ -149,7 +150,7 @@ def _settings(folder: Path) -> Settings:
 
 
 def playback(job: Job) -> Playback:
-    """Return the rows of a job. Raises DataError if they cannot be read several times."""
+    """Return the playback of a job's rows. Raises DataError if they can be read only once."""
     if job.data == "-":
         raise DataError(
             "a backtest reads its data several times, which standard input does not allow",
@@ -164,8 +165,8 @@ def playback(job: Job) -> Playback:
 class Shuffled:
     """The rows of a source, with features and targets in random order.
 
-    Ids, keys, event times and delays stay in their rows, so that nothing is late. The features and
-    the target of a row move together. Labels in later rows move with their records.
+    Ids, keys, event times and label delays stay in their rows, so that no record is late. A row's
+    features and target move together. A label in a later row moves with its record.
     """
 
     def __init__(self, source: RowSource, stream: Stream, limit: int | None) -> None:
@@ -198,7 +199,7 @@ class Shuffled:
                     labels.setdefault(known, place)
         later = set(labels.values())
         records = [place for place in range(len(rows)) if place not in later]
-        # Only records with a label are exchanged, so that each has a row for its label.
+        # If labels are in later rows, shuffle only the records that have such a label.
         chosen = [place for place in records if place in labels] if labels else records
         order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(chosen))
         result: list[Row] = list(rows)

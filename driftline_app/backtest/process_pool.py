@@ -1,6 +1,6 @@
-"""Run the plays of a backtest in parallel processes.
+"""Run a backtest's plays in parallel processes, and collect their results.
 
-In: jobs. Out: the result of each job, in the same order, and progress. After Ctrl-C the processes
+Input: jobs. Output: each job's result, in the same order, and progress. After Ctrl-C, the processes
 are terminated at once.
 """
 
@@ -16,12 +16,12 @@ from driftline.errors import DriftlineError
 from driftline.interrupts import check
 from driftline_app.backtest.policy_runs import Job, Played, play
 
-Progress = Callable[[str, int, int], None]  # name of the play, rows done, all rows
+Progress = Callable[[str, int, int], None]  # name of the play, rows played, total rows
 
 
 def play_all(jobs: Sequence[Job], processes: int, progress: Progress) -> list[Played]:
-    """Play all jobs. Raises DriftlineError: the first error of a play."""
-    # Libraries start threads, which fork does not support.
+    """Play all jobs. If a play fails, raises its error as a DriftlineError."""
+    # Do not fork, because libraries start threads, which a forked process does not have.
     context = multiprocessing.get_context("spawn")
     waiting = list(enumerate(jobs))
     workers: list[tuple[Connection, multiprocessing.process.BaseProcess]] = []
@@ -38,7 +38,7 @@ def play_all(jobs: Sequence[Job], processes: int, progress: Progress) -> list[Pl
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
             start_ignoring_interrupts(process)
-            theirs.close()  # the pipe ends when the process ends
+            theirs.close()  # so that the pipe ends when the process ends
             workers.append((ours, process))
             next_job(ours)
         while playing:
@@ -75,10 +75,10 @@ def cores() -> int:
 def start_ignoring_interrupts(process: multiprocessing.process.BaseProcess) -> None:
     """Start a process that ignores Ctrl-C, even while it imports modules.
 
-    Ctrl-C reaches all processes of the group. This process then terminates the others.
+    Ctrl-C is sent to all processes of the group. The parent process then terminates its children.
     """
-    resource_tracker.ensure_running()  # its start would unblock the signal
-    # The process inherits the mask. This process receives a Ctrl-C of this moment afterwards.
+    resource_tracker.ensure_running()  # starting the tracker later would unblock SIGINT
+    # The child inherits the signal mask. The parent handles a Ctrl-C during the start afterwards.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
@@ -87,9 +87,9 @@ def start_ignoring_interrupts(process: multiprocessing.process.BaseProcess) -> N
 
 
 def _work(pipe: Connection) -> None:
-    """Play one job after the other, in a process of its own, until the parent terminates it.
+    """In a child process, play one job after another until the parent terminates the process.
 
-    Sends progress as (done, total), and then the result, or an error as text.
+    Send progress as `(done, total)`, then the result, or an error as text.
     """
 
     def progress(done: int, total: int) -> None:

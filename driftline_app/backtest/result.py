@@ -1,7 +1,7 @@
 """Run all plays of a backtest, and compare their results.
 
-In: a job with the stream and the data, and policies. Out: a `Backtest` with the numbers that the
-command prints as JSON, and their comparison as text.
+Input: a `Job` with the stream and the data set, and the policies. Output: a `Backtest` with the
+numbers that `driftline backtest` prints as JSON, and a comparison as text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,9 @@ from monitor.estimates.coverage import Coverage
 class PolicyResult(msgspec.Struct, frozen=True):
     """The result of one policy.
 
-    `gain` is the improvement over never retraining, and `gain_error` its paired standard error over
-    blocks. `periodic_gain` is the improvement over as many trainings at regular intervals.
+    `gain` is the improvement over never retraining, and `gain_error` is its paired standard error
+    over blocks. `periodic_gain` is the improvement over the same number of trainings at regular
+    intervals.
     """
 
     metric: float | None
@@ -39,17 +40,17 @@ class PolicyResult(msgspec.Struct, frozen=True):
     train_seconds: float
     gain: float | None
     gain_error: float | None
-    periodic: float | None  # the metric with as many trainings at regular intervals
+    periodic: float | None  # metric with the same number of trainings at regular intervals
     periodic_retrains: tuple[int, ...]
     periodic_gain: float | None
     periodic_gain_error: float | None
-    estimates: Coverage | None  # of the metric, before labels were known
+    estimates: Coverage | None  # accuracy of the metric estimates made before labels arrived
 
 
 class Baselines(msgspec.Struct, frozen=True, rename={"every_window": "every-window"}):
-    """The metrics of the baselines; None where one makes no sense for the data.
+    """The baselines' metrics. A metric is None if its baseline makes no sense for the data.
 
-    `periodic` has the number of trainings of the first policy.
+    `periodic` has as many trainings as the first policy.
     """
 
     never: float | None
@@ -71,21 +72,21 @@ class BacktestResult(msgspec.Struct, frozen=True):
 
 
 class Backtest(msgspec.Struct, frozen=True):
-    """All plays: those of the policies by name, and those of the baselines."""
+    """The result, the policies' plays by name, and the play that retrains after every window."""
 
-    job: Job  # the stream and the data that were played
+    job: Job  # the stream and the data set that were played
     result: BacktestResult
     policies: dict[str, Played]
     every_window: Played
 
 
 class ComparisonRow(msgspec.Struct, frozen=True):
-    """One line of the comparison of policies and baselines, as text; empty where not applicable."""
+    """A policy or baseline in the comparison, as text. Fields that do not apply are empty."""
 
     name: str
     metric: str
-    gain: str = ""  # over never retraining
-    periodic_gain: str = ""  # over as many trainings at regular intervals
+    gain: str = ""  # improvement over never retraining
+    periodic_gain: str = ""  # improvement over the same number of trainings at regular intervals
     events: str = ""
     trainings: str = ""
     train_seconds: str = ""
@@ -134,7 +135,7 @@ def _result(
     every: Played,
     shuffled: Played,
 ) -> BacktestResult:
-    """Return the numbers of all plays. `evenly` has the periodic plays by number of trainings."""
+    """Return the numbers of all plays. `evenly` maps numbers of trainings to periodic plays."""
     results = {
         name: _policy_result(play, evenly.get(len(play.retrains))) for name, play in played.items()
     }
@@ -180,7 +181,7 @@ def comparison(found: Backtest) -> list[ComparisonRow]:
             train_seconds=f"{result.every_window_train_seconds:.1f}",
         )
     )
-    # Policies with as many trainings share a periodic play.
+    # Policies with the same number of trainings share a periodic play.
     periodic_plays = {len(one.periodic_retrains): one.periodic for one in result.policies.values()}
     rows += [
         ComparisonRow(f"periodic, {count}×", format_value(metric), trainings=str(count))
@@ -204,12 +205,12 @@ def format_gain(gain: float | None, error: float | None) -> str:
 
 
 def persistence(stream: Stream, play: Played) -> float | None:
-    """Return the metric of predicting the last known label; None if the order means nothing."""
+    """Return the metric of predicting the last known label; None if the row order is arbitrary."""
     return play.compared.metric("persistence") if stream.models.split == "time" else None
 
 
 def _policy_result(play: Played, even: Played | None) -> PolicyResult:
-    """Return the result of a play. `even` is the periodic play, None if nothing was trained."""
+    """Return a play's result. `even` is the periodic play; None if the policy trained no model."""
     gain, error = play.compared.gain("loop", "static")
     if even is None:
         other, other_gain, other_error = play.compared.metric("static"), gain, error

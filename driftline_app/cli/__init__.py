@@ -1,1 +1,1 @@
-"""The commands of `driftline`, with their options and tables."""
+"""Command-line interface: the `driftline` commands, their options and the tables they print."""

@@ -1,4 +1,4 @@
-"""`python -m driftline_app.cli`: the command line, by whichever Python runs it."""
+"""Run the `driftline` command line with `python -m driftline_app.cli`."""
 
 from driftline_app.cli.entry import start
 

@@ -1,4 +1,4 @@
-"""`driftline backtest`: compare policies of retraining on recorded data."""
+"""`driftline backtest`: replay recorded data under retraining policies, and compare the results."""
 
 import tempfile
 from collections.abc import Sequence
@@ -38,15 +38,17 @@ from driftline_app.stream_file import find_stream
 if TYPE_CHECKING:
     from driftline_app.backtest.result import Backtest
 
-OptionalData = Annotated[str | None, data_argument("Default: the records in the stream's topics.")]
+OptionalData = Annotated[
+    str | None, data_argument("Default: the records and labels in the stream's topics.")
+]
 Policies = Annotated[
     list[str] | None,
     typer.Option(
         "--policy",
         "-p",
         metavar="NAME",
-        help="Policy to compare: harm, drift, schedule, always or never. May be repeated. Default: "
-        "the policy in the stream file.",
+        help="Retraining policy to compare: harm, drift, schedule, always or never. May be "
+        "repeated. Default: the policy in the stream file.",
         show_default=False,
         autocompletion=completion.policies,
     ),
@@ -55,7 +57,8 @@ Report = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Folder for a report: an HTML page, and its plots as PNG files.",
+        help="Write a report to this folder: an HTML page, and its plots as PNG files. Default: no "
+        "report.",
         show_default=False,
     ),
 ]
@@ -69,13 +72,13 @@ Processes = Annotated[
     ),
 ]
 
-# Field of `Recorded` → what it counts.
+# Field of `Recorded` → description of the records or labels that the field counts.
 _LEFT_OUT: Final = {
     "unreadable_records": "unreadable records (dead letters)",
     "unreadable_labels": "unreadable labels (dead letters)",
-    "labels_without_record": "labels without a readable record of their id in their partition",
+    "labels_without_record": "labels with no readable record of the same id in the same partition",
     "repeated_labels": "repeated labels",
-    "revised_labels": "labels that a later label replaced",
+    "revised_labels": "labels replaced by a later label",
 }
 
 
@@ -92,21 +95,24 @@ def backtest(
     run: Run = None,
     as_json: Json = False,
 ) -> None:
-    """Compare policies of retraining on DATA with each other and with simple baselines.
+    """Compare retraining policies on DATA with each other and with simple baselines.
 
-    Without DATA, the records and labels are those in the stream's topics on Kafka, or with --run
-    those that a run saved. They are read once, up to their current end. Nothing is written to them.
+    Without DATA, the command reads records and labels from the stream's topics on Kafka or, with
+    --run, from the topics that a run saved. It reads each topic once, up to its current end, and
+    never writes to a topic.
 
-    Each policy is played through the same services as in `driftline run`, and its result is that of
-    a run with this policy. The baselines are: never retrain; retrain after each window; retrain as
-    often as the policy did, but at regular intervals; predict the previous label. To measure false
-    alarms, the rows are also played in random order, where nothing drifts.
+    Each policy is played through the same services as in `driftline run`, so its result is what a
+    run with this policy would achieve. The baselines are: never retrain; retrain after each window;
+    retrain as often as the policy did, but at regular intervals; predict the previous label. To
+    measure false alarms, the rows are also played in random order, in which nothing drifts.
+
+    Prints a table that compares the policies and the baselines.
 
     Example: driftline backtest elec2.csv.gz --policy harm --policy drift
 
     Example: driftline backtest -b kafka:9092
     """
-    # Imported here, because these modules import pandas and scikit-learn: `--help` stays quick.
+    # Imported here to keep `--help` fast: these modules import pandas and scikit-learn.
     from driftline_app.backtest.policy_runs import Job
     from driftline_app.backtest.process_pool import cores
     from driftline_app.backtest.result import backtest_all
@@ -114,14 +120,14 @@ def backtest(
     if data is not None and (bootstrap_server is not None or run is not None):
         name = "--run" if run is not None else "--bootstrap-server"
         raise SettingsError(
-            f"{name} reads topics, and {data} is a data set", hint="remove one of the two"
+            f"{name} reads topics, but {data} is a data set", hint="use only one of the two"
         )
     context = None if data is not None else open_context(file, bootstrap_server, run)
-    # With --stream and --run, the settings are those of the file, and the records those of the run.
+    # With both --stream and --run, settings come from the stream file, and records from the run.
     stream = find_stream(file) if context is None or file is not None else context.stream
     policies = _policies(policy or [stream.retrain.policy])
     if report is not None:
-        report.mkdir(parents=True, exist_ok=True)  # fails before the plays, not after them
+        report.mkdir(parents=True, exist_ok=True)  # fail before playing the policies
     out = stderr if as_json else stdout
     with tempfile.TemporaryDirectory(prefix="driftline-backtest-") as folder:
         title = data or Topics(stream).features
@@ -139,7 +145,7 @@ def backtest(
 
 
 def _policies(names: Sequence[str]) -> list[Policy]:
-    """Return the named policies, in the order in which they are documented."""
+    """Return the policies with these names, in the order of `Policy`. Raises SettingsError."""
     known: tuple[Policy, ...] = get_args(Policy)
     for name in names:
         if name not in known:
@@ -152,9 +158,9 @@ def _policies(names: Sequence[str]) -> list[Policy]:
 def _export_topics(
     context: Context, stream: Stream, folder: Path, out: Console
 ) -> tuple[Stream, str]:
-    """Write the records and labels of the topics to a data file. Return the stream that plays it.
+    """Write the topics' records and labels to a data file, and print how many were left out.
 
-    Print how many were read, and how many were left out.
+    Return the stream with which to play the file, and the file's path.
     """
     from driftline.audit.export_records import as_recorded, write_recorded
 
@@ -171,7 +177,7 @@ def _export_topics(
 
 
 def _show(out: Console, found: "Backtest") -> None:
-    """Print policies, baselines and false alarms, in 80 columns."""
+    """Print the policies, the baselines and the false-alarm rate, in at most 80 columns."""
     from driftline_app.backtest.result import comparison
     from driftline_app.estimate_errors import error_sentence
 
@@ -209,7 +215,7 @@ def _write_report(out: Console, folder: Path, found: "Backtest", title: str) -> 
     out.print(f"report: {page}", soft_wrap=True)
     try:
         pictures = write_pictures(folder, body)
-    except (DriftlineError, OSError) as error:  # the page contains the same plots
+    except (DriftlineError, OSError) as error:  # not fatal: the page contains the same plots
         out.print(Text(visible_lines(f"no pictures: {error}")), soft_wrap=True)
     else:
         out.print(f"pictures: {len(pictures)} PNG files in the same folder")

@@ -1,4 +1,4 @@
-"""`driftline broker`: run an Apache Kafka on this machine, without Docker."""
+"""`driftline broker`: start, stop and check a local Apache Kafka broker, without Docker."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,8 @@ Port = Annotated[
         min=0,
         max=65535,
         metavar="PORT",
-        help="Port to listen on. 0 chooses a free port. Default: the last port, or 9092.",
+        help="Port to listen on; 0 selects a free port. Default: the port of the previous start, "
+        "or 9092 at the first start.",
         show_default=False,
     ),
 ]
@@ -29,7 +30,7 @@ Folder = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Folder for data and log. Default: DRIFTLINE_HOME/kafka.",
+        help="Folder for the broker's data and log. Default: DRIFTLINE_HOME/kafka.",
         show_default=False,
     ),
 ]
@@ -55,7 +56,9 @@ def up(port: Port = None, folder: Folder = None, json: Json = False) -> None:
 
 @broker.command()
 def down(folder: Folder = None) -> None:
-    """Stop the broker and wait until it has ended. Its data are kept for the next start.
+    """Stop the broker, and wait until its process has ended.
+
+    The broker's data stay on disk for the next start.
 
     Example: driftline broker down
     """
@@ -65,7 +68,9 @@ def down(folder: Folder = None) -> None:
 
 @broker.command()
 def status(folder: Folder = None, json: Json = False) -> None:
-    """Show whether the broker is running, and its address. Exit 1 if it is not running.
+    """Show whether the broker is running and, if it is, its address.
+
+    Exits with code 1 if the broker is not running.
 
     Example: driftline broker status --json
     """

@@ -1,6 +1,7 @@
-"""The class of all commands. It also accepts the stream file as an argument (deprecated).
+"""Define the base class of all `driftline` commands, which parses a command's arguments.
 
-In: the words after a command's name. Out: the same words, with the stream file after `--stream`.
+Input: the words after a command's name. Output: the same words; if the stream file was given as an
+argument, which is deprecated, it becomes the value of `--stream`.
 """
 
 import sys
@@ -14,10 +15,10 @@ _STREAM_OPTION: Final = "--stream"
 
 
 class Command(TyperCommand):
-    """A command. An extra argument that ends in ".toml" is taken as its stream file."""
+    """A command that treats an extra argument ending in ".toml" as its stream file."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the words after the command's name. Typer calls this."""
+        """Parse the words after the command's name. Called by Typer."""
         if (file := self._stream_argument(ctx, args)) is not None:
             rest = list(args)
             rest.remove(file)
@@ -31,7 +32,7 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
     def _stream_argument(self, ctx: Any, args: list[str]) -> str | None:
-        """Return the stream file if it is an argument, and the command has one too many."""
+        """Return the stream file if it was given as an extra argument, otherwise None."""
         options = {option for parameter in self.params for option in parameter.opts}
         if _STREAM_OPTION not in options or ctx.resilient_parsing:
             return None

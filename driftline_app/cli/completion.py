@@ -1,7 +1,8 @@
-"""Complete arguments and options in the shell: stream files, topics, runs, data sets, policies.
+"""Suggest shell completions: stream files, topics, saved runs, data sets and policies.
 
-In: the beginning of a word. Out: the words that begin with it. No function here raises, connects to
-a broker or writes anything; what cannot be read has no completions.
+Input: the beginning of a word, and local files and folders. Output: the words that start with it.
+No function here raises, connects to a broker or writes anything. Unreadable files and folders
+yield no completions.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,12 +23,12 @@ _DATA_SUFFIXES: Final = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json
 
 
 def stream_files(incomplete: str) -> list[str]:
-    """Return matching stream files, and folders in which there may be one."""
+    """Return the matching stream files, and all matching folders, which may contain one."""
     return _paths(incomplete, _is_readable_stream_file)
 
 
 def data_sets(incomplete: str) -> list[str]:
-    """Return matching names of data sets, data files and folders."""
+    """Return the matching built-in data sets, data files and folders."""
     names = [name for name in _DATA_NAMES if name.startswith(incomplete)]
     return names + _paths(
         incomplete, lambda path: path.name.lower().removesuffix(".gz").endswith(_DATA_SUFFIXES)
@@ -35,7 +36,7 @@ def data_sets(incomplete: str) -> list[str]:
 
 
 def topics(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the roles of a stream's topics; where the stream is known, full names as well."""
+    """Return the matching topic roles and, if the stream file is readable, full topic names."""
     names: list[str] = list(get_args(Role))
     try:
         file = ctx.params.get("file")
@@ -47,7 +48,7 @@ def topics(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def runs(incomplete: str) -> list[str]:
-    """Return "last" and the names of the runs, the newest first."""
+    """Return the matching values of `--run`: "last", then the names of saved runs, newest first."""
     try:
         found = sorted(path.parent.name for path in load_settings().runs.glob(f"*/{STREAM_FILE}"))
     except (DriftlineError, OSError):
@@ -56,7 +57,7 @@ def runs(incomplete: str) -> list[str]:
 
 
 def policies(incomplete: str) -> list[str]:
-    """Return the policies of retraining."""
+    """Return the matching retraining policies."""
     return [name for name in get_args(Policy) if name.startswith(incomplete)]
 
 
@@ -68,7 +69,7 @@ def _is_readable_stream_file(path: Path) -> bool:
 
 
 def _paths(incomplete: str, is_wanted: Callable[[Path], bool]) -> list[str]:
-    """Return the wanted files and all folders that begin with `incomplete`."""
+    """Return the accepted files, and all folders, whose paths start with `incomplete`."""
     folder, slash, beginning = incomplete.rpartition("/")
     try:
         return list(_matching(f"{folder}{slash}", beginning, is_wanted))
@@ -78,7 +79,7 @@ def _paths(incomplete: str, is_wanted: Callable[[Path], bool]) -> list[str]:
 
 def _matching(folder: str, beginning: str, is_wanted: Callable[[Path], bool]) -> Iterator[str]:
     for path in sorted(Path(folder or ".").iterdir()):
-        # Like shells, list hidden files only after a dot.
+        # Like a shell, suggest hidden files only if the word starts with a dot.
         is_hidden = path.name.startswith(".") and not beginning
         if is_hidden or not path.name.startswith(beginning):
             continue

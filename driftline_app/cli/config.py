@@ -16,7 +16,8 @@ from driftline_app.stream_file import find_stream_file
 def config(file: StreamFile = None, json: Json = False) -> None:
     """Print every key of a stream file with its value and meaning.
 
-    Values that the file does not set are marked as defaults; with --json, as `"given": false`.
+    Keys that the file does not set are shown with their default values and marked as defaults. With
+    --json, these keys have `"given": false`.
 
     Example: driftline config --stream elec2.toml
     """

@@ -1,4 +1,4 @@
-"""`driftline deadletters`: list, show and resend what services could not process."""
+"""`driftline deadletters`: list, show and resend records that the services could not process."""
 
 from typing import Annotated
 
@@ -14,12 +14,12 @@ from driftline_app.context import open_context
 from driftline_app.message_lines import moment, plain
 
 deadletters = typer.Typer(
-    help="List, show and resend records and labels that could not be processed.",
+    help="List, show and resend records and labels that the services could not process.",
     no_args_is_help=True,
 )
 
 Reason = Annotated[
-    str, typer.Option(metavar="TEXT", help="Only dead letters whose reason contains TEXT.")
+    str, typer.Option(metavar="TEXT", help="Select only dead letters whose reason contains TEXT.")
 ]
 
 
@@ -31,7 +31,10 @@ def list_(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Count dead letters by reason, the most frequent first, with the position of the newest.
+    """Count dead letters by service, topic and reason, most frequent first.
+
+    Prints one line per group, with the publish time and the position (PARTITION@OFFSET) of the
+    group's newest dead letter.
 
     Example: driftline deadletters list --run last
     """
@@ -57,7 +60,7 @@ def list_(
             f"{group.count:,}",
             escape(group.service),
             escape(roles.get(group.topic, group.topic)),
-            moment(group.newest_ms)[:-3],  # without seconds
+            moment(group.newest_ms)[:-3],  # cut off the seconds
             group.newest,
             escape(group.reason),
         )
@@ -65,7 +68,7 @@ def list_(
 
 
 class _Shown(msgspec.Struct, frozen=True):
-    """The output of `deadletters show --json`. Bytes that are not UTF-8 are escaped."""
+    """One line of `deadletters show --json`. Bytes that are not valid UTF-8 are escaped."""
 
     at: str
     id: str | None
@@ -86,7 +89,7 @@ def show(
         str,
         typer.Argument(
             metavar="ID|PARTITION@OFFSET",
-            help="Id of a record, or position of a dead letter as `deadletters list` prints it.",
+            help="Id of a record, or position of a dead letter as printed by `deadletters list`.",
         ),
     ],
     file: StreamFile = None,
@@ -94,7 +97,10 @@ def show(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Show a dead letter: its reason, its origin and its original bytes. Exit 1 if there is none.
+    """Show a dead letter: its reason, its origin and its original bytes.
+
+    If several dead letters have the same record id, all of them are shown. Exits with code 1 if
+    there is no such dead letter.
 
     Example: driftline deadletters show 3@17 --run last
     """
@@ -141,18 +147,19 @@ def replay(
     file: StreamFile = None,
     reason: Reason = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Send nothing, but count what would be sent.")
+        bool, typer.Option("--dry-run", help="Count the dead letters to resend, but send nothing.")
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Also resend what was resent before.")
+        bool, typer.Option("--again", help="Also resend dead letters that were resent before.")
     ] = False,
     bootstrap_server: BootstrapServers = None,
     json: Json = False,
 ) -> None:
-    """Send dead letters to their original topic and partition again, unchanged.
+    """Resend dead letters, unchanged, to their original topic and partition.
 
-    Use it after fixing the cause, for example a setting in the stream file. A record that fails
-    again becomes a new dead letter. Dead letters that were resent before are skipped.
+    Use this command after you have fixed the cause, for example a setting in the stream file. A
+    record that fails again becomes a new dead letter. Dead letters that were resent before are
+    skipped, unless --again is given. Prints how many dead letters were resent and skipped.
 
     Example: driftline deadletters replay --reason "missing value" --dry-run
     """

@@ -1,4 +1,4 @@
-"""`driftline doctor`: check everything that a stream needs, and suggest how to fix it."""
+"""`driftline doctor`: check the installation, services, broker and models, and suggest fixes."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -35,11 +35,11 @@ def doctor(
     ] = True,
     json: Json = False,
 ) -> None:
-    """Check the installation, services on this machine, the broker, topics and the champion.
+    """Check the installation, the services on this machine, the broker, topics and the champion.
 
-    Each line shows what was found, and how to fix it if it is wrong. Exit code 0: no check fails,
-    although there may be warnings. 1: a check fails, for example because the broker cannot be
-    reached. 2: a setting is wrong.
+    Prints the result of each check, and suggests a fix for each problem. Exit code 0: no check
+    failed, although there may be warnings. 1: a check failed, for example because the broker is
+    unreachable. 2: a setting is invalid.
 
     Example: driftline doctor -b local
     """
@@ -54,7 +54,7 @@ def doctor(
         here = look_at_workers(folder, file_digest(path), now=datetime.now(UTC))
         checks.extend(check_services(here))
     except StreamFileError as error:
-        # A file that was named must be valid. Without one, only the installation is checked.
+        # A stream file given with --stream must be valid. Without --stream, an error is a warning.
         checks.append(Check("stream file", "fail" if file else "warn", error.message, error.hint))
     if broker:
         client = connect(settings.client, settings.bootstrap_servers, settings.properties)

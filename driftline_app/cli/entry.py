@@ -1,4 +1,4 @@
-"""The `driftline` script: handle Ctrl-C before anything else is imported."""
+"""Entry point of the `driftline` script: handle Ctrl-C before importing the commands."""
 
 import sys
 
@@ -11,7 +11,7 @@ def start() -> None:
         catch()
         from driftline_app.cli.main import main
     except BaseException as error:
-        # A library may turn the interrupt into another error of its import.
+        # If Ctrl-C interrupts the import of a library, the library may raise another exception.
         if not (pressed() or isinstance(error, KeyboardInterrupt)):
             raise
         print("interrupted", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`driftline estimates`: compare estimated metrics with those computed from labels later."""
+"""`driftline estimates`: compare estimated metrics with the metrics later computed from labels."""
 
 from collections.abc import Sequence
 
@@ -30,11 +30,11 @@ def estimates(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Compare the estimated metric of each window with the metric computed from its labels.
+    """Compare each window's estimated metric with the metric computed from its labels.
 
-    The estimate was made when the window closed, without labels, from inputs and scores. It is
-    right as long as the relation between inputs and labels stays the same. Labels that have not
-    arrived yet are not counted.
+    The monitor made the estimate when the window closed, from inputs and scores alone. An estimate
+    is valid only as long as the relation between inputs and labels stays the same. Labels that have
+    not arrived yet are left out.
 
     Example: driftline estimates --run last
     """

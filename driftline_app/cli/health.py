@@ -1,7 +1,8 @@
-"""`driftline health`: check one service, for health checks of containers.
+"""`driftline health`: check one service by its state file, for container health checks.
 
-In: the state file that the service writes every second. Out: an exit code. It never connects to a
-broker, so that a broker that is down does not make healthy services look broken.
+Input: the state file that the service writes every second. Output: one line and an exit code. This
+command never connects to a broker, so a broker outage does not make every service unhealthy at
+once.
 """
 
 from datetime import UTC, datetime
@@ -22,28 +23,31 @@ def health(
     service: Annotated[
         Service,
         typer.Argument(
-            metavar="SERVICE", help="inference, outcomes, monitor or trainer.", show_default=False
+            metavar="SERVICE",
+            help="Service to check: inference, outcomes, monitor or trainer.",
+            show_default=False,
         ),
     ],
     file: StreamFile = None,
     slot: Annotated[
         int,
         typer.Option(
-            min=0, metavar="N", help="Number of the worker, as it was started with --slot."
+            min=0, metavar="N", help="Worker number, as given to --slot when the worker started."
         ),
     ] = 0,
     json: Json = False,
 ) -> None:
     """Check whether a service on this machine is running and making progress.
 
-    For health checks and cron jobs. Exit code 0: the service is healthy. 1: its process has ended,
-    or has not written its state file for 30 s; it has waited for Kafka for 2 minutes; it has had
-    fewer partitions than its fair share for a minute; it has read nothing for 2 minutes although
-    there are records to read; or it is inference, and no published model can be used. 2: the check
-    failed, for example because there is no stream file.
+    Use it in container health checks and cron jobs. Exit code 0: the service is healthy. 1: the
+    service is unhealthy, because its process has ended or has not written its state file for 30 s;
+    because it has waited for Kafka for 2 minutes; because it has had fewer partitions than its fair
+    share for a minute; because it has read nothing for 2 minutes although records are available;
+    or, for inference, because no published model is usable. 2: the check could not be made, for
+    example because there is no stream file.
 
-    Inference that waits for the first model is healthy. The check does not connect to the broker;
-    `driftline status` does.
+    Inference is healthy while it waits for the first model. This command does not connect to the
+    broker. To check the broker as well, use `driftline status`.
 
     Example: driftline health inference --stream elec2.toml
     """

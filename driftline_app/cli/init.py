@@ -19,7 +19,7 @@ from producers.profile import MAX_ROWS, DataProfile, look
 from producers.rows import RowSource
 from producers.sources import open_source
 
-# Rows that are decoded as inference decodes them, to test the draft.
+# Number of rows to decode with the drafted stream file, to test the draft.
 _TRIED = 1000
 
 
@@ -28,20 +28,22 @@ def _column(help: str) -> Any:
 
 
 def init(
-    data: Annotated[str, data_argument("Or a folder with one such file.")],
+    data: Annotated[str, data_argument("A folder with one such file also works.")],
     target: Annotated[str, _column("Column to predict.")],
-    time: Annotated[str | None, _column("Column with the event time.")] = None,
+    time: Annotated[str | None, _column("Column with the event time. Default: none.")] = None,
     id: Annotated[
-        str | None, _column("Column with the id of the record. Default: rows are numbered.")
+        str | None, _column("Column with the record id. Default: the row number.")
     ] = None,
     key: Annotated[
-        str | None, _column("Column whose value selects the Kafka partition. Default: the id.")
+        str | None, _column("Column whose value selects the partition. Default: the record id.")
     ] = None,
     drop: Annotated[list[str] | None, _column("Column to ignore. May be repeated.")] = None,
     name: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Name of the stream. Default: from DATA.", show_default=False
+            metavar="NAME",
+            help="Name of the stream. Default: derived from the name of DATA.",
+            show_default=False,
         ),
     ] = None,
     force: Annotated[
@@ -49,9 +51,9 @@ def init(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Inspect DATA and write a stream file, NAME.toml, with comments.
+    """Inspect DATA, and write a commented stream file, NAME.toml, to the current folder.
 
-    Prints what was found in each column, so that you can check and edit the file.
+    Prints a summary of each column, so that you can check the stream file and edit it.
 
     Example: driftline init elec2.csv.gz --target class --time at
     """
@@ -70,7 +72,7 @@ def init(
 
 
 def _write(profile: DataProfile, name: str, force: bool) -> tuple[Path, str]:
-    """Write the stream file NAME.toml. Return its path and its content. Raises SettingsError."""
+    """Write the stream file NAME.toml, and return its path and content. Raises SettingsError."""
     if name != slug(name):
         raise SettingsError(
             f"--name {name!r}: expected lower-case letters, digits and hyphens",
@@ -116,7 +118,7 @@ def _count(total: int | None) -> str:
 
 
 def _try_out(stream: Stream, source: RowSource) -> None:
-    """Decode the first rows as inference does, and report those that it would reject."""
+    """Decode the first rows as inference does, and print how many of them it would reject."""
     plays = Playback(stream, source, limit=_TRIED).play()
     records = [play.value for play in plays if play.kind == "record"]
     batch = RecordCodec(stream).decode(records)

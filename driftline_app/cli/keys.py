@@ -1,4 +1,4 @@
-"""`driftline keys`: manage the key that signs packages, and the keys that are trusted."""
+"""`driftline keys`: create a signing key for model packages, and trust or list public keys."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +11,13 @@ from driftline.safe_text import json_line
 from driftline_app.cli.options import Json, stdout
 
 keys = typer.Typer(
-    help="Manage the key that signs model packages, and the keys that are trusted.",
+    help="Manage the key that signs model packages, and the trusted keys.",
     no_args_is_help=True,
 )
 
 
 class KeyInfo(msgspec.Struct, frozen=True):
-    """One line of `keys list --json`. `signs` marks the key whose private key is here."""
+    """One line of `keys list --json`. `signs` is true for this machine's signing key."""
 
     id: str
     signs: bool
@@ -25,10 +25,10 @@ class KeyInfo(msgspec.Struct, frozen=True):
 
 @keys.command()
 def new() -> None:
-    """Create a signing key in DRIFTLINE_HOME/keys, and trust it here.
+    """Create a signing key in DRIFTLINE_HOME/keys, and trust it on this machine.
 
-    Copy the public key, `signing.pub`, to every machine that loads models of this trainer. Never
-    copy the private key, `signing.pem`.
+    Copy the public key, `signing.pub`, to every machine that loads models signed with this key, and
+    trust it there with `driftline keys trust`. Never copy the private key, `signing.pem`.
 
     Example: driftline keys new
     """
@@ -45,9 +45,11 @@ def new() -> None:
 
 @keys.command()
 def trust(
-    file: Annotated[Path, typer.Argument(metavar="KEY", help="Ed25519 public key file (PEM).")],
+    file: Annotated[
+        Path, typer.Argument(metavar="KEY", help="PEM file with an Ed25519 public key.")
+    ],
 ) -> None:
-    """Trust a public key: models that are signed with it may be loaded.
+    """Trust a public key, so that models signed with it can be loaded on this machine.
 
     Example: driftline keys trust signing.pub
     """
@@ -58,7 +60,7 @@ def trust(
 
 @keys.command("list")
 def list_(json: Json = False) -> None:
-    """List the trusted keys, and mark the key that signs models here.
+    """List the trusted keys, and mark the key that signs models on this machine.
 
     Example: driftline keys list
     """

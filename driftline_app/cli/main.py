@@ -1,7 +1,7 @@
-"""The `driftline` command: register the commands, and turn errors into messages and exit codes.
+"""Assemble the `driftline` command line, and turn errors into messages and exit codes.
 
-Exit codes: 0 for success, 1 if a check failed or nothing was found, 2 for an error that the message
-explains, 130 after Ctrl-C.
+Exit codes: 0 for success, 1 if a check failed or nothing was found, 2 for an error that is
+explained by a message, 130 after Ctrl-C.
 """
 
 import errno
@@ -37,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-# Panel of `driftline --help` → modules and their commands. A Typer application becomes a group.
+# Panel of `driftline --help` → modules, each with its commands. Typer applications become groups.
 _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "Start": [
         ("init", ("init",)),
@@ -72,20 +72,20 @@ _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
 }
 
 
-# Error number of the operating system → what to do.
+# Operating-system error number → hint that tells the user what to do.
 _HINTS: Final[dict[int, str]] = {
-    errno.EACCES: "check the owner and the permissions of its folder, or set DRIFTLINE_HOME",
-    errno.EROFS: "choose a folder that is writable, for example by DRIFTLINE_HOME",
+    errno.EACCES: "check the folder's owner and permissions, or set DRIFTLINE_HOME",
+    errno.EROFS: "choose a writable folder, for example by setting DRIFTLINE_HOME",
     errno.ENOSPC: "free some space on this disk",
     errno.EDQUOT: "free some space on this disk",
-    errno.EEXIST: "a file or a broken link is in the place of a folder; move it away",
-    errno.ENOTDIR: "a file is in the place of a folder; move it away",
-    errno.EMFILE: "raise the limit of open files: ulimit -n",
+    errno.EEXIST: "a folder is needed here, but this is a file or a broken link; rename or move it",
+    errno.ENOTDIR: "a folder is needed here, but this is a file; rename or move it",
+    errno.EMFILE: "raise the limit on open files: ulimit -n",
 }
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """An error: its class (see `driftline.errors`, or "UsageError"), what happened, what to do."""
+    """An error: its class (from `driftline.errors`, or "UsageError"), its message and its hint."""
 
     type: str
     message: str
@@ -93,7 +93,7 @@ class ErrorDetail(msgspec.Struct, frozen=True):
 
 
 class ErrorLine(msgspec.Struct, frozen=True):
-    """The line on standard error with which a command with `--json` exits with code 2."""
+    """The line that a command with `--json` prints to standard error if its exit code is 2."""
 
     error: ErrorDetail
 
@@ -104,7 +104,7 @@ def _print_version(wanted: bool) -> None:
     try:
         print(f"driftline {installed_version('driftline')}")
     except PackageNotFoundError:
-        print("driftline, from source files that are not installed")
+        print("driftline, running from source files, not installed")
     raise typer.Exit
 
 
@@ -128,13 +128,13 @@ def prepare(
         ),
     ] = False,
 ) -> None:
-    """Set up logging for all commands except services, which set up their own."""
+    """Set up logging for all commands except the services, which set up their own logging."""
     log_command(verbose=verbose or os.environ.get("DRIFTLINE_LOG_LEVEL", "").lower() == "debug")
 
 
 @cache
 def command_line() -> typer.Typer:
-    """Return the application with all its commands. The first call imports them."""
+    """Return the application with all commands. The first call imports the commands' modules."""
     for panel, modules in _COMMANDS.items():
         for module_name, names in modules:
             module: ModuleType = import_module(f"driftline_app.cli.{module_name}")
@@ -159,8 +159,8 @@ def main() -> None:
         command_line()()
     except KeyboardInterrupt:
         _end_interrupted()
-    except BrokenPipeError:  # the reader of a pipe has ended, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+    except BrokenPipeError:  # the process that reads the pipe, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(1)
     except (DriftlineError, OSError) as error:
         known = error if isinstance(error, DriftlineError) else _explained(error)
@@ -181,7 +181,7 @@ def _end_interrupted() -> NoReturn:
 
 
 def _explained(error: OSError) -> MachineError:
-    """Return an error of the operating system with the path and the reason."""
+    """Convert an operating-system error to a MachineError with the path and the reason."""
     log.debug("the cause:", exc_info=error)
     paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
     reason = error.strerror or str(error) or type(error).__name__
@@ -190,11 +190,11 @@ def _explained(error: OSError) -> MachineError:
 
 
 def _run_for_scripts() -> int:
-    """Run the command and return its exit code. Wrong usage is printed as JSON."""
+    """Run the command and return its exit code. Print usage errors as JSON."""
     try:
         return int(command_line()(standalone_mode=False) or 0)
     except Exception as error:
-        # Typer's errors of usage have no public base class. They all have this method.
+        # Typer's usage errors have no public base class, but all of them have this method.
         format_message = getattr(error, "format_message", None)
         if format_message is None:
             raise

@@ -1,4 +1,4 @@
-"""`driftline models` and `driftline freeze`: list models, and choose the one that serves."""
+"""`driftline models` and `driftline freeze`: list and export models, and change the champion."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -35,11 +35,11 @@ Digest = Annotated[
         metavar="DIGEST", help='The first digits of a digest, without "sha256:", or "champion".'
     ),
 ]
-Why = Annotated[str, typer.Option("--reason", help="Reason, published with the change.")]
+Why = Annotated[str, typer.Option("--reason", help="Reason to publish with the change.")]
 
 
 class ExportFormat(Enum):
-    """The values of `models.export.Format`. Typer has no options that are lists of literals."""
+    """The values of `models.export.Format` as an enum: Typer does not support `list[Literal]`."""
 
     JOBLIB = "joblib"
     ONNX = "onnx"
@@ -51,7 +51,7 @@ class ModelLine(msgspec.Struct, frozen=True):
 
     champion: bool
     model: ModelAnnounced
-    rolled_back: bool = False  # by an operator; the trainer does not promote it again
+    rolled_back: bool = False  # an operator rolled it back; the trainer never promotes it again
 
 
 @models.command("list")
@@ -63,8 +63,8 @@ def list_(
 ) -> None:
     """List all models with their metrics, oldest first, and mark the champion.
 
-    The metric of a model is from the held-out records of its own training. Models that an operator
-    has rolled back are marked as well.
+    Each model's metric was computed on the held-out records of its own training run. Models that an
+    operator has rolled back are marked as well.
 
     Example: driftline models list --run last
     """
@@ -178,9 +178,9 @@ def promote(
     bootstrap_server: BootstrapServers = None,
     json: Json = False,
 ) -> None:
-    """Make a model the champion. Inference serves it as soon as it has verified the package.
+    """Make a model the champion. Inference serves the model once it has verified the package.
 
-    Prints the metric of the model and that of the champion before it.
+    Prints the metrics of the new and the previous champion.
 
     Example: driftline models promote 3f9a --reason "better on holidays"
     """
@@ -207,7 +207,7 @@ def rollback(
     """Make an earlier model the champion again.
 
     Prints the metrics of both models. The trainer never promotes the replaced model again, but it
-    may promote new models. `driftline freeze` prevents that.
+    may still promote new models. To prevent this, run `driftline freeze`.
 
     Example: driftline models rollback --reason "complaints since noon"
     """
@@ -225,7 +225,7 @@ def rollback(
 @models.command()
 def export(
     digest: Digest,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for the files.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write to.")],
     formats: Annotated[
         list[ExportFormat] | None,
         typer.Option(
@@ -237,10 +237,11 @@ def export(
     bootstrap_server: BootstrapServers = None,
     run: Run = None,
 ) -> None:
-    """Write a verified model as joblib, ONNX and pickle files, together with its manifest.
+    """Verify a model's package, and write the model as joblib, ONNX and pickle files.
 
-    Each model takes a float32 matrix. In the manifest, `schema` describes how to compute its
-    columns, and `classes` lists the labels of the class numbers that scikit-learn predicts.
+    Also writes the model's manifest, and prints the path of each file. The input of each exported
+    model is a float32 matrix. In the manifest, `schema` describes how to compute the columns of
+    this matrix, and `classes` lists the labels in the order of the predicted class numbers.
 
     Example: driftline models export champion exported --run last
     """
@@ -260,10 +261,11 @@ def sign_(
     file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
 ) -> None:
-    """Sign the unsigned announcements, champion and freeze of an earlier version of Driftline.
+    """Sign records of the models topic that an earlier version of Driftline left unsigned.
 
-    A running trainer does this automatically. Check `driftline models list` first: this command
-    signs the state that it shows.
+    Signs model announcements, the champion and the freeze, and prints the keys of these records. A
+    running trainer does this automatically. Check the output of `driftline models list` first,
+    because this command signs the state shown there.
 
     Example: driftline models sign
     """
@@ -281,9 +283,9 @@ def freeze(
     reason: Why = "changed manually",
     bootstrap_server: BootstrapServers = None,
 ) -> None:
-    """Stop automatic promotion of new models.
+    """Stop the automatic promotion of new models, or allow it again with --off.
 
-    Models are still trained and announced. `driftline models promote` still works.
+    The trainer still trains and announces models. `driftline models promote` still works.
 
     Example: driftline freeze --reason "audit until Friday"
     """
@@ -306,7 +308,7 @@ def _show_change(change: ChampionChange, json: bool) -> None:
     before = "none" if change.before is None else _described(change.before)
     stdout.print(f"before:   {before}")
     if change.before is not None:
-        stdout.print("Each model was measured on the held-out records of its own training.")
+        stdout.print("Each metric was computed on the held-out records of the model's training.")
 
 
 def _described(model: ModelAnnounced) -> str:
@@ -331,5 +333,5 @@ def _find(catalog: Catalog, digest: str) -> ModelAnnounced:
 
 
 def _minute(moment: str) -> str:
-    """Return a UTC time without seconds."""
+    """Shorten an RFC 3339 time in UTC to date, hour and minute."""
     return moment[:16].replace("T", " ")

@@ -1,12 +1,14 @@
-"""Options and arguments that commands share, and the consoles on which they print.
+"""Define the options and arguments that commands share, and the consoles that they print to.
 
-One grammar for all commands:
+All commands follow the same grammar:
 
-- The stream file is always the option `--stream FILE` (`-s FILE`). Without it, a command uses the
-  only stream file in the current folder.
-- Arguments are what the command works on: DATA, a TOPIC, an ID, a model's DIGEST, a SERVICE.
-- `--bootstrap-server` (`-b`) names the Kafka. `--run` reads the topics of a run instead.
-- `--json` prints results for scripts to standard output, and errors to standard error.
+- `--stream FILE` (`-s FILE`) selects the stream file. Without this option, a command uses the only
+  stream file in the current folder.
+- An argument selects what the command works on: DATA, a TOPIC, an ID, a model's DIGEST, a SERVICE.
+- `--bootstrap-server` (`-b`) gives the address of the Kafka broker. With `--run`, a command instead
+  reads the topics that a run saved.
+- With `--json`, a command prints its results to standard output and its errors to standard error,
+  both as JSON.
 """
 
 from pathlib import Path
@@ -21,9 +23,9 @@ from driftline_app.cli import completion
 
 
 class _Console(Console):
-    """Print each string in one line: a line break in a value could forge a line of output.
+    """A console that escapes line breaks in strings, so that a value cannot forge a line of output.
 
-    This applies to strings in tables and trees as well. Use `rich.text.Text` for several lines.
+    Strings in tables and trees are escaped as well. To print several lines, use `rich.text.Text`.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -31,7 +33,7 @@ class _Console(Console):
 
 
 class _Visible(RenderHook):
-    """Escape control characters in everything that is printed. Rich's own styles still work."""
+    """Escape control characters in all printed values, but keep Rich's own styles."""
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         return [_Cleaned(renderable) for renderable in renderables]
@@ -60,13 +62,13 @@ stderr = _console(stderr=True)
 stdout = _console(stderr=False)
 
 DATA_HELP = (
-    "A CSV, CSV.gz, Parquet or JSON lines file, or a data set by name: iris, iris-drift, "
+    "A CSV, CSV.gz, Parquet or JSON Lines file, or a built-in data set: iris, iris-drift or "
     "river:NAME."
 )
 
 
 def data_argument(more: str = "") -> Any:
-    """Return the argument DATA. `more` is added to its help."""
+    """Return the DATA argument, with `more` appended to its help text."""
     return typer.Argument(
         metavar="DATA",
         help=f"{DATA_HELP} {more}".rstrip(),
@@ -93,8 +95,8 @@ BootstrapServers = Annotated[
         "--bootstrap-server",
         "-b",
         metavar="HOST:PORT",
-        help='Address of the Kafka broker. "local" is the broker that `driftline broker up` '
-        "starts. Default: KAFKA_BOOTSTRAP_SERVERS, else local.",
+        help='Address of the Kafka broker, or "local" for the broker that `driftline broker up` '
+        'starts. Default: KAFKA_BOOTSTRAP_SERVERS if it is set, otherwise "local".',
         show_default=False,
     ),
 ]
@@ -103,8 +105,8 @@ Run = Annotated[
     typer.Option(
         "--run",
         metavar="NAME",
-        help="Read the topics that `driftline run` saved instead of a broker's. NAME is the "
-        'name of a run, its folder, or "last".',
+        help="Read the topics that `driftline run` saved, instead of topics on a broker. NAME is "
+        'the run\'s name, its folder, or "last" for the newest run.',
         show_default=False,
         autocompletion=completion.runs,
     ),
@@ -116,7 +118,8 @@ WarmUpShare = Annotated[
         "--warmup",
         min=0.01,
         max=0.9,
-        help="Train the first model on this share of the rows, and stream the others.",
+        help="Train the first model on this fraction of the rows, from the start of the data, and "
+        "stream the remaining rows.",
     ),
 ]
 Limit = Annotated[

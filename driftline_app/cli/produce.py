@@ -1,4 +1,4 @@
-"""`driftline produce`: send a data set to the features and labels topics of a stream."""
+"""`driftline produce`: send a data set's rows to a stream's features and labels topics."""
 
 from contextlib import closing
 from typing import Annotated
@@ -29,7 +29,7 @@ Rate = Annotated[
     float | None,
     typer.Option(
         metavar="N",
-        help="Send N records per second. Default: as fast as possible.",
+        help="Send at most N feature records per second. Default: as fast as possible.",
         show_default=False,
     ),
 ]
@@ -38,7 +38,7 @@ RowLimit = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Stop after N rows. Skipped rows do not count.",
+        help="Send at most N rows, not counting skipped rows. Default: all rows.",
         show_default=False,
     ),
 ]
@@ -46,8 +46,8 @@ Skip = Annotated[
     str | None,
     typer.Option(
         metavar="N",
-        help="Skip the first N rows, or this fraction of them, such as 1000 or 0.2. Row "
-        "numbers include skipped rows.",
+        help="Rows to skip at the start: a number (1000) or a fraction of all rows (0.2). Skipped "
+        "rows still count towards row numbers. Default: none.",
         show_default=False,
     ),
 ]
@@ -58,15 +58,15 @@ FirstRow = Annotated[
         min=0,
         max=MAX_ROW,
         metavar="N",
-        help="Number (@row) of the first record, if rows that are skipped have no higher one. "
-        "Default: one more than the highest number in the topic.",
+        help="Number (@row) of the first record, unless the rows skipped by --skip already have "
+        "higher numbers. Default: one more than the highest number in the features topic.",
         show_default=False,
     ),
 ]
 
 
 def produce(
-    data: Annotated[str, data_argument('"-" reads JSON lines from standard input.')],
+    data: Annotated[str, data_argument('Use "-" to read JSON Lines from standard input.')],
     file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
     rate: Rate = None,
@@ -75,12 +75,16 @@ def produce(
     first_row: FirstRow = None,
     labels: Annotated[
         bool,
-        typer.Option("--labels/--no-labels", help="Whether to send labels as well."),
+        typer.Option("--labels/--no-labels", help="Also send the labels."),
     ] = True,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Send the rows of DATA to the stream's topics: records, and labels after their delay.
+    """Send the rows of DATA as records and labels to the stream's features and labels topics.
+
+    Each label is sent after the delay that the stream file sets in `[simulate] label_delay`. Prints
+    how many records and labels were delivered. Exits with code 1 if any of them was too large for
+    its topic.
 
     Example: driftline produce elec2.csv.gz --skip 0.2 --rate 100
     """

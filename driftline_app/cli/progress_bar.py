@@ -1,4 +1,4 @@
-"""Progress bars of commands. They appear on terminals only."""
+"""Progress bars for commands, shown on standard error if it is a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from driftline_app.cli.options import stderr
 def progress_bar(
     words: str, *, hidden: bool = False
 ) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """Yield two functions: one that sets the total, and one that adds what was done."""
+    """Yield two functions: one sets the total, the other advances the bar by a number of items."""
     with _bar(TaskProgressColumn(), hidden) as bar:
         task = bar.add_task(words, total=None)
         yield (
@@ -32,7 +32,7 @@ def progress_bar(
 
 @contextmanager
 def step_bar(*, hidden: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Yield a function that shows the present step, how much of it is done, and the total."""
+    """Yield a function that shows the current step, the number of items done and the total."""
     with _bar(MofNCompleteColumn(), hidden) as bar:
         task = bar.add_task("", total=None)
         yield lambda step, done, total: bar.update(
@@ -42,7 +42,7 @@ def step_bar(*, hidden: bool = False) -> Iterator[Callable[[str, int, int | None
 
 @contextmanager
 def parallel_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function like that of `step_bar`. Each step has a bar of its own."""
+    """Yield a function with the same arguments as in `step_bar`, but one bar for each step."""
     with _bar(MofNCompleteColumn(), False) as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -1,4 +1,4 @@
-"""`driftline reconcile`: account for every record and label."""
+"""`driftline reconcile`: read a stream's topics, and account for every record and label."""
 
 from typing import Annotated
 
@@ -18,21 +18,29 @@ def reconcile(
     bootstrap_server: BootstrapServers = None,
     run: Run = None,
     name_all: Annotated[
-        bool, typer.Option("--all", help="List everything that is missing, not only the first 20.")
+        bool,
+        typer.Option(
+            "--all",
+            help="List all missing or misplaced records and labels, not only the first 20 of each.",
+        ),
     ] = False,
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Exit 1 also if inference has not read all records yet."),
+        typer.Option(
+            "--strict", help="Also exit with code 1 if inference has not read all records yet."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Account for every record and label, by reading all topics.
+    """Read all of the stream's topics, and account for every record and label.
 
     Each record must have become a prediction or a dead letter, and each label an outcome or a dead
-    letter. Records that inference has not read yet count as waiting. Services may keep running.
+    letter. Records that inference has not read yet are counted separately. The services may keep
+    running.
 
-    Exit 1 if a record or label is missing, was deleted before it was read, or has two outcomes, or
-    if a label is in another partition than its record.
+    Prints the number of records and labels in each state, and lists the missing ones. Exits with
+    code 1 if a record or label is missing, was deleted before it was read or has two outcomes, or
+    if a label is not in its record's partition.
 
     Example: driftline reconcile --run last
     """
@@ -55,7 +63,7 @@ def reconcile(
         raise typer.Exit(1)
 
 
-# Field → its description. Zeros are shown only for fields in `_ALWAYS`.
+# Field → its description. A count of zero is printed only for fields in `_ALWAYS`.
 _RECORDS = {
     "records": "feature records",
     "predictions": "predicted",
@@ -67,19 +75,19 @@ _RECORDS = {
     "missing": "missing",
 }
 _BESIDE = {
-    "revised": "revised labels, each with another outcome",
+    "revised": "revised labels, each with an outcome of its own",
     "duplicate_ids": "records with the id of an earlier record",
     "replayed": "records resent from dead letters",
     "redelivered": "predictions published twice, which readers drop",
     "doubled_outcomes": "outcomes published twice, which no Driftline service does",
-    "misplaced_labels": "labels in another partition than their record, so they cannot join",
+    "misplaced_labels": "labels outside their record's partition, which cannot be joined",
     "foreign_records": "predictions and outcomes from other programs",
     "foreign_letters": "dead letters from other programs",
 }
 _LABELS = {
     "total": "labels",
     "joined": "labels in an outcome",
-    "repeated": "labels that repeated a known label",
+    "repeated": "labels that repeat an earlier label",
     "replaced": "labels revised before their prediction arrived",
     "dead_letters": "dead letters: unreadable, or no prediction within the label's grace period",
     "waiting": "labels not read yet, or waiting for their prediction",

@@ -1,4 +1,8 @@
-"""`driftline run` and `driftline demo`: play one data set through all services in one process."""
+"""Play one data set through all services in one process, in memory or on Kafka, and save the run.
+
+Implements `driftline run` and `driftline demo`. Input: a data set and a stream file. Output: the
+printed events, and the run's folder with its topics, result and report.
+"""
 
 from pathlib import Path
 
@@ -34,10 +38,14 @@ def run(
 ) -> None:
     """Play DATA through all services: predict, detect drift, retrain, replace the model.
 
-    The services run in this process, on an in-memory broker. The first rows train the first model,
-    and the rest is streamed. The topics are saved in the folder of the run, so that commands with
-    `--run` can read them, such as `driftline tail drift --run last`. With -b, the run uses the
-    stream's topics on that Kafka, where the features topic must be empty.
+    All services run in this process. The first rows train the first model, and the remaining rows
+    are streamed. Events are printed as they occur. The topics and an HTML report are saved in the
+    run's folder. Other commands can read the saved topics, for example
+    `driftline tail drift --run last`.
+
+    With -b, the run uses the stream's topics on that Kafka broker, where the features topic must be
+    empty. Without -b, it uses an in-memory broker, even if KAFKA_BOOTSTRAP_SERVERS is set. Exits
+    with code 1 if a record or label was lost or was too large for its topic.
 
     Example: driftline run elec2.csv.gz --warmup 0.2
     """
@@ -50,11 +58,12 @@ def demo(
     bootstrap_servers: BootstrapServers = None,
     as_json: Json = False,
 ) -> None:
-    """Run a demo on Iris flowers: a faulty camera causes drift, and retraining repairs the model.
+    """Run a demo on Iris flowers: a faulty camera causes drift, and retraining restores accuracy.
 
-    Records are drawn from the Iris data set, until a fault changes the measurements. Driftline
-    detects the drift, retrains the model and replaces it, and the accuracy recovers. The last line
-    is the path of the report.
+    The records are drawn at random from the Iris data set. Halfway through, a fault changes the
+    measurements. Driftline detects the drift, trains a new model and replaces the old one, and the
+    accuracy recovers. Prints the events as they occur, then the totals and the path of an HTML
+    report.
 
     Example: driftline demo
     """
@@ -72,7 +81,7 @@ def _run(
     bootstrap_servers: str | None,
     as_json: bool,
 ) -> None:
-    # Imported here, because it imports pandas and scikit-learn: `--help` stays quick.
+    # Imported here to keep `--help` fast: these modules import pandas and scikit-learn.
     from driftline_app.assembly import without_evidently
     from driftline_app.replay.run import play
 

@@ -1,4 +1,4 @@
-"""The four services as commands. Each command runs one worker until it is stopped."""
+"""`driftline inference`, `outcomes`, `monitor`, `trainer`: run one worker until it is stopped."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,15 +16,15 @@ Slot = Annotated[
     typer.Option(
         min=0,
         metavar="N",
-        help="Number of this worker, from 0. Workers of the same service need different numbers. "
-        "A worker takes the place of an earlier one with its number.",
+        help="Number of this worker, starting at 0. Each worker of a service needs its own number. "
+        "A new worker replaces a running worker with the same number.",
     ),
 ]
 LogFile = Annotated[
     Path | None,
     typer.Option(
         metavar="PATH",
-        help="Write the log to this file, with rotation at 2 MB and three old files. "
+        help="Write the log to this file. It is rotated at 2 MB, and three old files are kept. "
         "Default: standard error.",
         show_default=False,
     ),
@@ -37,11 +37,11 @@ def inference(
     slot: Slot = 0,
     log_file: LogFile = None,
 ) -> None:
-    """Score feature records with the champion, until Ctrl-C.
+    """Score feature records with the champion, and publish predictions, until Ctrl-C.
 
-    Waits for the first model. Replaces the model between two batches when the champion changes.
-    Rejects models that no trusted key has signed. Several workers, each with its own --slot, share
-    the partitions.
+    Waits until the first model is published. When the champion changes, replaces the model between
+    two batches. Rejects models that are not signed by a trusted key. Several workers can share the
+    partitions, each with its own --slot.
 
     Example: driftline inference -b local
     """
@@ -54,9 +54,9 @@ def outcomes(
     slot: Slot = 0,
     log_file: LogFile = None,
 ) -> None:
-    """Join predictions with their labels, until Ctrl-C.
+    """Join predictions with their labels, and publish outcomes, until Ctrl-C.
 
-    Several workers, each with its own --slot, share the partitions.
+    Several workers can share the partitions, each with its own --slot.
 
     Example: driftline outcomes -b local
     """
@@ -71,8 +71,9 @@ def monitor(
 ) -> None:
     """Detect drift in windows of records, and request retraining, until Ctrl-C.
 
-    Several workers, each with its own --slot, share the partitions. One of them merges the results
-    of all workers, and opens and resolves drift events.
+    Reads predictions and outcomes, and publishes windows, drift events and retrain requests.
+    Several workers can share the partitions, each with its own --slot. One of the workers merges
+    the results of all workers, and opens and resolves drift events.
 
     Example: driftline monitor -b local
     """
@@ -87,8 +88,8 @@ def trainer(
 ) -> None:
     """Train and publish models when retraining is requested, until Ctrl-C.
 
-    A new model is compared with the champion on held-out records. A better one is promoted, unless
-    `driftline freeze` has stopped promotion.
+    Compares each new model with the champion on held-out records, and promotes the new model if it
+    is better. `driftline freeze` stops this automatic promotion.
 
     Example: driftline trainer -b local
     """

@@ -1,4 +1,4 @@
-"""`driftline status`: show the services of a stream, on this machine and on its broker."""
+"""`driftline status`: show a stream's services on this machine, their lag, and its models."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,21 +21,22 @@ from driftline_app.context import open_context
 from driftline_app.message_lines import short_digest
 from driftline_app.stream_file import find_stream_file
 
-# Numbers below this are shown in full.
+# Numbers of this size or more are abbreviated, such as 12.3k.
 _SHORTENED = 10_000
-# Above this many thousands, millions and so on, the next unit is used.
+# From this many thousands or millions on, the next larger unit is used.
 _LARGEST_SHOWN = 999.5
 
 
 def status(
     file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
 ) -> None:
-    """Show the state and lag of each service, the models in use, and the last drift and decision.
+    """Show each service's state and lag, the models in use, and the last drift event and decision.
 
-    Exit code 0: all four services run on this machine and are healthy. 1: a service does not run,
-    keeps crashing, or is unhealthy by the rules of `driftline health`, or the champion has no
-    announcement; the output names it. 2: the broker cannot be reached, or another error that the
-    message explains.
+    The states come from the services' state files on this machine. Exit code 0: all four services
+    are running on this machine and are healthy. 1: a problem was found and printed: a service is
+    not running, keeps crashing or is unhealthy by the rules of `driftline health`, or the
+    champion's announcement is missing. 2: the broker is unreachable, or another error occurred,
+    which is explained by a message.
 
     Example: driftline status --json
     """
@@ -48,7 +49,7 @@ def status(
     try:
         found = look(context.broker, context.stream, here, Trusted(context.settings.keys))
     except (BrokerError, UnsupportedCodec):
-        # The state of services on this machine is known without a broker.
+        # Even without a broker, the state of the services on this machine is known.
         if not json:
             _show_workers(context.stream.name, here.workers, {})
             _show_problems(problems, here.workers)
@@ -113,7 +114,7 @@ def _show_workers(
             table.add_row(service, "[dim]not here[/]", "", "", "", lag)
         for worker in own:
             table.add_row(*_row(worker, lag))
-            lag = ""  # the lag is that of the service, not of a worker
+            lag = ""  # the lag is for the whole service: show it only once
     stdout.print(table)
 
 
@@ -128,12 +129,12 @@ def _row(worker: Worker, lag: str | Text) -> tuple[str | Text, ...]:
 
 
 def _counts(counts: Mapping[Role, int] | Mapping[str, int]) -> Text:
-    """Return a line for each count."""
+    """Return one line of text for each count."""
     return Text("\n".join(visible(f"{role} {_short(count)}") for role, count in counts.items()))
 
 
 def _short(count: int) -> str:
-    """Return a number in at most six characters.
+    """Format a number in at most six characters.
 
     >>> _short(9_999), _short(12_345), _short(24_345_678), _short(3_000_000_000)
     ('9,999', '12.3k', '24.3M', '3G')
@@ -152,7 +153,7 @@ def _show_problems(problems: Sequence[str], workers: Sequence[Worker]) -> None:
     if outdated := [worker.name for worker in workers if worker.outdated]:
         stdout.print(
             f"note:      {', '.join(outdated)} started with an earlier version of the stream file; "
-            "`driftline down` and then `driftline up` applies the present one",
+            "run `driftline down` and then `driftline up` to apply the current version",
             style="yellow",
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""`driftline tail`: print the newest messages of a topic, and optionally those that follow."""
+"""`driftline tail`: print a topic's newest messages and, with --follow, new messages."""
 
 from typing import Annotated, get_args
 
@@ -22,7 +22,7 @@ def tail(
         str,
         typer.Argument(
             metavar="TOPIC",
-            help=f"One of {', '.join(get_args(Role))}, or a topic's full name.",
+            help=f"Topic to read: {', '.join(get_args(Role))}, or a topic's full name.",
             autocompletion=completion.topics,
         ),
     ],
@@ -40,10 +40,10 @@ def tail(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Print the newest messages of a topic, one per line, the newest last.
+    """Print a topic's newest messages, one per line, newest last.
 
-    With --json, each line is the message as it was published. A dead letter may contain any bytes,
-    so it is printed as an object with its position and headers.
+    With --json, each line is a message as it was published. A dead letter may contain arbitrary
+    bytes, so it is printed as a JSON object with its position, headers and content.
 
     Example: driftline tail drift --run last
     """
@@ -75,11 +75,11 @@ def tail(
             for message in new_messages(context.broker, ends):
                 show(message)
         except KeyboardInterrupt:
-            return  # the usual way to stop
+            return  # Ctrl-C is the usual way to stop
 
 
 def resolve(stream: Stream, topic: str) -> tuple[str, Role]:
-    """Return the name and role of a topic, given one of them. Raises SettingsError."""
+    """Return the name and role of the topic with this name or role. Raises SettingsError."""
     for planned in Topics(stream).plan():
         if topic in (planned.role, planned.name):
             return planned.name, planned.role

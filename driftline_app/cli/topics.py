@@ -1,4 +1,4 @@
-"""`driftline topics`: compare planned topics with the broker's, create them, print their ACLs."""
+"""`driftline topics`: compare a stream's topics with the plan, create them, and print ACLs."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,17 +18,17 @@ from driftline_app.cli.options import BootstrapServers, Json, StreamFile, stdout
 from driftline_app.context import open_context
 from driftline_app.stream_file import find_stream
 
-# Columns of a terminal in which the table with keys, writers and readers is readable.
+# Terminal width, in columns, from which the table also shows keys, writers and readers.
 _WIDE = 120
 
 topics = typer.Typer(
-    help="Compare the stream's topics with the plan, create them, and print their ACLs.",
+    help="Compare the stream's topics with the plan, create missing topics, and print ACLs.",
     no_args_is_help=True,
 )
 
 
 class PlannedTopic(msgspec.Struct, frozen=True):
-    """One line of `topics plan --json`: a planned topic, and how the broker's differs."""
+    """One line of `topics plan --json`: a planned topic, and how the existing topic differs."""
 
     topic: Topic
     differences: tuple[TopicDifference, ...]
@@ -38,10 +38,11 @@ class PlannedTopic(msgspec.Struct, frozen=True):
 def plan(
     file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
 ) -> None:
-    """Show all planned topics, and how those on the broker differ.
+    """Show all planned topics, and how the topics on the broker differ from the plan.
 
-    Exit 1 if a topic is missing or differs. A topic that keeps records for longer, or accepts
-    larger ones, does not count. Terminals with 120 columns also show keys, writers and readers.
+    Exits with code 1 if a topic is missing or differs from the plan. A topic with longer retention
+    or a larger message size limit than planned does not count as different. If the terminal has at
+    least 120 columns, the table also shows each topic's key, writers and readers.
 
     Example: driftline topics plan -b local
     """
@@ -68,10 +69,10 @@ def plan(
 def apply(
     file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
 ) -> None:
-    """Create missing topics. Report topics that differ from the plan, but never change them.
+    """Create missing topics, and report existing topics that differ from the plan.
 
-    Exit 1 if a topic differs. A topic that keeps records for longer, or accepts larger ones, does
-    not count.
+    Existing topics are never changed. Exits with code 1 if a topic differs from the plan. A topic
+    with longer retention or a larger message size limit than planned does not count as different.
 
     Example: driftline topics apply -b local
     """
@@ -102,7 +103,7 @@ def acls(
             "--principal",
             "-p",
             metavar="ROLE=PRINCIPAL",
-            help="Kafka principal of a role, such as inference=User:CN=scorer. May be repeated. "
+            help="Kafka principal for a role, such as inference=User:CN=scorer. May be repeated. "
             "Default: User:ROLE.",
             show_default=False,
         ),
@@ -110,9 +111,9 @@ def acls(
     bootstrap_server: BootstrapServers = None,
     json: Json = False,
 ) -> None:
-    """Print the minimal ACLs of services, producers, readers and operators.
+    """Print the minimal ACLs that services, producers, readers and operators need.
 
-    They are printed as commands for kafka-acls.sh. Nothing is changed.
+    The ACLs are printed as kafka-acls.sh commands. This command does not connect to the broker.
 
     Example: driftline topics acls --principal monitor=User:watch
     """
@@ -141,7 +142,7 @@ def _principals(given: Sequence[str], known: Sequence[str]) -> dict[str, str]:
 
 
 def _table(items: Sequence[PlannedTopic], *, wide: bool) -> Table:
-    """Return the plan as a table. Only a wide one has room for keys, writers and readers."""
+    """Return the plan as a table. A `wide` table also shows keys, writers and readers."""
     table = Table(box=None, pad_edge=False)
     table.add_column("topic", overflow="fold")
     table.add_column("partitions", justify="right", no_wrap=True)

@@ -29,11 +29,12 @@ def trace(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Show what caused an event, and what it led to.
+    """Print, as a tree, what caused an event and what the event led to.
 
-    The causes of a prediction are its model, the decision to promote it, the retrain request, the
-    drift event, and the windows with drift. The id of a record leads to its predictions, outcomes,
-    labels or dead letter. Exit 1 if the id is not found.
+    For example, the causes of a prediction are its model, the decision to promote that model, the
+    retrain request, the drift event and the windows with drift. For a record's id, the tree shows
+    the record's predictions, outcomes, labels or dead letter. Exits with code 1 if the id is not
+    found.
 
     Example: driftline trace drift-52cf42d9f7f3 --run last
     """
@@ -62,7 +63,7 @@ def _tree(node: Node) -> Tree:
 
 
 def _grow(tree: Tree, node: Node, direction: str) -> None:
-    """Add the causes and effects of a node. Only a change of direction gets a heading."""
+    """Add a node's causes and effects to the tree, with a heading where the direction changes."""
     for words, others in ((BECAUSE, node.causes), (LED_TO, node.effects)):
         if not others:
             continue

@@ -1,4 +1,4 @@
-"""`driftline train`: train a model of a stream from a data set with labels."""
+"""`driftline train`: train a model on a labelled data set, and publish it to a stream's topics."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,15 +34,16 @@ def train(
     ] = None,
     promote: Annotated[
         bool,
-        typer.Option("--promote", help="Make the model the champion, even if there is one."),
+        typer.Option("--promote", help="Make the model the champion, replacing any current one."),
     ] = False,
     bootstrap_server: BootstrapServers = None,
     json: Json = False,
 ) -> None:
     """Train a model on DATA, and publish it to the stream.
 
-    The package of the model is signed and stored. The first model of a stream becomes the champion.
-    Rows without a label are skipped.
+    The model's package is signed and saved in the model store. A stream's first model becomes the
+    champion. Rows without a label are skipped. Prints the candidates that were tried, with their
+    metrics, and the digest of the new model.
 
     Example: driftline train --data elec2.csv.gz -b local
     """

@@ -1,4 +1,4 @@
-"""Report the records and labels of a data set that no topic takes, because they are too large."""
+"""Print which records and labels of a data set were not sent because they are too large."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,7 +10,7 @@ _SHOWN: Final = 5
 
 
 def report_unsent(items: Sequence[TooLarge]) -> None:
-    """Print the data row and the size of the first ones, and the number of the others."""
+    """Print the data row and reason of the first five items, and the number of further items."""
     for item in items[:_SHOWN]:
         stderr.print(f"not sent: data row {item.row}: {item.reason}", style="red", soft_wrap=True)
     if (more := len(items) - _SHOWN) > 0:

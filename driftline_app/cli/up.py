@@ -1,4 +1,4 @@
-"""`driftline up` and `driftline down`: run the services as supervised processes of this machine."""
+"""`driftline up` and `driftline down`: run all services as supervised background processes."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -35,7 +35,7 @@ def up(
     workers: Annotated[
         int,
         typer.Option(
-            min=1, metavar="N", help="Number of workers each for inference, outcomes and monitor."
+            min=1, metavar="N", help="Number of workers per service; the trainer always has one."
         ),
     ] = 1,
     broker: Annotated[
@@ -46,7 +46,7 @@ def up(
         Literal["systemd"] | None,
         typer.Option(
             "--print",
-            help="Print a systemd unit for each service, and start nothing.",
+            help="Print a systemd unit for each worker, and start nothing.",
             show_default=False,
         ),
     ] = None,
@@ -54,10 +54,10 @@ def up(
 ) -> None:
     """Start all services of a stream, and keep them running in the background.
 
-    Creates missing topics, and waits until all services run. A supervisor restarts a service that
-    ends: after 1 s, then 2 s, and so on up to a minute. `driftline status` shows the services, and
-    `driftline down` stops them. Running the command again is safe: it starts only what is missing,
-    and replaces a supervisor that was killed. Exit code 0: all services run. 2: one does not.
+    Creates missing topics, and waits until all services are running. If a service ends, a
+    supervisor restarts it after 1 s, then 2 s, and so on up to a minute. `driftline down` stops all
+    services. Running this command again starts only services that are not running, and replaces a
+    killed supervisor. Exit code 0: all services are running. 2: an error occurred.
 
     Example: driftline up --broker
     """
@@ -72,7 +72,7 @@ def up(
         print(systemd_units(path, stream, settings, slots))
         return
     folder = folder_of(settings, stream)
-    # First of all, so that running services have a supervisor even if a later step fails.
+    # Do this first, so that running services have a supervisor even if a later step fails.
     if replace_supervisor(folder):
         stderr.print("the supervisor had ended; started another one for the running services")
     if broker:
@@ -80,7 +80,7 @@ def up(
     context = open_context(path, bootstrap_server)
     _create_topics(context, json)
     before = {process.pid for process in read_processes(folder) if process.alive}
-    with stderr.status("starting the services that do not run yet"):
+    with stderr.status("starting the services that are not running yet"):
         processes = start_services(folder, slots, path, context.settings.bootstrap_servers)
     if json:
         for process in processes:
@@ -94,7 +94,8 @@ def up(
 def down(file: StreamFile = None, json: Json = False) -> None:
     """Stop the services that `driftline up` started, and wait until they have ended.
 
-    Each service commits its work and leaves its consumer group, so the next start repeats nothing.
+    Each service commits its work and leaves its consumer group, so that no work is repeated after
+    the next start. Prints the names of the stopped services.
 
     Example: driftline down
     """
@@ -103,7 +104,7 @@ def down(file: StreamFile = None, json: Json = False) -> None:
     with stderr.status("stopping the services"):
         found = stop_services(folder)
     for each in damaged:
-        text = f"{each}; services that it names may still run; `driftline status` shows them"
+        text = f"{each}; services listed in it may still be running; `driftline status` shows them"
         stderr.print(text, style="yellow", soft_wrap=True, markup=False)
     stopped = [process.name for process in found.stopped]
     if json:

@@ -1,7 +1,8 @@
-"""Compare predictors on the same records: metric, metric over time, and paired differences.
+"""Compute a replay's metrics from its outcomes: the loop beside static, baseline and persistence.
 
-In: for each outcome its row, its label and each predictor's prediction. Out: numbers. It reads no
-topic; `Observer` fills it.
+Input: each outcome's row, label and predictions, one per predictor. Output: metrics, metrics over
+time, and paired differences. It computes on arrays only and reads no topic; `Observer` adds the
+outcomes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,9 @@ from driftline.config.stream_sections import Metric, Task
 from driftline.learning.metrics import evaluate, higher_is_better
 from driftline.wire.events import Value
 
-# Blocks of rows. The difference of two predictors is averaged in each block before its standard
-# error is computed, because errors of neighbouring records are correlated, and errors of
-# different blocks are nearly independent.
+# Number of blocks of rows. The difference between two predictors is averaged within each block
+# before its standard error is computed. Errors of neighbouring records are correlated, whereas the
+# averages of different blocks are nearly independent.
 BLOCKS = 30
 
 
@@ -30,14 +31,14 @@ class ComparedPredictors:
         self.predicted: dict[str, list[Value]] = {name: [] for name in names}
 
     def add(self, row: int, label: Value, predictions: Mapping[str, Value]) -> None:
-        """Add an outcome, with the prediction of each predictor."""
+        """Add an outcome, with each predictor's prediction."""
         self.rows.append(row)
         self.labels.append(label)
         for name, values in self.predicted.items():
             values.append(predictions[name])
 
     def metric(self, name: str, chosen: NDArray[np.intp] | None = None) -> float | None:
-        """Return the metric of a predictor for the chosen outcomes; None if there are none."""
+        """Return a predictor's metric on the chosen outcomes, or on all; None without outcomes."""
         places: Sequence[int] = range(len(self.rows)) if chosen is None else chosen.tolist()
         if not places:
             return None
@@ -50,9 +51,9 @@ class ComparedPredictors:
         )
 
     def over_time(self, block: int) -> tuple[list[int], dict[str, list[float | None]]]:
-        """Return the last row and the metrics of each block of `block` rows.
+        """Divide the rows into blocks of `block` rows. Return each block's last row and metrics.
 
-        The last block also takes the remaining rows if they are less than half a block.
+        If less than half a block of rows remains at the end, the last block includes these rows.
         """
         if not self.rows:
             return [], {name: [] for name in self.predicted}
@@ -69,7 +70,7 @@ class ComparedPredictors:
         return ends, values
 
     def gain(self, ours: str, theirs: str) -> tuple[float | None, float | None]:
-        """Return the improvement of `ours` over `theirs`: mean and standard error over blocks."""
+        """Return how much better `ours` is than `theirs`: mean and standard error over blocks."""
         if len(self.rows) < 2 * BLOCKS:
             return None, None
         blocks = np.array_split(np.argsort(np.array(self.rows), kind="stable"), BLOCKS)
@@ -85,7 +86,10 @@ class ComparedPredictors:
     def beside(
         self, name: str, other: "ComparedPredictors", theirs: str, *, as_name: str
     ) -> "ComparedPredictors":
-        """Return our `name` and the other's `theirs`, as `as_name`, for the rows that both have."""
+        """Return predictor `name` beside `other`'s predictor `theirs`, on the rows that both have.
+
+        In the result, the latter is called `as_name`.
+        """
         at = {row: place for place, row in enumerate(other.rows)}
         both = ComparedPredictors(self._metric_name, self._task, (name, as_name))
         for place, row in enumerate(self.rows):

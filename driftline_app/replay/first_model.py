@@ -1,4 +1,4 @@
-"""Train the model with which a run begins, on the first rows of its data."""
+"""Train a run's first model on the warm-up rows, the first rows of its data set."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from trainer.first import TrainedModel, train_first
 
 
 class FirstModel(msgspec.Struct, frozen=True):
-    """The model trained on the warm-up rows, which precede the stream."""
+    """The model trained on the warm-up rows, which precede the streamed rows."""
 
     trained: TrainedModel
-    prior: Value  # the prediction of a model without inputs
-    rows: int  # data rows of the warm-up
+    prior: Value  # what a model without inputs would always predict
+    rows: int  # number of warm-up rows
 
 
 def train_on_warm_up(
@@ -31,7 +31,7 @@ def train_on_warm_up(
     progress: Callable[[str, int, int], None],
 ) -> FirstModel:
     """Train the first model on the first rows of the playback. Raises DriftlineError."""
-    warm = playback.warm_up(warmup)  # those rows are not played
+    warm = playback.warm_up(warmup)  # warm-up rows are not played
     return FirstModel(
         trained=train_first(
             stream, warm.records, warm.labels, settings=settings, clock=clock, progress=progress
@@ -42,9 +42,10 @@ def train_on_warm_up(
 
 
 def prior_prediction(stream: Stream, labels: Sequence[Value]) -> Value:
-    """Return the prediction of a model without inputs.
+    """Return what a model without inputs would always predict.
 
-    It is the most frequent class, the median for the metric `mae`, or else the mean.
+    For classification, this is the most frequent class. For regression, it is the median if the
+    metric is `mae`, and the mean otherwise.
     """
     if stream.task == "classification":
         counts = Counter(labels)

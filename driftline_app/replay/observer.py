@@ -1,7 +1,8 @@
-"""Read the topics of a run while it runs: events, data windows, and predictions to compare.
+"""Consume a run's topics while it runs: collect events, data windows, and predictions to compare.
 
-In: the topics of the stream. Out: events, data windows, and for each outcome the prediction of
-the loop, of the first model and of the baselines. It publishes nothing.
+Input: the topics `outcomes`, `windows`, `drift`, `retrain` and `models`. Output: events, data
+windows, and for each outcome the predictions of the loop, the first model and the baselines. It
+publishes nothing.
 """
 
 from collections import Counter, deque
@@ -37,21 +38,22 @@ from driftline.wire.window_events import DataWindow, PerformanceWindow
 from driftline_app.replay.compared_predictors import ComparedPredictors
 from monitor.estimates.coverage import Truth
 
-# Predictions that are buffered for records with the same id. Older ones are evicted.
+# Maximum number of records with the same id whose baseline predictions are buffered. The oldest are
+# evicted.
 MAX_REPEATS: Final = 1000
 
 ServiceEvent = DriftEvent | RetrainRequest | RetrainDecision | RolePointer
 
 
 class ObservedEvent(msgspec.Struct, frozen=True):
-    """An event, and the row of the data (from 0) at which it was observed."""
+    """An event, and the data row (from 0) at which it was observed."""
 
     row: int
     event: ServiceEvent
 
 
 class Observer:
-    """Reader of the topics of a run while they are written."""
+    """Reads a run's topics while the services write them."""
 
     def __init__(self, stream: Stream, broker: Broker, static: Model) -> None:
         self._stream = stream
@@ -65,22 +67,22 @@ class Observer:
             self._consumer.assign(
                 {p: offsets.end for name in watched for p, offsets in admin.offsets(name).items()}
             )
-        # Record id → the row and the baselines' predictions of each record with this id that has
-        # no outcome yet, in order. Most ids have one record; a repeated id has several.
+        # Record id → row and baseline predictions of each record with this id that has no outcome
+        # yet, in the order sent. Most ids have one record; a repeated id has several.
         self._baselines: dict[str, deque[tuple[int, dict[str, Value]]]] = {}
         self.compared = ComparedPredictors(
             stream.judged_by, stream.task, ("loop", "static", "baseline", "persistence")
         )
         self.windows: list[DataWindow] = []
-        self.truth = Truth(stream)  # to compare with the estimates of windows
+        self.truth = Truth(stream)  # to compare with the windows' estimates
         self.counts: Counter[str] = Counter()
 
     def expect(self, record_id: str, row: int, baselines: dict[str, Value]) -> None:
-        """Note that a record was sent, with the prediction of each baseline at that moment."""
+        """Note that a record was sent, with each baseline's prediction at that moment."""
         self._baselines.setdefault(record_id, deque(maxlen=MAX_REPEATS)).append((row, baselines))
 
     def poll(self, row: int) -> Iterator[ObservedEvent]:
-        """Yield the events since the last call. `row` is the last row that was sent."""
+        """Yield the events published since the last call. `row` is the last row that was sent."""
         while messages := self._consumer.poll(max_records=5000, timeout_s=0):
             outcomes = []
             for message in messages:
@@ -114,7 +116,7 @@ class Observer:
             outcome = known[index]
             waiting = self._baselines.get(outcome.record_id)
             if not waiting:
-                continue  # more outcomes than records with this id; another program may cause that
+                continue  # another program may have sent a record with the same id
             row, baselines = waiting.popleft()
             if not waiting:
                 del self._baselines[outcome.record_id]

@@ -1,7 +1,7 @@
-"""Run a stream over a data set: play it through all services, and write the folder of the run.
+"""Implement `driftline run`: play a data set through all services, and write the run's folder.
 
-In: a stream file and the rows of a data set. Out: the folder, with the topics, the result and the
-report; and the events, printed while they happen.
+Input: a stream file and a data set. Output: the folder with the topics, the result and the report.
+Events are printed as they happen.
 """
 
 import shutil
@@ -24,7 +24,7 @@ from producers.sources import open_source
 
 
 class Run(msgspec.Struct, frozen=True):
-    """A run that has ended, and its folder."""
+    """A finished run and its folder."""
 
     folder: Path
     simulation: Simulation
@@ -53,7 +53,7 @@ def play(
 ) -> Run:
     """Play a data set, print the events, and save the topics. Raises DriftlineError.
 
-    A run that does not reach its end leaves no folder, so that `--run last` cannot find it.
+    If the run does not finish, its folder is removed, so that `--run last` does not find it.
     """
     stream = load(file)
     output = RunOutput(stream, console)
@@ -85,7 +85,7 @@ def play(
 
 
 def _new_folder(settings: Settings, stream: str) -> Path:
-    """Create a folder for a run. Its name begins with the time, so that the newest sorts last."""
+    """Create a run's folder. Its name begins with the time, so that the newest run sorts last."""
     stamp = datetime.fromtimestamp(time.time(), UTC).strftime("%Y%m%dT%H%M%S")
     folder = settings.runs / f"{stamp}-{stream}"
     number = 1

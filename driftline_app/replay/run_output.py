@@ -1,4 +1,4 @@
-"""Print the events of a run while they happen, one line each, and its totals."""
+"""Print a run's events to the console as they happen, one line each, and the run's totals."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from driftline_app.report.page import plural
 
 
 class RunOutput:
-    """Print the lines of a run to a console."""
+    """Prints a run's lines to a console."""
 
     def __init__(self, stream: Stream, console: Console) -> None:
         self._stream = stream
         self._console = console
 
     def print_first_model(self, first: FirstModel) -> None:
-        """Print the line about the first model, before the stream begins."""
+        """Print a line about the first model. Call this before streaming begins."""
         trained, metric = first.trained, self._stream.judged_by
         self._print(
             f"[bold]{self._stream.name}[/]: first model {short_digest(trained.digest)} "
@@ -47,13 +47,13 @@ class RunOutput:
             case RetrainDecision():
                 text = f"[yellow]model kept[/]  {escape(event.reason)}"
             case RolePointer(by="trainer"):
-                return  # the line about its decision covers this
+                return  # the line about the decision covers this pointer
             case RolePointer():
                 text = f"[cyan]model chosen by operator[/]  {short_digest(event.digest)}"
         self._print(f"row {observed.row:>9,}  {text}")
 
     def print_totals(self, result: RunResult, report: Path) -> None:
-        """Print totals, the metric and its baselines, and the path of the report."""
+        """Print the totals, the metric beside its baselines, and the report's path."""
         metric = result.metric
         lost = f"[red]{result.lost} lost[/]" if result.lost else "0 lost"
         repeated = (

@@ -1,4 +1,4 @@
-"""Fill the report of a run from its events and metrics, and write it."""
+"""Build a finished run's report from its events and metrics, and write it to an HTML file."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -11,12 +11,12 @@ from driftline_app.replay.simulation import RunResult, Simulation
 from driftline_app.report.page import write_report
 from driftline_app.report.values import Happened, MetricOverTime, RunEvent, RunReport, Totals
 
-# Blocks in the chart of the report: enough to show a drop and a recovery without noise.
+# Number of blocks in the report's chart: enough to show a drop and a recovery without noise.
 _BLOCKS: Final = 100
 
 
 def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> None:
-    """Write the HTML report of a finished run."""
+    """Write a finished run's HTML report."""
     stream = simulation.stream
     block = max(1, result.records // _BLOCKS)
     rows, values = simulation.observer.compared.over_time(block)
@@ -65,13 +65,14 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
 def report_event(observed: ObservedEvent, drawn: Collection[str] = ()) -> RunEvent | None:
     """Return the report's entry for an event; None if another event covers it.
 
-    It links to Evidently's report if that is among `drawn`, the file names of the run's reports.
+    `drawn` contains the file names of the run's Evidently reports. If the event's report is one of
+    them, the entry links to it.
     """
     event = observed.event
     what: Happened
     match event:
         case DriftEvent():
-            what = f"drift {event.action}"  # type: ignore[assignment]  # one of the three
+            what = f"drift {event.action}"  # type: ignore[assignment]  # a value of `Happened`
             return RunEvent(
                 row=observed.row,
                 what=what,
@@ -86,6 +87,6 @@ def report_event(observed: ObservedEvent, drawn: Collection[str] = ()) -> RunEve
             what = "swap" if event.promoted else "kept"
             return RunEvent(row=observed.row, what=what, text=event.reason, id=event.id)
         case RolePointer(by="trainer"):
-            return None  # the decision covers it, with its reason
+            return None  # the decision's entry covers the pointer and has its reason
         case RolePointer():
             return RunEvent(row=observed.row, what="swap", text=event.reason, id=event.digest)

@@ -1,8 +1,8 @@
 """Play a data set through all services, step by step in one thread.
 
-In: a stream, a source, a broker. Out: a `RunResult` with the events and the metric. On the
-in-memory broker, whose clock the simulation advances, the same input and seed give the same topics,
-byte for byte. On a real Kafka the steps are the same, and take as long as Kafka takes.
+Input: a stream, a playback and a broker. Output: a `RunResult` with the drift events and the
+metric. On the in-memory broker, whose clock the simulation advances, the same input and seed
+produce the same topics, byte for byte. On Kafka, the same steps run in real time.
 """
 
 import time
@@ -37,13 +37,13 @@ from monitor.estimates.coverage import Coverage, coverage
 from producers.delivery import Delivery, TooLarge
 from producers.playback import Play, Playback
 
-# Rows that are sent between two turns of the services. More rows make the row of an event less
-# exact and delay a new model. On Kafka each turn waits for commits, so there are fewer turns.
+# Number of rows to send between two turns of the services. A larger number makes events' rows less
+# exact and delays new models. On Kafka, each turn waits for commits, so there are fewer turns.
 ROWS_A_TURN = 100
 ROWS_A_TURN_ON_KAFKA = 2000
 # The simulated clock starts in the year 2000, so that every run has the same timestamps.
 START_S = 946_684_800.0
-# One round without work is not enough on Kafka: it may fall between two transactions.
+# On Kafka, wait for several rounds without work, because one may fall between two transactions.
 IDLE_ROUNDS_ON_KAFKA = 3
 
 
@@ -51,7 +51,7 @@ E = TypeVar("E")
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """A drift event when it opened."""
+    """The opening of a drift event."""
 
     kind: DriftKind
     row: int
@@ -84,12 +84,12 @@ class RunResult(msgspec.Struct, frozen=True):
     metric: MetricResult
     estimates: Coverage | None
     seconds: float
-    duplicate_ids: int = 0  # records with the id of an earlier record
-    too_large: int = 0  # records and labels that were not sent, because no topic takes them
+    duplicate_ids: int = 0  # records that repeat an earlier record's id
+    too_large: int = 0  # records and labels that were not sent because they are too large
 
 
 class Simulation:
-    """A run: it sends rows of a source, and steps all services after each batch of rows."""
+    """A run: sends the rows of a playback, and steps all services after each batch of rows."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Simulation:
         self._broker = broker
         self._loops = loops
         self._playback = playback
-        self._clock = clock  # None on a real Kafka, which uses the real time
+        self._clock = clock  # None on Kafka, where runs take real time
         self._on_event = on_event
         self._on_progress = on_progress
         self._last_known = first.prior
@@ -123,13 +123,13 @@ class Simulation:
         self._label_codec = LabelCodec(stream)
 
     def run(self) -> RunResult:
-        """Play everything and reconcile. Raises BrokerError, DataError."""
+        """Play all rows, then reconcile the topics. Raises BrokerError, DataError."""
         started_s = time.perf_counter()
         self.play()
         return self._result(reconcile(self._broker, self.stream), time.perf_counter() - started_s)
 
     def play(self) -> None:
-        """Play everything, then let the services finish. Raises BrokerError, DataError."""
+        """Play all rows, then let the services finish. Raises BrokerError, DataError."""
         plays = self._playback.play()
         size = ROWS_A_TURN if self._clock else ROWS_A_TURN_ON_KAFKA
         self._settle()  # the services read the models topic before the first record is sent
@@ -151,7 +151,7 @@ class Simulation:
             loop.close()
 
     def save(self, folder: Path) -> None:
-        """Save the topics of an in-memory broker, all or none. Topics on a Kafka stay there."""
+        """Save all topics of an in-memory broker, or none. Topics on Kafka are not saved."""
         if isinstance(self._broker, MemoryBroker):
             part = folder.with_name(f"{folder.name}.part")
             self._broker.save(part)
@@ -208,7 +208,7 @@ class Simulation:
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
-        """Return the drift events, as they opened."""
+        """Return the openings of the drift events, in order."""
         return tuple(
             Alert(event.kind, row, event.columns)
             for row, event in self._events_of(DriftEvent)
@@ -232,7 +232,7 @@ class Simulation:
 
     @property
     def estimates(self) -> Coverage | None:
-        """Return how good the estimates of the metric were; None if there were no estimates."""
+        """Return how accurate the metric's estimates were; None if there were no estimates."""
         return coverage(self.observer.truth.compare(self.observer.windows))
 
     def _result(self, counts: Reconciliation, seconds: float) -> RunResult:
@@ -282,11 +282,11 @@ def prepare(
     on_progress: Callable[[int], None],
     on_training: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> Simulation:
-    """Create topics, the first model and the services of a run. Raises DriftlineError.
+    """Create a run's topics, first model and services. Raises DriftlineError.
 
-    On Kafka, the run uses the stream's topics, and the features topic must be empty. `first` is the
-    model of the same warm-up rows, if it has been trained before. Without `reports`, no Evidently
-    reports are written.
+    On Kafka, the run uses the stream's topics, and the features topic must be empty. `first` is a
+    model that was already trained on the same warm-up rows. Without `reports`, no Evidently reports
+    are written.
     """
     simulated = None if on_kafka else ManualClock(START_S)
     clock = simulated or SystemClock()
@@ -298,7 +298,7 @@ def prepare(
     if first is None:
         first = train_on_warm_up(stream, playback, warmup, settings, clock, on_training)
     else:
-        playback.warm_up(warmup)  # those rows are not played
+        playback.warm_up(warmup)  # warm-up rows are not played
     with closing(broker.producer(client_id="driftline-run")) as producer:
         for record in first.trained.records:
             producer.send(record)
@@ -326,7 +326,10 @@ def prepare(
 
 
 def _create_topics(broker: Broker, topics: Topics) -> None:
-    """Create missing topics. Raises TopicMismatch, also if the features topic is not empty."""
+    """Create missing topics.
+
+    Raises TopicMismatch if a topic differs from the plan, or if the features topic is not empty.
+    """
     with closing(broker.admin()) as admin:
         apply(admin, topics)
         require(admin, topics)

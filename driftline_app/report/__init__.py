@@ -1,1 +1,1 @@
-"""Draw the report of a run: one HTML page with charts, without scripts."""
+"""Draw a run's report: one HTML page with charts and without scripts."""

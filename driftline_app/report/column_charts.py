@@ -1,6 +1,7 @@
-"""Draw drift of columns as inline SVG: a heat map over windows, and histograms of two samples.
+"""Draw column drift as SVG for a report: a heat map over windows, and histograms of two samples.
 
-In: numbers. Out: `svg` elements without scripts, coloured by the CSS of the page.
+Input: effects by window, and arrays of values. Output: `svg` elements without scripts, which the
+page's CSS colours.
 """
 
 from collections import Counter
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 from driftline_app.report.elements import element, format_value
 
 _WIDTH: Final = 960
-# Effects of this size and larger have the full colour: half a standard deviation is a clear shift.
+# Effects of at least this size get the full colour: half a standard deviation is a clear shift.
 _FULL: Final = 0.5
 _LEFT: Final = 180
 _ROW: Final = 18
-_ROW_LABEL: Final = 70  # width of a row number with its margin
+_ROW_LABEL: Final = 70  # width of a row number, including its margin
 _BINS: Final = 24
 _SMALL_WIDTH: Final = 320
 _SMALL_HEIGHT: Final = 168
@@ -30,14 +31,14 @@ class Cell(msgspec.Struct, frozen=True):
     """One column in one window."""
 
     row: int  # last row of the window
-    effect: float | None  # None: not tested
+    effect: float | None  # None if the column was not tested
     drifted: bool
 
 
 def heat_map(columns: Sequence[tuple[str, Sequence[Cell]]]) -> ET.Element:
     """Return a heat map with a line for each column and a cell for each window.
 
-    All columns have the same windows. Every n-th window has its last row as a label.
+    All columns have the same windows. Every n-th window is labelled with its last row's number.
     """
     windows = columns[0][1] if columns else ()
     width = (_WIDTH - _LEFT - 10) / max(1, len(windows))
@@ -78,10 +79,10 @@ def _heat_line(name: str, cells: Sequence[Cell], y: float, width: float) -> Iter
 
 
 def histogram(name: str, reference: NDArray[Any], window: NDArray[Any]) -> ET.Element:
-    """Return the histograms of two samples, one behind the other, without missing values.
+    """Return the histograms of two samples of shape (n,), one behind the other.
 
-    Numbers (float64) are counted in bins. Categories (object) are counted by name, the most
-    frequent first.
+    Missing values are left out. Numbers (float64) are counted in bins. Categories (object) are
+    counted by name, most frequent first.
     """
     count = _by_bins if reference.dtype == np.float64 else _by_name
     labels, shares = count(reference, window)
@@ -124,7 +125,7 @@ def _by_bins(
     everything = np.concatenate(both)
     if not len(everything):
         return [], []
-    # Outliers count in the first and last bin. Otherwise most values would be in a single bin.
+    # Count outliers in the first and last bins. Otherwise, most values could be in a single bin.
     low, high = np.quantile(everything, [0.005, 0.995])
     edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
     counted = [np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] for v in both]

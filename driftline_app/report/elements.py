@@ -1,4 +1,4 @@
-"""Build HTML and SVG elements without writing markup, and numbers as the report shows them."""
+"""Build HTML and SVG elements for reports without writing markup, and format numbers for them."""
 
 from collections.abc import Iterable
 from xml.etree import ElementTree as ET
@@ -7,9 +7,9 @@ from driftline.safe_text import visible
 
 
 def element(tag: str, *children: ET.Element | str, **attributes: str | float) -> ET.Element:
-    r"""Return an element. `class_` is the attribute `class`; other underscores become hyphens.
+    r"""Return an element. `class_` sets the attribute `class`; other underscores become hyphens.
 
-    Text may contain anything. Markup is escaped when the page is written. Characters that XML
+    Text may contain any characters. Markup is escaped when the page is written. Characters that XML
     does not allow, or that change the text around them, are written as escapes.
 
     >>> ET.tostring(element("p", "a < b ", element("b", "\x07"), class_="x"), encoding="unicode")
@@ -35,14 +35,14 @@ def element(tag: str, *children: ET.Element | str, **attributes: str | float) ->
 
 
 def table(names: Iterable[str], rows: Iterable[ET.Element]) -> ET.Element:
-    """Return a table with a heading for each column. It scrolls where it is too wide."""
+    """Return a table with a heading for each column. It scrolls if it is wider than the page."""
     head = element("tr", *(element("th", name) for name in names))
     drawn = element("table", element("thead", head), element("tbody", *rows))
     return element("div", drawn, class_="scroll", tabindex="0")
 
 
 def format_value(value: float | None) -> str:
-    """Return a metric as text. A fraction has three digits after the point.
+    """Return a metric as text. A fraction usually has three digits after the decimal point.
 
     >>> format_value(0.97), format_value(1.0), format_value(43.274), format_value(1234.5)
     ('0.970', '1.000', '43.27', '1,234')

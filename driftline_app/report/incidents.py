@@ -1,7 +1,7 @@
-"""The incidents of a run: what changed, when it was noticed, what was done, when quality recovered.
+"""Find a run's incidents for its report, and describe their change, detection and recovery.
 
-In: the events of a run and its metric over time. Out: `Incident`s, and sentences about them. An
-incident lasts while at least one drift event is open.
+Input: a run's events and its metric over time. Output: `Incident`s, and sentences about them. An
+incident lasts as long as at least one drift event is open.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,29 +13,30 @@ from driftline_app.report.elements import format_value, title_of
 from driftline_app.report.values import MetricOverTime, RunEvent, RunReport
 from producers.rows import Change
 
-# Blocks before a change that give the level of the metric: enough to average out noise.
+# Number of blocks before a change from which the metric's level is computed: enough to average out
+# noise.
 _BLOCKS_BEFORE = 20
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
-    """One incident. Rows are rows of the data, from 0."""
+    """One incident. Rows are data rows, counted from 0."""
 
-    change: Change | None  # the known cause; None where the data do not tell
+    change: Change | None  # the known cause; None if the data set does not declare its changes
     detected: int  # the row at which the first drift event opened
-    findings: tuple[str, ...]  # what the events report
+    findings: tuple[str, ...]  # messages of the drift events
     swaps: tuple[int, ...]  # rows at which a new model took over
-    resolved: int | None  # the row at which the last event resolved; None: it is still open
+    resolved: int | None  # the row at which the last drift event resolved; None if one is open
 
     @property
     def began(self) -> int:
-        """The row of the change, as far as it is known."""
+        """Return the row of the change or, if the change is unknown, of its detection."""
         return self.detected if self.change is None else self.change.row
 
 
 def incidents(events: Sequence[RunEvent], changes: Sequence[Change]) -> tuple[Incident, ...]:
-    """Return the incidents in their order. Events are in the order of their rows.
+    """Return the incidents in order. `events` must be sorted by row.
 
-    A known change belongs to the first incident that is detected after it.
+    A known change belongs to the first incident that is detected at or after its row.
     """
     found: list[Incident] = []
     open_ids: set[str] = set()
@@ -74,7 +75,7 @@ def _incident(
 
 
 def conclusion(report: RunReport) -> str:
-    """Return one sentence that sums the run up."""
+    """Return a sentence that sums up the run."""
     found = incidents(report.events, report.changes)
     records = f"{report.totals.records:,} records"
     if not found:
@@ -86,7 +87,7 @@ def conclusion(report: RunReport) -> str:
 
 
 def comparison(report: RunReport) -> str:
-    """Return how the metric compares with that of the first model; empty without outcomes."""
+    """Return sentences that compare the loop with the first model; empty without outcomes."""
     totals = report.totals
     if totals.loop is None or totals.static is None:
         return ""
@@ -97,7 +98,7 @@ def comparison(report: RunReport) -> str:
 
 
 def _sentence(incident: Incident, report: RunReport) -> str:
-    """Change, detection, replacement, recovery: as far as each is known."""
+    """Describe the change, detection, new model and recovery, as far as each is known."""
     change, swaps, resolved = incident.change, incident.swaps, incident.resolved
     levels, metric = levels_of(incident, report.over_time), report.metric
     if change is None:
@@ -126,7 +127,7 @@ def _sentence(incident: Incident, report: RunReport) -> str:
 
 
 class Levels(msgspec.Struct, frozen=True):
-    """The mean metric of the blocks before, during and after an incident; None without a block."""
+    """The mean metric of the blocks before, during and after an incident; None without blocks."""
 
     before: float | None
     meanwhile: float | None  # from the change until the first new model, or until the end
@@ -157,8 +158,11 @@ def levels_of(incident: Incident, over: MetricOverTime) -> Levels:
 
 
 def extra_errors(incident: Incident, report: RunReport) -> int | None:
-    """Return how many more predictions were wrong, from the change until the incident ended, than
-    at the level before it; None if the metric is not the accuracy."""
+    """Return how many additional predictions were wrong between the change and the recovery.
+
+    The accuracy before the change is the reference. Return None if it is unknown, or if the
+    stream's metric is not accuracy.
+    """
     if report.metric != "accuracy":
         return None
     before = levels_of(incident, report.over_time).before

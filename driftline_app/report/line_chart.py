@@ -1,7 +1,7 @@
-"""Draw a line chart as inline SVG: a metric by row, with lanes for events below it.
+"""Draw a report's line chart as SVG: a metric by row, with lanes for events below it.
 
-In: values and marks. Out: one `svg` element without a script; tooltips are SVG titles. The CSS of
-the page sets its colours and the size of its text, which is larger on a narrow screen.
+Input: values and marks. Output: one `svg` element without scripts; tooltips are SVG titles. The
+page's CSS sets the colours and the text size, which is larger on narrow screens.
 """
 
 import math
@@ -14,11 +14,11 @@ import msgspec
 
 from driftline_app.report.elements import element, format_value
 
-# The page scales the chart to its width: up to 1.5 on a wide screen, down to 0.57 on a narrow one.
+# The page scales the chart to the screen width, by a factor from 0.57 (narrow) to 1.5 (wide).
 WIDTH = 640
-LEFT = 140  # width for the names of lanes, in the text of a narrow screen
-RIGHT = 28  # half a number of the axis
-LINE = 16  # height of a line of the legend
+LEFT = 140  # width of the lane names, at the text size of narrow screens
+RIGHT = 28  # half the width of a number on the row axis
+LINE = 16  # height of a legend line
 PLOT = 165
 GAP = 8  # between the plot and its lanes
 LANE = 18
@@ -28,8 +28,8 @@ AXIS = 38
 class Series(msgspec.Struct, frozen=True):
     """A line of the chart.
 
-    `values` has one value for each block, or None. `label` is a name, with an explanation after a
-    colon.
+    `values` has one entry per block, which may be None. `label` is a name, optionally followed by a
+    colon and an explanation.
     """
 
     style: Literal["loop", "static", "baseline"]
@@ -38,9 +38,9 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """An event at `row`, or from `row` until `until`, drawn in its lane.
+    """An event at `row`, or from `row` to `until`, which is drawn in its lane.
 
-    A mark with an empty `link` is not a link.
+    If `link` is empty, the mark is not a link.
     """
 
     row: int
@@ -124,7 +124,7 @@ class _Scale(msgspec.Struct, frozen=True):
 
 
 def _legend(series: tuple[Series, ...]) -> Iterator[ET.Element]:
-    """Yield a line of the legend for each series, so that long names fit. The top one is first."""
+    """Yield one legend line per series, so that long names fit. The topmost series comes first."""
     for number, line in enumerate(reversed(series)):
         y = LINE * (number + 0.5)
         yield _line(LEFT, y, LEFT + 24, y, f"series {line.style}")
@@ -165,7 +165,7 @@ def _blocks(
 
 
 def _polylines(scale: _Scale, rows: tuple[int, ...], line: Series) -> Iterator[ET.Element]:
-    """Yield the parts of a line with gaps for missing values. A single point is a dot."""
+    """Yield a series' line, interrupted at missing values. A single point becomes a dot."""
     blocks = zip(rows, line.values, strict=True)
     for _, part in groupby(blocks, key=lambda block: block[1] is None):
         points = [(scale.x(row), scale.y(value)) for row, value in part if value is not None]
@@ -188,7 +188,7 @@ def _lanes(scale: _Scale, lanes: list[str], marks: tuple[Mark, ...]) -> Iterator
 
 
 def _mark(mark: Mark, x: float, until: float, y: float) -> ET.Element:
-    """Return a bar from `x` to `until`, or a dot if the mark has no duration."""
+    """Return a bar from `x` to `until` for drift, or a dot at `x` for any other mark."""
     title, style = element("title", mark.text), f"mark {mark.style}"
     if mark.style == "drift":
         size = {"x": x, "y": y - 4, "width": max(3.0, until - x), "height": 8, "rx": 2}

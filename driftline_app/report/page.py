@@ -1,7 +1,7 @@
-"""Write the report of a run: one HTML file without scripts and external resources.
+"""Write a run's report: one HTML file without scripts or external resources.
 
-In: a `RunReport` with the metric over time and the events. Out: the file. It reads no topic and
-computes nothing; `driftline run` fills the `RunReport`.
+Input: a `RunReport` with the metric over time and the events. Output: the file. No topic is read
+here; `driftline run` fills the `RunReport`.
 """
 
 import re
@@ -16,12 +16,12 @@ from driftline_app.report.values import Happened, RunEvent, RunReport
 
 STYLE = Path(__file__).with_name("report.css")
 
-# The browser runs and loads nothing, whatever a value contains.
+# Keeps the browser from executing or loading anything, whatever a value contains.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-# The only links to other files. Names of windows come from the topics, so they are checked.
+# The only allowed links to other files. Report names come from the topics, so they are checked.
 _REPORT = re.compile(r"reports/[\w.-]+\.html")
 
-# The names of events, as `driftline run` prints them.
+# Event names, as `driftline run` prints them.
 _NAMES: dict[Happened, str] = {
     "drift opened": "drift opened",
     "drift updated": "drift updated",
@@ -79,7 +79,7 @@ def _body(report: RunReport) -> list[ET.Element]:
 
 
 def _incident(incident: Incident, report: RunReport, is_one_of_many: bool) -> Iterator[ET.Element]:
-    """Yield the steps of an incident, from the change to the recovery."""
+    """Yield an incident's steps, from the change to the recovery."""
     since, change, swaps = incident.began, incident.change, incident.swaps
 
     def after(row: int) -> str:
@@ -179,7 +179,11 @@ def _chart(report: RunReport) -> ET.Element:
 
 
 def marks_of(events: Sequence[RunEvent], last: int) -> tuple[Mark, ...]:
-    """Return drift events as spans until they are resolved, or until `last`; others as points."""
+    """Return the events as marks for the chart.
+
+    A drift event is a span that ends where the event is resolved, or else at `last`. Any other
+    event is a point.
+    """
     resolved = {event.id: event.row for event in events if event.what == "drift resolved"}
     marks = []
     for event in events:
@@ -206,7 +210,7 @@ def events_table(events: Sequence[RunEvent]) -> ET.Element:
     seen: set[str] = set()
     rows = []
     for event in events:
-        # The chart links to the first row of an event.
+        # The chart links to an event's first row in the table.
         anchor = {} if event.id in seen else {"id": event.id}
         seen.add(event.id)
         why: list[ET.Element | str] = [event.text]

@@ -1,7 +1,7 @@
-"""Write the plots of a page as PNG files, for chats, tickets and papers.
+"""Write a report page's plots as PNG files, for chats, tickets and papers.
 
-In: the elements of a page; each `svg` is a plot. Out: a file for each plot, named after its title.
-The drawings and their style are the same, on a white background.
+Input: a page's elements, in which each `svg` is a plot. Output: a file for each plot, named after
+the plot's title. The plots look as they do on the page, on a white background.
 """
 
 import re
@@ -14,19 +14,19 @@ from driftline.errors import DriftlineError, MissingExtra
 from driftline_app.report.elements import element
 from driftline_app.report.page import STYLE
 
-# The first installed font is used. If none is installed, the machine may have a substitute.
+# The first installed font is used. If none is installed, the machine may substitute another font.
 FONTS: Final = (
     "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans", "Noto Sans",
 )  # fmt: skip
-_SCALE: Final = 2.0  # pixels per unit of the drawing, for screens with high resolution
+_SCALE: Final = 2.0  # pixels per unit of the drawing, for high-resolution screens
 _TITLE: Final = 30  # height of the title
-_MAX_NAME: Final = 60  # characters of a file name, of up to 4 bytes each; systems allow 255 bytes
+_MAX_NAME: Final = 60  # characters in a file name: up to 4 bytes each, and systems allow 255 bytes
 
 
 def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:
-    """Write all plots of a page to an existing folder. Return their paths.
+    """Write a page's plots to an existing folder. Return the paths of the files.
 
-    Raises MissingExtra without resvg, DriftlineError without a font, OSError.
+    Raises MissingExtra if resvg is not installed, DriftlineError if no font is, and OSError.
     """
     if _drawn([_title("M")], 20, 20) == _drawn([], 20, 20):
         raise DriftlineError(
@@ -39,7 +39,7 @@ def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:
         width, height = (float(size) for size in svg.get("viewBox", "").split()[2:])
         plot = element("g", *svg, transform=f"translate(0,{_TITLE})")
         path = _new_path(folder, label, paths)
-        # The title is above, because a file has no heading that explains it.
+        # Draw the title above the plot, because a picture file has no heading.
         path.write_bytes(_drawn([_title(label), plot], width, height + _TITLE))
         paths.append(path)
     return paths
@@ -50,7 +50,7 @@ def _title(text: str) -> ET.Element:
 
 
 def _drawn(shapes: Iterable[ET.Element], width: float, height: float) -> bytes:
-    """Return a PNG of shapes."""
+    """Draw shapes, and return the picture as PNG bytes."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError as error:
@@ -78,7 +78,7 @@ def _new_path(folder: Path, label: str, taken: Sequence[Path]) -> Path:
 
 
 def _style() -> str:
-    """Return the page's CSS rules for plots, with the light colours."""
+    """Return the page's CSS rules for plots, in the colours of the light theme."""
     page = STYLE.read_text(encoding="utf-8")
     colours = dict(re.findall(r"--([\w-]+): ([^;]+);", page.partition("@media")[0]))
     rules = [line for line in page.splitlines() if line.startswith("svg ")]

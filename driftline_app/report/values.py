@@ -1,4 +1,4 @@
-"""The content of a run's report, which `driftline_app.report.page` draws."""
+"""Define the content of a run's report, which `driftline_app.report.page` draws."""
 
 from typing import Literal
 
@@ -15,29 +15,29 @@ Happened = Literal[
 class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event of a run."""
 
-    row: int  # row of the data, from 0, at which it was observed
+    row: int  # data row, from 0, at which the event was observed
     what: Happened
-    text: str  # the reason, in a sentence
-    id: str  # of the drift event, the retrain request or the decision; a digest for a swap
-    drift: DriftKind | None = None  # for the three values of `what` about drift
-    report: str | None = None  # Evidently's HTML, relative to the run's report
+    text: str  # the reason, as a sentence
+    id: str  # id of the drift event, retrain request or decision; a digest for an operator's swap
+    drift: DriftKind | None = None  # kind of drift, if `what` is about drift
+    report: str | None = None  # path of Evidently's report, relative to the run's report
 
 
 class MetricOverTime(msgspec.Struct, frozen=True, kw_only=True):
-    """The metric in blocks of equal length; None where a block had no outcome.
+    """The metric in blocks of equal length; None for a block without outcomes.
 
-    `rows[i]` is the last row of block i; the other three have one value for each block.
+    `rows[i]` is the last row of block i. `loop`, `static` and `baseline` have one value per block.
     """
 
     rows: tuple[int, ...]
     loop: tuple[float | None, ...]
     static: tuple[float | None, ...]
     baseline: tuple[float | None, ...]
-    block: int  # rows in a block
+    block: int  # number of rows in a block
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts and metrics of a run."""
+    """A run's counts and metrics."""
 
     records: int
     predictions: int
@@ -45,7 +45,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
     lost: int
     windows: int
-    models: int  # published, the first one included
+    models: int  # number of published models, including the first
     loop: float | None
     static: float | None
     baseline: float | None
@@ -53,7 +53,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the page shows."""
+    """The content of the page."""
 
     stream: str
     run: str  # name of the run's folder
@@ -62,6 +62,6 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     baseline: str  # the kind of baseline: "prior" or "previous_label"
     totals: Totals
     over_time: MetricOverTime
-    events: tuple[RunEvent, ...]  # in order of row
-    changes: tuple[Change, ...] = ()  # of the data, where they are known
-    notes: tuple[str, ...] = ()  # sentences for the end of the page
+    events: tuple[RunEvent, ...]  # sorted by row
+    changes: tuple[Change, ...] = ()  # known changes in the data
+    notes: tuple[str, ...] = ()  # sentences shown at the end of the page

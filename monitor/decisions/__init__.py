@@ -1,1 +1,1 @@
-"""Decide: from windows to drift events and retrain requests."""
+"""Decide, from window events, which drift events and retrain requests to publish."""

@@ -1,6 +1,7 @@
-"""Decide whether autocorrelation explains a finding of a test that assumes independent errors.
+"""Decide whether autocorrelation explains a finding by a test that assumes independent errors.
 
-In: the errors of one model in order, and their held-out variance inflation. Out: a bool.
+Input: one model's errors in order, and the variance inflation of its held-out errors. Output: a
+bool.
 """
 
 from collections import deque
@@ -12,14 +13,14 @@ import numpy as np
 from monitor.decisions.plain_state import Count, State, put, take
 from monitor.reference.autocorrelation import variance_inflation_between_changes
 
-# Number of values to remember: twenty of the longest batches.
+# Number of recent errors to store: twenty batches of the largest size.
 HISTORY: Final = 4_000
-# The variance inflation is computed again after this number of values.
+# Number of new errors after which the variance inflation is computed again.
 ASK_EVERY: Final = 32
 
 
 class AutocorrelationState(State, frozen=True):
-    """The state of `Autocorrelation`. A field keeps its first name in the file."""
+    """The state of an `Autocorrelation`. A renamed field keeps its original name in the file."""
 
     variance_inflation: float = msgspec.field(name="inflation")
     history: list[float]
@@ -28,21 +29,21 @@ class AutocorrelationState(State, frozen=True):
 
 
 class Autocorrelation:
-    """The variance inflation of one model's mean error: from its held-out errors, which are few,
-    and from its errors since. A new model gets a new object."""
+    """The variance inflation of one model's mean error, estimated from the model's few held-out
+    errors and from its errors since then. Each model gets a new object."""
 
     def __init__(self, variance_inflation: float = 1.0) -> None:
         self.variance_inflation = variance_inflation  # variance inflation of the held-out errors
         self._history: deque[float] = deque(maxlen=HISTORY)
         self._own = 1.0  # variance inflation of `_history`, computed by `explains`
-        self._own_age = ASK_EVERY  # number of values since `_own` was computed
+        self._own_age = ASK_EVERY  # number of errors since `_own` was computed
 
     def state(self) -> AutocorrelationState:
         """Return the state as data."""
         return take(AutocorrelationState, self)
 
     def restore(self, state: AutocorrelationState) -> None:
-        """Restore a state."""
+        """Restore a saved state."""
         put(state, self)
 
     def add(self, value: float) -> None:
@@ -52,8 +53,9 @@ class Autocorrelation:
 
     def explains(self, excess: float) -> bool:
         """Return whether chance explains a log-likelihood ratio of `excess` times its threshold.
-        The threshold allows for the held-out variance inflation. Above it, chance explains the
-        ratio if that of the model's own errors is at least `excess` times the held-out one."""
+        The threshold already includes the variance inflation of the held-out errors. Above the
+        threshold, chance explains the ratio if the recent errors' variance inflation is at least
+        `excess` times the held-out variance inflation."""
         if excess <= 1.0:
             return True
         if self._own_age >= ASK_EVERY:

@@ -1,7 +1,8 @@
-"""Sequential tests for an increase of the mean, which River does not provide.
+"""Sequential tests for an increase of a series' mean, which River does not provide.
 
-In: values of 0…1, one at a time. Out: `drift_detected`, and the likeliest position of the increase.
-Each test keeps counts and sums, or one short window. To restart it, create another one.
+Input: values in 0…1, one at a time. Output: `drift_detected`, and the likeliest position of the
+increase. Each test stores counts and sums, or one short window. To restart a test, create a new
+one.
 """
 
 import math
@@ -14,14 +15,15 @@ import msgspec
 from monitor.decisions.autocorrelation_check import Autocorrelation
 from monitor.decisions.plain_state import Count, Piece, State, put, take
 
-# Constants are chosen on the tuning streams of `python -m benchmarks.evidence detectors --tune`.
+# The constants were chosen on the tuning streams of `python -m benchmarks.evidence detectors
+# --tune`.
 
-# Limit for the segments that a test keeps. Only crafted values reach it.
+# Maximum number of segments that a test stores. Only crafted values reach this limit.
 MAX_PIECES: Final = 200
 
 
 class Split(msgspec.Struct, frozen=True):
-    """A change of the mean, `ago` values before the end."""
+    """A change of the mean, `ago` values before the end of the series."""
 
     ago: int
     before: float
@@ -57,37 +59,38 @@ class StepdState(State, frozen=True, tag="stepd"):
 
 TestState = LikelihoodState | StepdState
 
-# Number of values that an increase must last: a burst of errors does not count.
+# Number of values that an increase must last, so that a burst of errors is ignored.
 LEAST_VALUES: Final = 30
 
 
 class LikelihoodRatio:
     """The generalised likelihood-ratio test for an increase of the mean, with both means unknown.
 
-    All positions are tested. The likeliest one is a corner of the convex hull below the cumulative
-    sum, which is a border of the isotonic regression. There are about log n borders (Romano et al.,
-    "Fast online changepoint detection via functional pruning CUSUM statistics", JMLR 2023; Ward et
-    al., "A constant-per-iteration likelihood ratio test for online changepoint detection for
-    exponential family models", 2024). `binary` values have the Bernoulli likelihood. Other values
-    have the exponential quasi-likelihood: the ratio is multiplied by mean² / variance.
+    All positions are tested. The likeliest position is a corner of the convex hull below the
+    cumulative sum, which is a boundary between segments of the isotonic regression. There are about
+    log n boundaries (Romano et al., "Fast online changepoint detection via functional pruning CUSUM
+    statistics", JMLR 2023; Ward et al., "A constant-per-iteration likelihood ratio test for online
+    changepoint detection for exponential family models", 2024). `binary` values use the Bernoulli
+    likelihood. Other values use an exponential quasi-likelihood, whose ratio is multiplied by mean²
+    / variance.
 
-    The same test finds decreases and drops the values before them. Both tests ignore a change that
-    `autocorrelation` can explain.
+    The same test finds decreases, and drops the values before a decrease. Increases and decreases
+    that `autocorrelation` explains are ignored.
     """
 
     def __init__(self, threshold: float, *, binary: bool, autocorrelation: Autocorrelation) -> None:
-        """`threshold` is for independent values."""
+        """`threshold` applies to independent values. It is multiplied by the variance inflation."""
         self._threshold = threshold * autocorrelation.variance_inflation
         self._autocorrelation = autocorrelation
         self._binary = binary
         self._of = _bernoulli if binary else _exponential
-        # Sums of the values since the last decrease: `_forget` drops those before it.
+        # Sums of the values since the last decrease. `_forget` drops the values before a decrease.
         self._rising = _Pieces(1.0)
         self._falling = _Pieces(-1.0)
         self._squares = 0.0
         self._count = 0
         self._total = 0.0
-        self._seen = 0  # all values so far: `_forget` runs once per `FALL_EVERY`
+        self._seen = 0  # number of values so far; `_forget` runs once every `FALL_EVERY` values
         self.split: Split | None = None
         self.drift_detected = False
         self.warning_detected = False
@@ -98,12 +101,12 @@ class LikelihoodRatio:
         return take(LikelihoodState, self, rising=rising, falling=falling)
 
     def restore(self, state: LikelihoodState) -> None:
-        """Restore a state."""
+        """Restore a saved state."""
         put(state, self, "rising", "falling")
         self._rising.pieces, self._falling.pieces = state.rising, state.falling
 
     def update(self, value: float) -> None:
-        """Add a value. Sets `drift_detected`, `warning_detected` and `split`."""
+        """Add a value, and update `drift_detected`, `warning_detected` and `split`."""
         self._autocorrelation.add(value)
         self._seen += 1
         self._count += 1
@@ -140,15 +143,15 @@ class LikelihoodRatio:
         return mean * mean / variance if variance > 0.0 else 1.0
 
 
-# The share of the threshold above which an increase is likely.
+# The fraction of the threshold above which an increase is likely.
 WARNING: Final = 0.6
-# A decrease is tested only once per this number of values: it is not urgent.
+# Number of values between two tests for a decrease, which is not urgent.
 FALL_EVERY: Final = 32
 
 
 class _Pieces:
-    """The isotonic regression of the values so far, by pooling adjacent violators. Each segment is
-    the number of its values and their sum."""
+    """The isotonic regression of the values so far, computed by pooling adjacent violators. A
+    segment is stored as the number of its values and their sum."""
 
     def __init__(self, sign: float, count: int = 0, total: float = 0.0) -> None:
         self._sign = sign
@@ -156,7 +159,7 @@ class _Pieces:
 
     def add(self, value: float) -> None:
         count, total, pieces, sign = 1, value, self.pieces, self._sign
-        # Pool with the previous segment unless its mean is below (for sign -1, above) this one's.
+        # Pool with the previous segment, unless that segment's mean is lower (for sign -1, higher).
         while pieces and sign * pieces[-1][1] * count >= sign * total * pieces[-1][0]:
             more, of_more = pieces.pop()
             count += more
@@ -169,8 +172,9 @@ class _Pieces:
     def likeliest(
         self, of: Callable[[int, float], float], count: int, total: float
     ) -> tuple[float, Split | None]:
-        """Return the largest log-likelihood ratio, and the likeliest position of a change. Only
-        changes that lasted `LEAST_VALUES` count for the ratio. The position is the best of all."""
+        """Return the largest log-likelihood ratio, and the likeliest position of a change. The
+        ratio considers only changes that lasted `LEAST_VALUES` values. The position considers all
+        changes."""
         whole = of(count, total)
         best, lasting, place = 0.0, 0.0, None
         after, of_after = 0, 0.0
@@ -187,7 +191,8 @@ class _Pieces:
 
 
 def _bernoulli(count: int, total: float) -> float:
-    """Return the log-likelihood of `count` values of 0 and 1 with this sum, at their own mean."""
+    """Return the log-likelihood of `count` values of 0 and 1 with the sum `total`, at their own
+    mean."""
     rest = count - total
     if total <= 0.0 or rest <= 0.0:
         return 0.0
@@ -195,17 +200,17 @@ def _bernoulli(count: int, total: float) -> float:
 
 
 def _exponential(count: int, total: float) -> float:
-    """Return the log-likelihood of `count` values with this sum, except for a constant."""
+    """Return the log-likelihood of `count` values with the sum `total`, up to a constant."""
     return -count * math.log(max(total / count, TINY))
 
 
-# The smallest mean, used instead of 0: a hundredth of the mean to which values are scaled.
+# Lower limit of a mean, used instead of 0: a hundredth of the mean to which values are scaled.
 TINY: Final = 0.002
 
 
 class Stepd:
-    """Compare the last `window` values with all before, by the test of equal proportions (K.
-    Nishida and K. Yamauchi, "Detecting concept drift using statistical testing", 2007)."""
+    """Compare the last `window` values with all earlier values, by the test of equal proportions
+    (K. Nishida and K. Yamauchi, "Detecting concept drift using statistical testing", 2007)."""
 
     def __init__(self, *, window: int, sigmas: float) -> None:
         self._window = window
@@ -223,11 +228,11 @@ class Stepd:
         return take(StepdState, self)
 
     def restore(self, state: StepdState) -> None:
-        """Restore a state."""
+        """Restore a saved state."""
         put(state, self)
 
     def update(self, value: float) -> None:
-        """Add a value. Sets `drift_detected`, `warning_detected` and `split`."""
+        """Add a value, and update `drift_detected`, `warning_detected` and `split`."""
         self._recent.append(value)
         self._since += value
         self._squares += value * value
@@ -243,7 +248,7 @@ class Stepd:
         count = self._count + self._window
         pooled = (self._total + self._since) / count
         weight = 1.0 / self._count + 1.0 / self._window
-        # For 0 and 1 this is the variance of a proportion, mean * (1 - mean).
+        # For values of 0 and 1, this is the variance of a proportion, mean * (1 - mean).
         deviation = math.sqrt(max(0.0, self._squares / count - pooled * pooled) * weight)
         distance = after - before - weight / 2.0  # Yates' correction
         self.drift_detected = distance > self._sigmas * deviation

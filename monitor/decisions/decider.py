@@ -1,8 +1,8 @@
-"""Decide on drift events and retrain requests, given the events of the topic `windows`.
+"""Decide on drift events and retrain requests, given the events in the topic `windows`.
 
-In: its events, in the order of its one partition. Out: the events to publish. A drift event depends
-either on data windows only, or on performance panes and windows only. So it does not matter whether
-predictions or outcomes were read first.
+Input: events in the order of the topic's single partition. Output: the events to publish. A drift
+event depends either only on data windows, or only on performance panes and windows. It does not
+matter whether predictions or outcomes are read first.
 """
 
 from collections import deque
@@ -36,7 +36,7 @@ _KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "perfor
 
 
 class DriftedState(State, frozen=True):
-    """The ends of a model's newest windows, and whether each had a finding of this kind."""
+    """The ends of a model's newest windows, and whether each had a finding of `kind`."""
 
     kind: DriftKind
     model: str
@@ -44,8 +44,8 @@ class DriftedState(State, frozen=True):
 
 
 class DeciderState(State, frozen=True):
-    """All state that depends on the events read so far and affects decisions on later ones. A
-    field keeps its first name in the file."""
+    """All state that depends on the events read so far and affects later decisions. A renamed field
+    keeps its original name in the file."""
 
     lifecycles: dict[DriftKind, LifecycleState] = msgspec.field(name="lanes")
     errors: ErrorWatchState
@@ -55,23 +55,23 @@ class DeciderState(State, frozen=True):
 
 
 class Decider:
-    """The state of all decisions of one stream. It depends only on the events read so far."""
+    """The state of one stream's decisions. It depends only on the events read so far."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._lifecycles = {kind: EventLifecycle(stream, kind) for kind in _KINDS}
-        # The lifecycle of events on labels that became dead letters, and on labels, predictions and
-        # outcomes that were lost. Performance windows have no fixed order relative to data windows,
-        # so these events are separate, and never request a retraining.
+        # The lifecycle of events about labels that became dead letters, and about lost labels,
+        # predictions and outcomes. Performance windows have no fixed order relative to data
+        # windows, so these events are separate, and never cause a retrain request.
         self._lost = EventLifecycle(stream, "quality")
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
         # By kind and model: the ends of the newest windows, and whether each had a finding.
-        # `_confirmed` adds, and `_data` removes models that are no longer in the window.
+        # `_confirmed` adds windows, and `_data` removes models that are no longer in the window.
         self._drifted: dict[tuple[DriftKind, str], deque[tuple[int, bool]]] = {}
 
     def state(self) -> DeciderState | None:
-        """Return the state, None if a detector is River's. Encode it before the next event."""
+        """Return the state, or None with River detectors. Encode it before the next event."""
         errors = self._errors.state()
         if errors is None:
             return None
@@ -88,7 +88,7 @@ class Decider:
 
     @classmethod
     def restored(cls, stream: Stream, state: DeciderState) -> "Decider":
-        """Build from a state. Raises ValueError or LookupError if it is of another stream."""
+        """Build from a saved state. Raises ValueError or LookupError for another stream's state."""
         decider = cls(stream)
         for kind, lifecycle in decider._lifecycles.items():
             lifecycle.restore(state.lifecycles[kind])
@@ -132,7 +132,7 @@ class Decider:
             findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
             if kind == "quality":
                 findings[-1] = _with_window(findings[-1], window)
-            # Only the newest model counts: an older one never changes an event of its successor.
+            # Use only the newest model: an older model never changes its successor's event.
             if not _is_newer(lifecycle.open, tested[-1].model, window):
                 events.append(
                     lifecycle.observe(
@@ -159,13 +159,12 @@ class Decider:
     def _confirmed(
         self, kind: DriftKind, window: DataWindow, group: DataGroup, finding: Finding | None
     ) -> Finding | None:
-        """Return the finding with its onset, or None if nothing confirms it. An alarm needs no
-        confirmation. A warning needs a finding in one of the two previous windows that share no
-        record with this one. Findings for an open event and quality findings always count."""
+        """Return the finding with its onset, or None if it is unconfirmed. Alarms, quality findings
+        and findings for an open event need no confirmation. A warning needs a finding in one of the
+        two previous windows that share no record with this window."""
         size, slide = window.end - window.start, self._slide(window)
         recent = self._recent(kind, group.model)
-        # `before`: an earlier window confirms this one. `since`: end of the first window of this
-        # drift.
+        # `before`: an earlier window had a finding. `since`: end of the drift's first window.
         before = _in_disjoint(recent, window.end, size)
         since = _first_drifted(recent, window.end, size + slide)
         recent.append((window.end, finding is not None))
@@ -211,7 +210,7 @@ class Decider:
             share = max(share, rejected)
             messages.append(f"{rejected:.1%} of the labels became dead letters")
         elif window.dead_letters and labels < self._stream.windows.min_records and not messages:
-            return []  # too few to open or resolve an event
+            return []  # too few labels to open or resolve an event
         finding = None
         if messages:
             finding = Finding((), share, "; ".join(messages), window.start, is_drawn=False)
@@ -226,8 +225,8 @@ class Decider:
             return []
         group = tested[-1]
         if not group.worse and group.model == found_in:
-            # The window as a whole shows no degradation, but a detector found one in it. So it does
-            # not count as a window without drift.
+            # The whole window shows no degradation, but a detector found an increase in it. Do not
+            # treat it as a window without drift.
             return []
         event = lifecycle.observe(
             _degradation(group, self._newest_part(window)) if group.worse else None,
@@ -239,8 +238,8 @@ class Decider:
 
 
 def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bool:
-    """Return whether one of the last two windows had a finding that share no record with each
-    other, nor with the window that ends at `end`.
+    """Return whether either of the last two disjoint windows had a finding. Disjoint windows share
+    no record with each other or with the window that ends at `end`.
 
     >>> _in_disjoint([(20, False), (30, True), (40, False), (50, True)], 60, 20)
     False
@@ -257,8 +256,8 @@ def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bo
 
 
 def _first_drifted(windows: Sequence[tuple[int, bool]], end: int, reach: int) -> int:
-    """Return the end of the first window of the current drift, or `end` if only this one drifted.
-    From each window with a finding, it searches back over a distance of `reach`.
+    """Return the end of the current drift's first window, or `end` if only this window drifted.
+    From each window with a finding, search back over the distance `reach`.
 
     >>> _first_drifted([(10, True), (20, False), (30, True), (40, False)], 50, 20)
     10
@@ -316,7 +315,7 @@ def _drifted(
 
 
 def _joined(names: Sequence[str]) -> str:
-    """Return the names as text.
+    """Join the names with commas and a final "and".
 
     >>> _joined(["x", "y"]), _joined(["x", "y", "z"])
     ('x and y', 'x, y and z')
@@ -336,7 +335,7 @@ def _quality_verdict(group: DataGroup) -> Finding | None:
     ]
     columns = [name for _, name, _ in sorted(increased, key=lambda item: -item[0])]
     repeated = group.repeated / max(1, group.sampled)
-    # A model never learns from an id twice, so its reference has no repeats.
+    # A model never learns from an id twice, so its reference has no repeated ids.
     if repeated >= MIN_INCREASE:
         increased.append((repeated, "ids", "repeated"))
     if not increased:
@@ -352,7 +351,7 @@ def _quality_verdict(group: DataGroup) -> Finding | None:
 
 
 def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
-    """Add the dead letters and gaps of the window to the finding."""
+    """Add the window's dead letters and gaps to the finding."""
     if not window.quality:
         return finding
     scored_or_rejected = window.records + window.dead_letters
@@ -388,7 +387,7 @@ def _degradation(group: PerformanceGroup, onset: int) -> Finding:
 
 
 def _is_newer(event: DriftEvent | None, model: str, window: DataWindow | PerformanceWindow) -> bool:
-    """Return whether the open event is of a model that served after `model`."""
+    """Return whether the open event belongs to a model that served after `model`."""
     names = [group.model for group in window.groups]
     return event is not None and event.model in names[names.index(model) + 1 :]
 

@@ -1,7 +1,8 @@
-"""Run drift detectors on a model's errors, by name and with one contract.
+"""Run named drift detectors, from River or this package, on a series of one model's errors.
 
-In: errors in order, 0 or 1, or absolute errors of any scale. Out: whether the error has increased,
-and how many values ago. A decrease is never drift. Memory is bounded.
+Input: errors in order, either 0 or 1, or absolute errors of any scale. Output: whether the error
+has increased, and how many values ago. All detectors have the same interface. A decrease is never
+drift. Memory use is bounded.
 """
 
 from collections import deque
@@ -25,13 +26,13 @@ from monitor.decisions.change_tests import (
 )
 from monitor.decisions.plain_state import State, put, take
 
-# Absolute errors are divided by five times the mean of this number of values, and clipped at 1: the
-# detectors need bounded values, and a single extreme error is not drift.
+# Absolute errors are divided by five times the mean of the first `SCALE_VALUES` errors, and clipped
+# at 1: detectors need bounded values, and a single extreme error is not drift.
 SCALE_VALUES: Final = 100
 SCALE_CUT: Final = 5.0
-# DDM counts failures. An absolute error of more than twice the mean counts as one.
+# DDM counts failures. An absolute error of more than twice the mean is a failure.
 FAILURE: Final = 2.0 / SCALE_CUT
-# Number of values to remember, to locate an increase if the detector itself does not.
+# Number of recent errors to store, to locate an increase if the detector itself does not.
 REMEMBERED: Final = 2_000
 
 
@@ -39,12 +40,12 @@ class Increase(msgspec.Struct, frozen=True):
     """An increase of the error that started `ago` values before the end of the last update."""
 
     ago: int
-    before: float  # mean error before it, with extreme errors clipped
+    before: float  # mean error before the increase, with extreme errors clipped
     after: float
 
 
 class DetectorState(State, frozen=True):
-    """The state of an `ErrorDetector`. A field keeps its first name in the file."""
+    """The state of an `ErrorDetector`. A renamed field keeps its original name in the file."""
 
     name: str
     autocorrelation: AutocorrelationState = msgspec.field(name="runs")
@@ -59,12 +60,13 @@ class _Kind(msgspec.Struct, frozen=True):
     failures: bool = False  # True if the detector accepts only 0 and 1
 
 
-# Chosen on the tuning seeds of `python -m benchmarks.evidence detectors --tune`. The same command
-# without `--tune` prints the results on other seeds. Chance reaches a likelihood ratio of e^t about
-# once in e^t values (Lorden, 1971). Constant error rates of 1 to 40% reached e^11 at most once in
-# 60,000 values, even with the bursts that a detector ignores. The same holds for absolute errors.
+# The thresholds were chosen on the tuning seeds of `python -m benchmarks.evidence detectors
+# --tune`. The same command without `--tune` prints the results on other seeds. By chance, a
+# likelihood ratio reaches e^t about once in e^t values (Lorden, 1971). With constant error rates of
+# 1% to 40%, the ratio reached e^11 at most once in 60,000 values, even including the bursts that a
+# detector ignores. The same is true of absolute errors.
 GLR_THRESHOLD: Final = 11.0
-STEPD_WINDOW: Final = 100  # 30 in the paper, which gives a false alarm every few hundred values
+STEPD_WINDOW: Final = 100  # the paper uses 30, which gives a false alarm every few hundred values
 STEPD_SIGMAS: Final = 4.5
 
 
@@ -92,10 +94,11 @@ _OWN: Final = (LikelihoodRatio, Stepd)
 class ErrorDetector:
     """A detector that reports only increases of the error.
 
-    After `update`, `increases` contains the increases found among these errors. They do not depend
-    on how errors are divided into calls. `warning` is true while a detector is in its warning zone,
-    if it has one. The detector restarts after each increase, and at `reset` for a new model. Memory
-    is bounded. Only glr takes autocorrelation into account.
+    After `update`, `increases` contains the increases found among the errors of that call. How
+    errors are divided into calls does not affect which increases are found. `warning` is true while
+    the detector is in its warning zone, if it has one. The detector restarts after each increase,
+    and `reset` restarts it for a new model. Memory use is bounded. Only glr takes autocorrelation
+    into account.
     """
 
     def __init__(self, name: str, task: Task, variance_inflation: float = 1.0) -> None:
@@ -104,8 +107,8 @@ class ErrorDetector:
         self.reset(variance_inflation)
 
     def reset(self, variance_inflation: float = 1.0) -> None:
-        """Drop all state, because the next errors are another model's. `variance_inflation` is
-        that of the model's mean error."""
+        """Drop all state, because the next errors are another model's. `variance_inflation` applies
+        to the new model's mean error."""
         self._autocorrelation = Autocorrelation(variance_inflation)
         self._test = self._new_test()
         self._recent: deque[float] = deque(maxlen=REMEMBERED)  # raw errors since the last change
@@ -114,7 +117,7 @@ class ErrorDetector:
         self.increases: tuple[Increase, ...] = ()  # increases that the last `update` found
 
     def state(self) -> DetectorState | None:
-        """Return the state as data, None if it is inside an object of River's."""
+        """Return the state as data, or None if it is inside a River object."""
         if not isinstance(self._test, _OWN):
             return None
         return take(
@@ -125,7 +128,7 @@ class ErrorDetector:
         )
 
     def restore(self, state: DetectorState) -> None:
-        """Restore a state. Raises ValueError for the state of another detector."""
+        """Restore a saved state. Raises ValueError if it belongs to another detector."""
         self.reset()
         self._autocorrelation.restore(state.autocorrelation)
         self._test = test = self._new_test()  # its threshold depends on `_autocorrelation`
@@ -143,7 +146,8 @@ class ErrorDetector:
 
     @property
     def warning(self) -> bool:
-        """Return whether an increase is likely. Always False for detectors without warnings."""
+        """Return whether an increase is likely. Detectors without a warning zone always return
+        False."""
         return bool(getattr(self._test, "warning_detected", False))
 
     def update(self, errors: Sequence[float]) -> None:
@@ -168,13 +172,14 @@ class ErrorDetector:
         return DETECTORS[self.name].make(self._task, self._autocorrelation)
 
     def _known(self, error: float) -> Sequence[float]:
-        """Return the errors to test: none before their scale is known, then all buffered ones."""
+        """Return the errors to test: none until the scale is known, then all buffered errors."""
         if self._scale is not None:
             return (error,)
         self._first.append(error)
         if len(self._first) < SCALE_VALUES:
             return ()
-        # Without any error yet there is no scale: wait for the next ones.
+        # If all buffered errors are 0, there is no scale: drop the oldest error and wait for the
+        # next.
         first, mean = self._first, sum(self._first) / SCALE_VALUES
         if mean <= 0.0:
             del first[0]
@@ -183,7 +188,7 @@ class ErrorDetector:
         return first
 
     def _found(self) -> Increase | None:
-        """Return the increase, None if it was a decrease."""
+        """Return the change that the test detected, or None if the change is a decrease."""
         scale = cast(float, self._scale)
         split = getattr(self._test, "split", None)
         if split is None:
@@ -194,13 +199,13 @@ class ErrorDetector:
         since = list(self._recent)[-split.ago :]
         self._recent.clear()
         self._test = self._new_test()
-        if self._task == "regression":  # clip at the new level
+        if self._task == "regression":  # clip errors at the new level
             self._scale = max(scale, SCALE_CUT * sum(since) / len(since))
         return Increase(split.ago, split.before * scale, split.after * scale)
 
 
 def check(stream: Stream) -> None:
-    """Raise StreamFileError for a detector that does not exist."""
+    """Raise StreamFileError if the stream file names an unknown detector."""
     for name in stream.drift.detectors:
         if name not in DETECTORS:
             raise StreamFileError(
@@ -219,6 +224,6 @@ def _locate(values: Sequence[float]) -> Split:
     sizes = np.arange(1, count)
     before = sums / sizes
     after = (data.sum() - sums) / (count - sizes)
-    # Between-group sum of squares: the split that explains most of the variance.
+    # Maximise the between-group sum of squares: this split explains most of the variance.
     best = int(np.argmax((before - after) ** 2 * sizes * (count - sizes)))
     return Split(count - best - 1, float(before[best]), float(after[best]))

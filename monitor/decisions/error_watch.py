@@ -1,7 +1,7 @@
-"""Detect increases of the error of the serving model, and estimate when they started.
+"""Detect increases in the serving model's error, and estimate when they started.
 
-In: performance panes, in the order of the topic `windows`. Out: a finding for each increase that is
-large enough to matter.
+Input: performance panes, in the order of the topic `windows`. Output: a finding for each increase
+that is large enough to matter.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from monitor.decisions.detectors import REMEMBERED, DetectorState, ErrorDetector
 from monitor.decisions.event_lifecycle import Finding
 from monitor.decisions.plain_state import Count, State, put, take
 
-# The largest severity. Relative to an earlier error of 0, any increase would be infinite.
+# Upper limit of the severity, because any increase over an earlier error of 0 would be infinite.
 MAX_SEVERITY: Final = 100.0
 
 
@@ -30,42 +30,42 @@ class ErrorWatchState(State, frozen=True):
 
 
 class ErrorWatch:
-    """The detectors, which read the errors of the serving model."""
+    """The detectors that watch the serving model's errors."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._detectors = [
             ErrorDetector(name, stream.task) for name in dict.fromkeys(stream.drift.detectors)
         ]
-        # The first pane of a model sets it, and resets the detectors, `_panes`, `_recent` and
-        # `_early`.
+        # The serving model, set by its first pane. The same pane resets the detectors, `_panes`,
+        # `_recent` and `_early`.
         self._model: str | None = None
-        self._newest: int | None = None  # largest position of a record of any model so far
-        # First and last position, number of errors.
+        self._newest: int | None = None  # largest position so far of any model's record
+        # First position, last position and number of errors of each recent pane.
         self._panes: deque[tuple[int, int, int]] = deque()
         self._recent: deque[float] = deque(maxlen=REMEMBERED)
         self._early: dict[str, Increase] = {}  # by detector: an increase that is still too small
-        # Model of a finding since the last performance window, which resets it
-        # (`Decider._performance`).
+        # The model of a finding since the last performance window. `Decider._performance` resets it
+        # at each performance window.
         self.found_in: str | None = None
 
     def state(self) -> ErrorWatchState | None:
-        """Return the state as data, None if a detector is River's."""
+        """Return the state as data, or None if a detector is from River."""
         detectors = [detector.state() for detector in self._detectors]
         return None if None in detectors else take(ErrorWatchState, self, detectors=detectors)
 
     def restore(self, state: ErrorWatchState) -> None:
-        """Restore a state. Raises ValueError for the state of other detectors."""
+        """Restore a saved state. Raises ValueError if it belongs to other detectors."""
         for detector, kept in zip(self._detectors, state.detectors, strict=True):
             detector.restore(kept)
         put(state, self, "detectors")
 
     def update(self, pane: PerformancePane) -> Finding | None:
-        """Return a finding if a detector finds an increase of the error in this pane."""
+        """Add a pane. Return a finding if a detector finds a large enough increase of the error."""
         newest = self._newest
         if pane.model != self._model:
             if newest is not None and pane.last_position <= newest:
-                return None  # late labels of a model that no longer serves
+                return None  # late labels for a model that no longer serves
             self._model = pane.model
             self._restart(pane.error_inflation)
         self._newest = pane.last_position if newest is None else max(newest, pane.last_position)
@@ -94,8 +94,8 @@ class ErrorWatch:
         )
 
     def _large_increase(self, detector: ErrorDetector, pane: PerformancePane) -> Increase | None:
-        """Return an increase that this detector finds, or found recently, if it is large enough
-        now. A gradual change is found while it is still small, so `_early` keeps it until it has
+        """Return an increase that `detector` finds now or found recently, if the increase is large
+        enough. A gradual change is found while it is still small, so `_early` holds it until it has
         grown."""
         detector.update(pane.errors)
         increases = list(detector.increases)
@@ -110,7 +110,7 @@ class ErrorWatch:
         return None
 
     def _is_large_enough(self, increase: Increase, pane: PerformancePane) -> bool:
-        """Return whether the error is enough larger than before, and than the held-out error."""
+        """Return whether the error exceeds the earlier and held-out errors by `min_metric_loss`."""
         least = 1.0 + self._stream.drift.min_metric_loss
         if increase.after < increase.before * least:
             return False
@@ -129,7 +129,8 @@ class ErrorWatch:
             detector.reset(variance_inflation)
 
     def _onset(self, ago: int) -> int:
-        """Return the position of the record whose error came `ago` errors before the end."""
+        """Return the position of the record whose error is `ago` errors before the last pane's
+        end."""
         for first, last, count in reversed(self._panes):
             if ago <= count:
                 return first + (last - first) * (count - ago) // max(1, count - 1)
@@ -138,5 +139,5 @@ class ErrorWatch:
 
 
 def loss(before: float, after: float) -> float:
-    """Return the increase as a share of the earlier error."""
+    """Return the increase as a fraction of the earlier error, at most `MAX_SEVERITY`."""
     return MAX_SEVERITY if before <= 0.0 else min((after - before) / before, MAX_SEVERITY)

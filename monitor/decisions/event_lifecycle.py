@@ -1,6 +1,7 @@
-"""Manage the lifecycle of drift events: opened, updated, resolved, each time with the same id.
+"""Manage the lifecycle of drift events, which are opened, updated and resolved under one id.
 
-In: the finding of each window or pane, or None. Out: `DriftEvent`s. It never uses data of records.
+Input: each window's or pane's finding, or None. Output: `DriftEvent`s to publish. This module never
+uses data from records.
 """
 
 from typing import Final, Literal
@@ -25,8 +26,9 @@ class Finding(msgspec.Struct, frozen=True):
     onset: int | None
     detector: str | None = None
     harm: float | None = None
-    is_drawn: bool = True  # False if there is no sample of records for a report
-    # True for a detector's finding: republished after a window's length, even without growth.
+    is_drawn: bool = True  # False if no sample is available for a report
+    # True for a detector's finding, which is republished after one window length even without
+    # growth.
     notable: bool = False
 
 
@@ -38,28 +40,29 @@ class LifecycleState(State, frozen=True):
 
 
 class EventLifecycle:
-    """The lifecycle of the drift events of one kind, of which at most one is open."""
+    """The lifecycle of drift events of one kind. At most one event is open at a time."""
 
     def __init__(self, stream: Stream, kind: DriftKind) -> None:
         self._stream = stream
         self._kind = kind
-        # Windows in a row without a finding; reset by a finding and when the event is resolved.
+        # Number of consecutive windows without a finding. Reset by a finding, and when the event is
+        # resolved.
         self._quiet = 0
-        self.open: DriftEvent | None = None  # the open event as it was last published, or None
+        self.open: DriftEvent | None = None  # the open event as last published, or None
 
     def state(self) -> LifecycleState:
         """Return the state as data."""
         return take(LifecycleState, self)
 
     def restore(self, state: LifecycleState) -> None:
-        """Restore a state."""
+        """Restore a saved state."""
         put(state, self)
 
     def observe(
         self, finding: Finding | None, *, model: str | None, window: str, position: int
     ) -> DriftEvent | None:
-        """Add the finding of a window or pane, or None if it has none. Return the event to publish.
-        `model` is None if nothing could be scored."""
+        """Add a window's or pane's finding, or None if it has none. Return the event to publish, if
+        any. `model` is None if the event concerns no model."""
         if finding is not None:
             return self._found(finding, model, window, position)
         return self._nothing(model, window, position)
@@ -72,15 +75,15 @@ class EventLifecycle:
         if event is None:
             identity = event_id("drift", self._stream.name, self._kind, window)
             return self._publish("opened", identity, finding, model, window, position)
-        # Republish for new columns, a higher severity, or a notable finding after a window's
-        # length.
+        # Republish the event for new columns, for a higher severity, or for a notable finding after
+        # one window length.
         new_columns = set(finding.columns) - set(event.columns)
         has_grown = finding.severity >= REPUBLISH_GROWTH * event.severity
         is_due = finding.notable and position - event.position >= self._stream.window_size
         if not (is_due or new_columns or has_grown):
             return None
         columns = (*event.columns, *(name for name in finding.columns if name in new_columns))
-        # Another increase of the error has its own onset. Shifted data keeps the first one.
+        # A further increase of the error has its own onset. Shifted data keeps its first onset.
         onset = finding.onset if finding.notable else event.onset
         finding = msgspec.structs.replace(finding, columns=columns, onset=onset)
         return self._publish("updated", event.id, finding, model, window, position)

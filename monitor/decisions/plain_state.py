@@ -1,7 +1,7 @@
-"""Copy the changing fields of an object to a struct of plain data, and back.
+"""Copy an object's mutable attributes to a struct of plain data for a snapshot file, and back.
 
-The field `x` of the struct is the attribute `_x` or `x`. A file contains the struct, so reading it
-checks the types of all values and never runs code.
+The struct's field `x` corresponds to the attribute `_x` or `x`. A snapshot file contains such
+structs, so reading the file checks the types of all values and never executes code.
 """
 
 from collections import deque
@@ -17,12 +17,12 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The base class of all states."""
+    """The base class of all saved states."""
 
 
 def take(kind: type[S], owner: object, **others: Any) -> S:
-    """Return the state of `owner`. `others` are the values of fields that are not its attributes.
-    The state may share lists with the owner, so encode it before the owner changes."""
+    """Return the state of `owner`. `others` contains the values of fields that are not attributes
+    of `owner`. The state may share lists with `owner`, so encode it before `owner` changes."""
     values = dict(others)
     for name in kind.__struct_fields__:
         if name not in values:
@@ -32,7 +32,7 @@ def take(kind: type[S], owner: object, **others: Any) -> S:
 
 
 def put(state: msgspec.Struct, owner: object, *others: str) -> None:
-    """Set the attributes of `owner` from this state, except the fields `others`."""
+    """Set the attributes of `owner` from `state`, except for the fields `others`."""
     for name in state.__struct_fields__:
         if name not in others:
             attribute = _attribute(owner, name)

@@ -1,9 +1,9 @@
-"""Decide when to request a new model: by the policy, within cooldown, budget and enough outcomes.
+"""Decide when to request a new model, by the policy, cooldown, budget and number of outcomes.
 
-In: the open drift events, and performance panes. Panes show the progress of the stream, because
-nothing can be trained without labels. Out: a `RetrainRequest` or None. The result of a request is
-ignored. While its cause lasts, the request is repeated after a window, and again when enough new
-outcomes have arrived. The first request comes early, so its model learns from few records.
+Input: the open drift events, and performance panes. Panes show the stream's progress, because no
+model can be trained without labels. Output: a `RetrainRequest` or None. The result of a request is
+ignored. While its cause lasts, a request is repeated after a window, and again when enough new
+outcomes have arrived: the first request comes early, so its model learns from few records.
 """
 
 from collections import deque
@@ -22,14 +22,14 @@ from monitor.decisions.plain_state import Count, State, put, take
 
 
 class _StreamPoint(msgspec.Struct, frozen=True):
-    """A point of the stream: position on the axis of the windows, row, time."""
+    """A point in the stream: its position on the window axis, its row and its time."""
 
     position: int
     row: int | None
     time_us: int | None
 
     def is_past(self, earlier: "_StreamPoint", span: Span) -> bool:
-        """Return whether this is at least the span after `earlier`, in rows or in time."""
+        """Return whether this point is at least `span` after `earlier`, in rows or in time."""
         if span.records is not None:
             now, then, least = self.row, earlier.row, span.records
         else:
@@ -38,8 +38,8 @@ class _StreamPoint(msgspec.Struct, frozen=True):
 
 
 class _Situation(msgspec.Struct, frozen=True):
-    """The input of a policy. `last` is the point of the last request, or the beginning of the
-    stream. `events` contains only events at positions that the outcomes have reached."""
+    """A policy's input. `last` is the point of the last request, or the beginning of the stream.
+    `events` contains only events whose positions the outcomes have reached."""
 
     stream: Stream
     events: Sequence[DriftEvent]
@@ -48,7 +48,7 @@ class _Situation(msgspec.Struct, frozen=True):
 
 
 class _RetrainTrigger(msgspec.Struct, frozen=True):
-    """A retrain trigger. Data is new from `onset` on."""
+    """The reason for a retrain request. Data from `onset` on is new."""
 
     cause: Literal["drift", "schedule"]
     reason: str
@@ -56,13 +56,13 @@ class _RetrainTrigger(msgspec.Struct, frozen=True):
     onset: int | None = None
 
 
-# Number of newest panes to remember, or more if they have fewer than `min_outcomes`. The onset of a
-# drift event is hardly ever older.
+# Number of newest panes to store, or more if these panes contain fewer than `min_outcomes`
+# outcomes. A drift event's onset is hardly ever older.
 _PANES: Final = 2_000
 
 
 class RetrainState(State, frozen=True):
-    """The state of a `RetrainRule`. Some fields keep their first name in the file."""
+    """The state of a `RetrainRule`. Renamed fields keep their original names in the file."""
 
     panes: list[tuple[int, Count]]
     outcomes: Count
@@ -77,30 +77,30 @@ class RetrainState(State, frozen=True):
 
 
 class RetrainRule:
-    """Decide by the `[retrain]` section of a stream file.
+    """Decide according to the `[retrain]` section of a stream file.
 
     Policies that wait for drift also renew a request. A renewal is due when the number of outcomes
-    since the last request is `renew` times the number that this request, or the first model, could
-    use. Errors fall with a power of the training size (Cortes et al., "Learning curves: asymptotic
-    values and rate of convergence", 1993), so twice as many are worth a new model. Renewals end
-    when `train_on` would drop the oldest outcomes.
+    since the last request is `renew` times the number of outcomes that this request, or the first
+    model, could use. Errors fall with a power of the training size (Cortes et al., "Learning
+    curves: asymptotic values and rate of convergence", 1993), so twice as many outcomes are worth a
+    new model. Renewals end when `train_on` would drop the oldest outcomes.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._policy = _POLICIES[stream.retrain.policy]
-        # First position and number of records of each pane; `update` adds and evicts panes.
+        # First position and number of records of each recent pane. `update` adds and evicts panes.
         self._panes: deque[tuple[int, int]] = deque()
-        self._outcomes = 0  # records in `_panes`
+        self._outcomes = 0  # number of records in `_panes`
         self._began: _StreamPoint | None = None  # set by the first pane, never changed
         self._current: _StreamPoint | None = None  # advanced by each pane
-        # The last requests, as many as the budget allows, at least one.
+        # The last requests: as many as the budget allows, and at least one.
         self._requests: deque[_StreamPoint] = deque(maxlen=_remembered(stream))
-        # A renewal uses these. `_trigger` is the last trigger that was not a renewal, and
-        # `_triggered_at` the point at which `request_if_due` accepted it. Each pane adds its
-        # outcomes to `_to_learn` (a trigger with an onset restarts it there) and `_since` (each
-        # request resets it). `_trained_on` is `_to_learn` at the last request, or the training size
-        # of the first model.
+        # State for renewals. `_trigger` is the last trigger that was not a renewal, and
+        # `_triggered_at` is the point at which `request_if_due` accepted it. Each pane adds its
+        # outcomes to `_to_learn`, which a trigger with an onset restarts at the onset, and to
+        # `_since`, which each request resets. `_trained_on` is the value of `_to_learn` at the last
+        # request, or the first model's training size.
         self._trigger = _RetrainTrigger("schedule", "")
         self._triggered_at: _StreamPoint | None = None
         self._to_learn = self._since = 0
@@ -111,11 +111,11 @@ class RetrainRule:
         return take(RetrainState, self)
 
     def restore(self, state: RetrainState) -> None:
-        """Restore a state."""
+        """Restore a saved state."""
         put(state, self)
 
     def update(self, event: PerformancePane) -> None:
-        """Update the progress of the stream."""
+        """Add a pane, which advances the stream's progress."""
         time_us = None if event.time is None else parse_time(event.time)
         last = self._current
         if last is None:
@@ -136,24 +136,26 @@ class RetrainRule:
             self._outcomes -= self._panes.popleft()[1]
 
     def _beginning(self, event: PerformancePane, time_us: int | None) -> _StreamPoint:
-        """Return where the first pane starts: the row before its first record, and its time."""
+        """Return the point where the first pane starts. Its row is the row before the first
+        record."""
         if self._stream.axis == "row":
             return _StreamPoint(event.start, event.first_position - 1, time_us)
-        # The first record's row is unknown. Count back as many rows as there are outcomes, which is
-        # exact if no record lacks a label.
+        # The first record's row is unknown. Count back one row for each outcome, which is exact if
+        # every record has a label.
         row = None if event.row is None else event.row - event.records
         return _StreamPoint(event.start, row, event.first_position)
 
     def request_if_due(self, open_events: Sequence[DriftEvent]) -> RetrainRequest | None:
-        """Return a request if one is due."""
+        """Return a retrain request if one is due, otherwise None."""
         current, began = self._current, self._began
         if current is None or began is None or not self._within_budget(current):
             return None
-        # Ignore events that the outcomes have not reached yet. Otherwise the request would depend
-        # on whether predictions or outcomes were read first.
+        # Ignore events whose positions the outcomes have not reached yet. Otherwise the request
+        # would depend on whether predictions or outcomes were read first.
         events = [event for event in open_events if event.position <= current.position]
         last = self._requests[-1] if self._requests else began
-        # After the cooldown, ask the policy. Without a new trigger, consider a renewal.
+        # After the cooldown, apply the policy. Without a new trigger, check whether a renewal is
+        # due.
         trigger = None
         if self._is_cool(self._triggered_at, current):
             trigger = self._policy(_Situation(self._stream, events, current, last))
@@ -162,7 +164,7 @@ class RetrainRule:
             if trigger is None:
                 return None
         else:
-            # Require enough outcomes since the onset, or for a schedule since the last request.
+            # Require enough outcomes since the onset or, for a schedule, since the last request.
             new_since = self._requests[-1].position if self._requests else None
             if self._known(trigger.onset if trigger.cause == "drift" else new_since) < self._least:
                 return None
@@ -181,7 +183,7 @@ class RetrainRule:
         )
 
     def _is_repeated(self, trigger: _RetrainTrigger, current: _StreamPoint) -> bool:
-        """Return whether the same events caused a request less than a window ago."""
+        """Return whether the same events caused a request less than one window ago."""
         if (
             not self._requests
             or not trigger.caused_by
@@ -191,8 +193,8 @@ class RetrainRule:
         return current.position - self._requests[-1].position < self._stream.window_size
 
     def _renewal(self, current: _StreamPoint) -> _RetrainTrigger | None:
-        """Return the last trigger again if there are enough new outcomes. A renewal does not delay
-        a request for new drift: the policy's cooldown starts at `_triggered_at`."""
+        """Return the last trigger again if enough new outcomes have arrived. A renewal does not
+        delay a request for new drift: the policy's cooldown starts at `_triggered_at`."""
         how, trained_on = self._stream.retrain, self._trained_on
         if how.policy not in _RENEWED or not how.renew or trained_on is None:
             return None
@@ -207,8 +209,8 @@ class RetrainRule:
         return msgspec.structs.replace(self._trigger, reason=reason)
 
     def _known(self, onset: int | None) -> int:
-        """Return how many of the outcomes are in panes whose records start at the onset or
-        later."""
+        """Return the number of outcomes in panes whose records start at `onset` or later. If
+        `onset` is None, count all panes."""
         return sum(count for first, count in self._panes if onset is None or first >= onset)
 
     @property
@@ -216,7 +218,7 @@ class RetrainRule:
         return self._stream.retrain.min_outcomes
 
     def _is_cool(self, last: _StreamPoint | None, current: _StreamPoint) -> bool:
-        """Return whether the cooldown after a request is over."""
+        """Return whether the cooldown since the point `last` is over."""
         cooldown = self._stream.retrain.cooldown
         return last is None or cooldown is None or current.is_past(last, cooldown)
 
@@ -224,7 +226,7 @@ class RetrainRule:
         budget = self._stream.retrain.budget
         if budget is None or len(self._requests) < budget.requests:
             return True
-        # The oldest of the last `budget.requests`.
+        # `_requests[0]` is the oldest of the last `budget.requests` requests.
         return current.is_past(self._requests[0], budget.per)
 
 
@@ -232,7 +234,8 @@ class RetrainRule:
 
 
 def _harm(now: _Situation) -> _RetrainTrigger | None:
-    """Trigger while the realised error is degraded, or the estimated harm is large enough."""
+    """Return a trigger while the realised error is degraded, or the estimated harm is large
+    enough."""
     least = now.stream.drift.min_metric_loss
     return _for_events(
         event
@@ -263,7 +266,7 @@ def _never(now: _Situation) -> _RetrainTrigger | None:
     return None
 
 
-# The policies that request nothing while there is no drift.
+# The policies that make no requests while there is no drift.
 _RENEWED: Final[frozenset[Policy]] = frozenset({"harm", "drift"})
 _POLICIES: Final[Mapping[Policy, Callable[[_Situation], _RetrainTrigger | None]]] = {
     "harm": _harm,
@@ -283,7 +286,7 @@ def _for_events(found: Iterable[DriftEvent]) -> _RetrainTrigger | None:
 
 
 def _onset(causes: Sequence[DriftEvent]) -> int | None:
-    """Return the onset of the performance event, or else of the newest event."""
+    """Return the performance event's onset or, without one, the latest onset of all events."""
     chosen = [event for event in causes if event.kind == "performance"] or causes
     return max((event.onset for event in chosen if event.onset is not None), default=None)
 

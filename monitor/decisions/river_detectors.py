@@ -1,14 +1,15 @@
 """Create River's drift detectors with settings that give few false alarms.
 
-River's defaults raise an alarm every few hundred to few thousand values. These settings raise few
-on the tuning streams of `python -m benchmarks.evidence detectors --tune`.
+River's default settings raise a false alarm every few hundred to few thousand values. The settings
+in this module raise few false alarms on the tuning streams of `python -m benchmarks.evidence
+detectors --tune`.
 """
 
 from typing import Any, Protocol, cast
 
 
 class RiverDetector(Protocol):
-    """The part of River's interface that is used."""
+    """The part of River's detector interface that the monitor uses."""
 
     drift_detected: bool
 
@@ -50,7 +51,7 @@ def hddm_a() -> RiverDetector:
 
 
 def hddm_w() -> RiverDetector:
-    """Return HDDM-W, the test of weighted means in the same paper as HDDM-A."""
+    """Return HDDM-W, the test of weighted means from the same paper as HDDM-A."""
     from river.drift.binary import HDDMW
 
     return cast(RiverDetector, HDDMW(drift_confidence=0.0001, lambda_val=0.01))

@@ -1,8 +1,8 @@
-"""Save the decider's state in a file after a commit, so that a restart need not read `windows` from
-its beginning. If the file is missing or unusable, the whole topic is read again.
+"""Save the decider's state in a snapshot file after a commit, and restore it after a restart.
 
-In and out: the decider, and the offset in `windows` before which it has read all events. The file
-contains only data and is never run.
+Input and output: the decider, and the offset in `windows` before which it has read all events. With
+a snapshot, a restart need not read `windows` from its beginning. If the file is missing or
+unusable, the whole topic is read again. The file contains only data and is never executed.
 """
 
 import hashlib
@@ -20,17 +20,19 @@ from monitor.decisions.plain_state import Count, State
 
 log = logging.getLogger(__name__)
 
-# Increase it when the format or meaning of the state changes. Other versions are ignored.
+# Increase the version when the format or meaning of the state changes. Files with another version
+# are discarded.
 VERSION = 4
-# Windows and panes between two snapshots. Reading them again takes a second or less, and writing a
-# snapshot (40 kB) a few milliseconds.
+# Number of windows and panes between two snapshots. Reading them again takes a second or less, and
+# writing a snapshot (40 kB) takes a few milliseconds.
 EVERY = 2_000
-# A hundred times the size of a state with seven detectors.
+# Maximum size of a snapshot file: a hundred times the size of a state with seven detectors.
 MAX_BYTES = 32 << 20
 
 
 class DecisionsCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata of `windows`: all decisions before offset `published` were published."""
+    """Metadata of the offset committed for `windows`. All decisions on events before `published`
+    were published."""
 
     published: Offset = 0
     token: str = ""  # identifies the commits that a snapshot belongs to
@@ -42,7 +44,7 @@ class _Version(msgspec.Struct, frozen=True):
 
 class _Body(State, frozen=True):
     stream: str  # digest of the stream file's contents
-    token: str  # token of the group's commits; excludes earlier topics of the same name
+    token: str  # token of the group's commits; rules out earlier topics of the same name
     offset: Count
     decider: DeciderState
 
@@ -54,31 +56,32 @@ class _File(State, frozen=True):
 
 
 class _Unusable(Exception):
-    """The reason why a file is ignored."""
+    """The snapshot file cannot be used, for the reason in the message."""
 
 
 class Snapshots:
-    """Snapshots of one stream's decider in `folder`. There are none without a folder.
+    """Snapshots of one stream's decider in `folder`. Without a folder, no snapshots are saved.
 
     The state at an offset depends only on the topic, so any worker may use a snapshot, provided
-    that the group has committed up to its offset. The state of River's detectors cannot be saved:
-    with one of them there are no snapshots, and `windows` is read again.
+    that the consumer group has committed up to the snapshot's offset. The state of River's
+    detectors cannot be saved. If the stream uses one, there are no snapshots, and each start reads
+    `windows` from its beginning.
     """
 
     def __init__(self, stream: Stream, folder: Path | None) -> None:
         self._stream = stream
         self._path = None if folder is None else folder / "decisions"
         self._of = hashlib.sha256(repr(stream).encode()).hexdigest()
-        self._token = ""  # set by `resume`: the committed one, or a new one
+        self._token = ""  # set by `resume`: the committed token, or a new token
         self._taken_at = 0  # offset of the last snapshot that was loaded or saved
-        # Next snapshot: encoded by `checkpoint`, saved after the commit, dropped by `resume`.
+        # The next snapshot: encoded by `checkpoint`, saved after the commit, dropped by `resume`.
         self._taken: tuple[int, bytes] | None = None
-        self._cannot_write = False  # the last write failed, so later failures are not logged
+        self._cannot_write = False  # True after a failed write, to log only the first failure
         if self._path is not None and Decider(stream).state() is None:
             self._path = None
             log.info(
                 "no snapshots of the decisions of %s are saved, because the state of River's "
-                "detectors cannot be stored: each start reads `windows` from its beginning",
+                "detectors cannot be saved: each start reads `windows` from its beginning",
                 stream.name,
             )
 
@@ -103,7 +106,7 @@ class Snapshots:
     def checkpoint(self, published: int, read: int, decider: Decider) -> DecisionsCheckpoint:
         """Return the metadata to commit, and encode a snapshot if one is due. Decisions on events
         before `published` were published. `decider` has read all events before `read`, which is
-        less while it reads events again."""
+        less than `published` while events are read again."""
         if self._path is not None and read - self._taken_at >= EVERY:
             state = decider.state()
             assert state is not None  # checked by `__init__`
@@ -113,7 +116,7 @@ class Snapshots:
         return DecisionsCheckpoint(published, self._token)
 
     def save(self) -> None:
-        """Save the snapshot of the last commit. Call it only after that commit."""
+        """Save the snapshot that belongs to the last commit. Call `save` only after that commit."""
         taken, self._taken = self._taken, None
         if taken is None or self._path is None:
             return
@@ -130,8 +133,8 @@ class Snapshots:
             self._cannot_write = False
 
     def _read(self, committed: DecisionsCheckpoint) -> tuple[int, Decider]:
-        """Return the offset and decider of the snapshot, or of the beginning if it is of other
-        commits. Raises _Unusable."""
+        """Return the snapshot's offset and decider. Return offset 0 and a new decider if there is
+        no snapshot for these commits. Raises _Unusable."""
         nothing = 0, Decider(self._stream)
         content = self._content()
         if content is None or not committed.token:
@@ -165,14 +168,14 @@ class Snapshots:
         except OSError as error:
             raise _Unusable(str(error)) from error
         if len(content) > MAX_BYTES:
-            raise _Unusable(f"it has more than {MAX_BYTES} bytes")
+            raise _Unusable(f"it is larger than {MAX_BYTES} bytes")
         return content
 
     def _log_once(self, error: OSError) -> None:
         if not self._cannot_write:
             self._cannot_write = True
             log.warning(
-                "could not write snapshot %s; the monitor continues, and its next start reads more "
+                "could not write snapshot %s; the monitor continues, but its next start reads more "
                 "of `windows` again: %s",
                 self._path,
                 error,
@@ -180,7 +183,7 @@ class Snapshots:
 
 
 def _remove(path: Path) -> None:
-    """Remove an incomplete file."""
+    """Remove an incompletely written file."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

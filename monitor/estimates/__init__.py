@@ -1,1 +1,1 @@
-"""Estimate a model's metric before labels are known, and measure how good the estimates were."""
+"""Estimate a model's metric before labels are known, and measure the estimates' accuracy."""

@@ -1,11 +1,12 @@
-"""Estimate a classifier's confusion matrix from its calibrated scores.
+"""Estimate a classifier's metric without labels, from arrays of calibrated scores.
 
-In: held-out scores and labels, then scores and predictions of a window. Out: the expected metric.
+Input: held-out scores and labels, then a window's scores and predictions. Output: the expected
+metric.
 
-The method is confidence-based performance estimation (CBPE) as NannyML documents it. The scores of
-each class are calibrated against all other classes. Then the calibrated scores of a record are
-scaled to sum to 1. They give the expected share of each pair of label and prediction, and these
-shares give the metric. Isotonic calibration assumes only that the order of scores is right.
+The method is confidence-based performance estimation (CBPE), as documented by NannyML. Each class's
+scores are calibrated against all other classes. Each record's calibrated scores are then scaled to
+sum to 1. The scaled scores give the expected share of each pair of label and prediction, from which
+the metric is computed. Isotonic calibration assumes only that scores are ordered correctly.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from monitor.metric_sums import metric_of, slopes_of
 
 
 class Map(NamedTuple):
-    """A calibration map: linear between ascending scores (u,) and their probabilities (u,)."""
+    """A piecewise linear calibration map from ascending scores (u,) to probabilities (u,)."""
 
     scores: Array
     probabilities: Array
@@ -35,14 +36,14 @@ class Map(NamedTuple):
 
 
 class Said(NamedTuple):
-    """Scores (n, k), and the index of the predicted class (n,)."""
+    """Scores (n, k), and the indices of the predicted classes (n,)."""
 
     scores: Array
     predicted: Places
 
 
 class Calibration:
-    """Learn one calibration map per class."""
+    """An `Approach` that learns one calibration map per class."""
 
     def __init__(self, metric: Metric, said: Said, actual: Places) -> None:
         self._metric: Metric = metric
@@ -56,19 +57,20 @@ class Calibration:
 
     @classmethod
     def of(cls, metric: Metric, reference: Reference) -> "Calibration | None":
-        """Build from a model's held-out records. None if scores or class names are missing, a
-        predicted class is unknown, or no label is among the classes."""
+        """Build from a model's held-out records. Return None if scores or class names are missing,
+        if a predicted class is unknown, or if no record has both a known label and finite
+        scores."""
         scores, classes = reference.held_scores, reference.classes
         newest = slice(-MAX_REFERENCE_ROWS, None)
         actual = _places(reference.held_labels[newest], classes)
         predicted = _places(reference.held_predictions[newest], classes)
         if scores is None or len(classes) != scores.shape[1] or (predicted < 0).any():
             return None
-        # Labels of classes that the model has never seen are excluded, and scores that are NaN.
+        # Exclude labels of classes that the model has never seen, and non-finite scores.
         known = (actual >= 0) & np.isfinite(scores[newest]).all(axis=1)
         if not known.any():
             return None
-        # Round the scores in the same way as those of windows.
+        # Round the scores exactly as windows' scores are rounded.
         kept = unpacked(packed(scores[newest][known]))
         self = cls(metric, Said(kept, predicted[known]), actual[known])
         self._classes = classes
@@ -78,7 +80,7 @@ class Calibration:
         return len(self._actual)
 
     def fit(self, places: Places) -> list[Map]:
-        """Return one map per class."""
+        """Return one calibration map per class, fitted to the held-out records at `places`."""
         return [
             isotonic(self._said.scores[places, place], self._actual[places] == place)
             for place in range(self._said.scores.shape[1])
@@ -89,7 +91,8 @@ class Calibration:
         return Said(self._said.scores[places], self._said.predicted[places])
 
     def inputs(self, sample: Sample) -> Said | None:
-        """See `Approach`. None if a score is missing or a class is unknown to the reference."""
+        """See `Approach`. Return None if a score is missing or the reference lacks a predicted
+        class."""
         if sample.scores is None:
             return None
         said = Said(sample.scores.matrix(self._classes), _places(sample.predictions, self._classes))
@@ -117,10 +120,10 @@ class Calibration:
 
 
 def isotonic(scores: Array, hits: NDArray[np.bool_]) -> Map:
-    """Return the non-decreasing map with the smallest squared distance to the hits (0 or 1).
+    """Return the non-decreasing map that minimises the squared distance to `hits`.
 
     This is isotonic regression (Zadrozny and Elkan, Transforming classifier scores into accurate
-    multiclass probability estimates, 2002). n ≥ 1.
+    multiclass probability estimates, 2002). `scores` and `hits` are (n,) with n ≥ 1.
 
     >>> isotonic(np.array([0.1, 0.2, 0.2, 0.9]), np.array([False, True, False, True]))(
     ...     np.array([0.0, 0.15, 0.2, 1.0])
@@ -132,13 +135,13 @@ def isotonic(scores: Array, hits: NDArray[np.bool_]) -> Map:
     unique, places = np.unique(scores, return_inverse=True)
     counts = np.bincount(places).astype(np.float64)
     shares = np.bincount(places, weights=hits) / counts
-    # Rounding may give a value just above 1.
+    # Rounding errors may produce a value just above 1.
     fitted = np.clip(isotonic_regression(shares, weights=counts).x, 0.0, 1.0)
     return Map(unique, fitted)
 
 
 def calibrated(maps: Sequence[Map], scores: Array) -> Array:
-    """Return probabilities (n, k) that sum to 1. They are equal if all are 0."""
+    """Return probabilities (n, k). Each row sums to 1, and is uniform if all maps return 0."""
     found = np.column_stack([fit(scores[:, place]) for place, fit in enumerate(maps)])
     total = found.sum(axis=1, keepdims=True)
     equal = np.full_like(found, 1.0 / found.shape[1])
@@ -147,13 +150,13 @@ def calibrated(maps: Sequence[Map], scores: Array) -> Array:
 
 
 def _moments(probabilities: Array, slopes: Array) -> tuple[Array, Array]:
-    """Return the mean and variance (n,) of the slope (n, k) that a random label selects."""
+    """Return each record's mean and variance (n,) of `slopes` (n, k), for a random label."""
     means: Array = (probabilities * slopes).sum(axis=1)
     variances: Array = (probabilities * slopes**2).sum(axis=1) - means**2
     return means, np.maximum(variances, 0.0)
 
 
 def _places(names: NDArray[Any], classes: Sequence[str]) -> Places:
-    """Return the index of each name among the classes, -1 for unknown names."""
+    """Return each name's index in `classes`, -1 for unknown names."""
     places = {name: place for place, name in enumerate(classes)}
     return np.array([places.get(name, -1) for name in names], dtype=np.intp)

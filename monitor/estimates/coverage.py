@@ -1,7 +1,7 @@
-"""Compare the estimates with the realised metrics, once the labels are known.
+"""Compare windows' estimated metrics with the metrics realised once labels are known.
 
-In: outcomes, and data windows of the same stream. Out: pairs of estimate and realised metric, and
-their summary.
+Input: one stream's outcomes and data windows. Output: pairs of an estimate and a realised metric,
+and a summary of the pairs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,13 +17,13 @@ from monitor.panes import Grid
 
 
 class EstimateComparison(msgspec.Struct, frozen=True):
-    """The estimate for one model's records in one window, and their realised metric."""
+    """The estimated and the realised metric of one model's records in one window."""
 
-    end: int  # end of the window
+    end: int  # exclusive end of the window
     model: str
     estimate: MetricEstimate
     realised: float
-    outcomes: int  # records of the window with a known label
+    outcomes: int  # number of records with a known label
     records: int
 
     @property
@@ -33,11 +33,11 @@ class EstimateComparison(msgspec.Struct, frozen=True):
 
 
 class Coverage(msgspec.Struct, frozen=True):
-    """A summary of pairs.
+    """A summary of `EstimateComparison`s.
 
-    `windows` is their number, `mean_absolute_error` the mean distance of estimate and realised
-    metric, and `covered` the share of intervals that contain the realised metric. `held_out_error`
-    is the mean distance if the held-out metric is used as the estimate.
+    `windows` is the number of comparisons. `mean_absolute_error` is the mean distance between
+    estimate and realised metric, and `covered` is the share of intervals that contain the realised
+    metric. `held_out_error` is the mean distance between the held-out and the realised metric.
     """
 
     windows: int
@@ -47,8 +47,9 @@ class Coverage(msgspec.Struct, frozen=True):
 
 
 class Truth:
-    """The outcomes of each model in each window. Unlike in `PerformanceWindow`, the window is that
-    of the record, not of its label. Memory grows with windows, not with outcomes."""
+    """The outcomes of each model in each window. Unlike in a `PerformanceWindow`, an outcome
+    belongs to the window of its record, not of its label. Memory grows with the number of windows,
+    not of outcomes."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -56,7 +57,7 @@ class Truth:
         self._tallies: dict[tuple[int, str], Tally] = {}
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
-        """Add outcomes. If the label of a record changes, the first one counts."""
+        """Add outcomes. If a record's label was revised, only the first label is used."""
         own: dict[tuple[int, str], tuple[list[Value], list[Value]]] = {}
         for outcome in outcomes:
             position = _position(self._stream, outcome)
@@ -73,7 +74,7 @@ class Truth:
                 self._tallies[key].add(labels, predictions)
 
     def compare(self, windows: Iterable[DataWindow]) -> list[EstimateComparison]:
-        """Return a pair for each group with an estimate and outcomes, in the order of windows."""
+        """Return a comparison for each group that has an estimate and outcomes, in window order."""
         return [
             EstimateComparison(
                 window.end,
@@ -84,7 +85,7 @@ class Truth:
                 group.records,
             )
             for window in windows
-            # Skip windows of other sizes, from before the stream file was changed.
+            # Skip windows of another size, which were published before the stream file changed.
             if self._grid.window(window.index) == (window.start, window.end)
             for group in window.groups
             if group.estimate is not None
@@ -93,7 +94,7 @@ class Truth:
 
 
 def coverage(pairs: Sequence[EstimateComparison]) -> Coverage | None:
-    """Return the summary of all pairs, None if there are none."""
+    """Return a summary of `pairs`, or None if `pairs` is empty."""
     if not pairs:
         return None
     count = len(pairs)

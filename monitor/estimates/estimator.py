@@ -1,8 +1,9 @@
-"""Estimate the stream's metric of a window whose labels are not known yet.
+"""Estimate a window's metric, with a confidence interval, before the labels are known.
 
-In: a model's held-out records from its package, then the sample of a window. Out: an estimate with
-an interval. It depends only on inputs and scores. If the relation between inputs and labels changes
-(concept drift), no estimate without labels can detect it, and the interval does not account for it.
+Input: held-out records from a model's package, then a window's sample. Output: an estimate with an
+interval. The estimate depends only on inputs and scores. If the relation between inputs and labels
+changes (concept drift), no estimate without labels can detect the change, and the interval does not
+account for it.
 """
 
 import math
@@ -17,7 +18,7 @@ from monitor.bottom_k_sample import Sample
 
 # With fewer held-out records, an estimate would be mostly noise.
 MIN_HELD: Final = 50
-# Number of consecutive folds of the held-out records. Each is estimated from the others.
+# Number of consecutive folds of the held-out records. Each fold is estimated from the other folds.
 FOLDS: Final = 10
 CONFIDENCE: Final = 0.95
 
@@ -27,8 +28,8 @@ Places = NDArray[np.intp]
 
 class Guess(NamedTuple):
     """The expected metric of n records without labels. `value` is the metric. `means` (n,) and
-    `variances` (n,) describe what each record will add to n times the metric, once its label is
-    known. The metric is treated as linear around `value`."""
+    `variances` (n,) are the mean and variance of each record's contribution to n times the metric,
+    while its label is unknown. The metric is linearised around `value`."""
 
     value: float
     means: Array
@@ -40,50 +41,51 @@ Fitted = TypeVar("Fitted")
 
 
 class Approach(Protocol[Inputs, Fitted]):
-    """A method of estimation, which learns from m held-out records."""
+    """An estimation method that learns from m held-out records."""
 
     def __len__(self) -> int:
-        """Return m."""
+        """Return m, the number of held-out records."""
 
     def fit(self, places: Places) -> Fitted:
-        """Learn from these held-out records only."""
+        """Learn only from the held-out records at `places`."""
 
     def held(self, places: Places) -> Inputs:
-        """Return these held-out records without their labels."""
+        """Return the held-out records at `places`, without their labels."""
 
     def inputs(self, sample: Sample) -> Inputs | None:
-        """Return a window's records, None if they lack a necessary field."""
+        """Return a window's records, or None if they lack a required field."""
 
     def guess(self, fitted: Fitted, inputs: Inputs) -> Guess:
-        """Return the expected metric of these n ≥ 1 records."""
+        """Return the expected metric of `inputs`, which are n ≥ 1 records."""
 
     def residuals(self, fitted: Fitted, places: Places) -> tuple[Array, Array]:
-        """Return, for each of these held-out records, its contribution to the metric minus the
-        expected one, and the expected variance."""
+        """Return two arrays for the held-out records at `places`: each record's contribution to the
+        metric minus the expected contribution, and the expected variance of the contribution."""
 
 
 class Estimator(Protocol):
-    """Estimate the metric of one model."""
+    """Estimate one model's metric."""
 
     def estimate(self, sample: Sample, records: int) -> MetricEstimate | None:
-        """Return an estimate for a window with this number of records of the model, of which
-        `sample` is a part (n ≥ 1). None if the sample lacks a necessary field. Raises ValueError if
-        the estimate is not finite."""
+        """Return an estimate for a window in which the model scored `records` records, given a
+        non-empty `sample` of them. Return None if the sample lacks a required field. Raises
+        ValueError if the estimate is not finite."""
 
 
 class MetricEstimator(Generic[Inputs, Fitted]):
-    """Estimate with an approach, and add an interval. Its variance is the sum of four variances:
+    """Estimate the metric with an `Approach`, and add an interval. The variance of the estimate is
+    the sum of four variances:
 
-    - the variance of the labels, given the expected value of each record
-    - the variance of the sample, if it is not the whole window
-    - the variance of the fitted approach, by a jackknife over the folds of the held-out records
-      (Künsch, The jackknife and the bootstrap for general stationary observations, 1989)
-    - the variance between parts of the held-out records, if their metrics differ from the estimates
-      by more than chance: the moment estimator of DerSimonian and Laird (Meta-analysis in clinical
-      trials, 1986). If the error of a stream varies without drift, its intervals are wide.
+    - the variance of the labels, given each record's expected contribution
+    - the sampling variance, if the sample is not the whole window
+    - the variance of the fitted approach, from a jackknife over the held-out folds (Künsch, The
+      jackknife and the bootstrap for general stationary observations, 1989)
+    - the variance between parts of the held-out records, beyond the variance expected by chance,
+      from DerSimonian and Laird's moment estimator (Meta-analysis in clinical trials, 1986). If a
+      stream's error varies even without drift, its intervals are wide.
 
-    The last two are estimated from few folds, so the quantile is Student's with Satterthwaite's
-    degrees of freedom.
+    The last two variances are estimated from few folds, so the interval uses Student's quantile
+    with Satterthwaite's degrees of freedom.
     """
 
     def __init__(
@@ -107,7 +109,8 @@ class MetricEstimator(Generic[Inputs, Fitted]):
         if inputs is None:
             return None
         guess = self._approach.guess(self._fitted, inputs)
-        # The four variances of the class docstring. Those estimated from few folds are `uncertain`.
+        # Add the four variances listed in the class docstring. `uncertain` is the sum of the last
+        # two.
         labels = float(guess.variances.mean()) / records
         unseen = max(0.0, 1.0 - len(sample) / records)
         drawn = unseen * float(guess.means.var()) / len(sample)
@@ -126,20 +129,22 @@ class MetricEstimator(Generic[Inputs, Fitted]):
         return MetricEstimate(self._metric, guess.value, low, high, self._reference_value)
 
     def _between(self, records: int) -> float:
-        """Return the variance beyond chance between stretches of about this many records."""
+        """Return the variance beyond chance between held-out stretches of about `records`
+        records."""
         found, expected = [], []
         for residuals, variances in self._residuals:
             pieces = max(1, len(residuals) // records)
             for piece in np.array_split(np.arange(len(residuals)), pieces):
                 found.append(float(residuals[piece].mean()) ** 2)
                 expected.append(float(variances[piece].mean()) / len(piece))
-        # The estimate of a fold is uncertain too: it uses only the other nine.
+        # A fold's estimate is itself uncertain, because it uses only the other nine folds.
         by_chance = sum(expected) / len(expected) * FOLDS / (FOLDS - 1)
         return max(0.0, sum(found) / len(found) - by_chance)
 
 
 def _quantile(total: float, uncertain: float) -> float:
-    """Return Student's quantile if `uncertain` of the variance comes from `FOLDS` values."""
+    """Return Student's quantile for the variance `total`, of which `uncertain` was estimated from
+    `FOLDS` values."""
     from scipy.stats import norm, t
 
     tail = 0.5 + CONFIDENCE / 2.0

@@ -1,6 +1,7 @@
-"""Convert the estimated metric of a window to the harm that drift of the data does to the model.
+"""Convert a window's estimated metric to harm, the relative increase of the model's error.
 
-In: the estimate of a window. Out: the harm, and a severity that combines harm and shift.
+Input: a window's estimate. Output: the harm that data drift does to the model, and a severity that
+combines harm and shift.
 """
 
 from typing import Final
@@ -8,15 +9,16 @@ from typing import Final
 from driftline.learning.metrics import higher_is_better
 from driftline.wire.window_events import MetricEstimate
 
-# The largest harm. Relative to a held-out error of 0, any increase would be infinite.
+# Upper limit of the harm, because any increase over a held-out error of 0 would be infinite.
 MAX_HARM: Final = 100.0
 
 
 def harm_of(estimate: MetricEstimate | None) -> float | None:
-    """Return the estimated increase of the error as a share of the held-out error, at most 100.
+    """Return the estimated increase of the error, as a fraction of the held-out error, at most 100.
 
-    The error is the metric itself for mae and rmse, else 1 minus the metric. The result is 0.0 if
-    the interval contains the held-out value or is better. It is None without an estimate.
+    For mae and rmse, the error is the metric itself, otherwise 1 minus the metric. The result is
+    0.0 if the interval contains the held-out value or is better than it. Without an estimate, the
+    result is None.
 
     >>> harm_of(MetricEstimate("accuracy", 0.85, 0.83, 0.87, 0.9))
     0.5
@@ -34,8 +36,8 @@ def harm_of(estimate: MetricEstimate | None) -> float | None:
 
 
 def severity(effect: float, harm: float | None) -> float:
-    """Return the severity: the shift plus the harm, which is the estimated increase of the error as
-    a share. Without harm, it is the size of the shift.
+    """Return a drift event's severity: the shift `effect` plus the harm, or only the shift if no
+    harm was estimated.
 
     >>> severity(0.25, 0.5), severity(0.25, None)
     (0.75, 0.25)

@@ -1,8 +1,9 @@
-"""Estimate the error of a regression model with a second model of its errors.
+"""Estimate a regression model's mae or rmse without labels, with a second model of its errors.
 
-In: held-out inputs, predictions and errors, then inputs and predictions of a window. Out: the
-expected mae or rmse. The method is direct loss estimation (DLE) as NannyML documents it: a small
-regressor learns the absolute (for rmse, squared) error from the inputs and the prediction.
+Input: held-out inputs, predictions and errors, then a window's inputs and predictions. Output: the
+expected mae or rmse. The method is direct loss estimation (DLE), as documented by NannyML: a small
+scikit-learn regressor learns the absolute error (for rmse, the squared error) from the inputs and
+the prediction.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from driftline.wire.columns import Columns
 from monitor.bottom_k_sample import Sample
 from monitor.estimates.estimator import MIN_HELD, Array, Guess, Places
 
-# There are few rows and errors are noisy, so trees are small, with many records per leaf.
+# Rows are few and errors are noisy, so use small trees with many records per leaf.
 PARAMETERS: Final[Mapping[str, Any]] = {
     "max_iter": 15,
     "max_leaf_nodes": 4,
@@ -29,7 +30,8 @@ PARAMETERS: Final[Mapping[str, Any]] = {
 }
 
 
-# Trees calculate in float32. Losses above this are divided by the largest one for the fit.
+# Trees compute in float32. If a loss exceeds this value, all losses are divided by the largest loss
+# before the fit.
 LARGEST_UNSCALED: Final = 1e30
 
 
@@ -41,7 +43,7 @@ class Fit(NamedTuple):
 
 
 class LossModel:
-    """Learn the loss of a record."""
+    """An `Approach` that learns each record's loss."""
 
     def __init__(
         self,
@@ -58,12 +60,13 @@ class LossModel:
         self._numbers = numbers
         mean = float(losses.mean())
         self._slope = _slope(metric, mean)
-        # Assume that losses deviate in proportion to their size, by one coefficient of variation.
+        # Assume that a loss's standard deviation is proportional to its expected value.
         self._relative_variance = float(losses.var()) / mean**2 if mean > 0 else 0.0
 
     @classmethod
     def of(cls, stream: Stream, reference: Reference) -> "LossModel | None":
-        """Build from a model's held-out records. None if they are few or lack columns."""
+        """Build from a model's held-out records. Return None if their columns are missing, or if
+        there are fewer than `MIN_HELD` records."""
         columns = reference.held_columns
         if columns is None or len(columns) < MIN_HELD:
             return None
@@ -83,16 +86,17 @@ class LossModel:
         return len(self._losses)
 
     def fit(self, places: Places) -> Fit:
-        """Fit a regressor to the losses. It makes no use of columns without any value."""
+        """Fit a regressor to the losses at `places`. Columns without any value are ignored."""
         from sklearn.ensemble import HistGradientBoostingRegressor
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # of sklearn
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # via sklearn
 
         matrix, losses = self._matrix[places], self._losses[places]
-        # scikit-learn raises for a column without any value. No tree can split a constant one.
+        # scikit-learn rejects columns without any value. Fill them with a constant, which no tree
+        # can split.
         matrix[:, np.isnan(matrix).all(axis=0)] = 0.0
         largest = float(losses.max())
         unit = largest if largest > LARGEST_UNSCALED else 1.0
-        with threadpool_limits(1):  # a fixed order of sums makes the result reproducible
+        with threadpool_limits(1):  # a single thread makes the result reproducible
             model = HistGradientBoostingRegressor(**PARAMETERS)
             return Fit(model.fit(matrix, losses / unit), unit)
 
@@ -101,7 +105,7 @@ class LossModel:
         return self._matrix[places]
 
     def inputs(self, sample: Sample) -> Array | None:
-        """See `Approach`. None if a column is missing."""
+        """See `Approach`. Return None if a column is missing."""
         columns = sample.columns
         whole = columns.numbers.keys() >= set(self._numbers)
         if not (whole and columns.categories.keys() >= self._levels.keys()):
@@ -142,7 +146,8 @@ def _matrix(
     numbers: tuple[str, ...],
     levels: Mapping[str, Mapping[str, int]],
 ) -> Array:
-    """Return (n, columns and prediction). A category is its index, NaN if missing or unknown."""
+    """Return a matrix (n, number of columns + 1): the columns, then the prediction. A category is
+    encoded as its index, or as NaN if it is missing or unknown."""
     found = [columns.numbers[name] for name in numbers]
     for name, places in levels.items():
         values = columns.categories[name]

@@ -1,1 +1,1 @@
-"""Merge the partial aggregates of all partitions into windows, and judge them."""
+"""Merge all partitions' partial aggregates into windows, and test complete windows for drift."""

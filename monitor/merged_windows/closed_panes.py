@@ -1,8 +1,8 @@
-"""Track which slides and panes all partitions have closed, and which records of `parts` are needed.
+"""Track which slides and panes all partitions have closed, and which offset of `parts` to commit.
 
-In: how far each partition has closed its buckets (slides or panes), from the records of `parts`.
-Out: the buckets that are complete, and the offset to commit with its metadata. The order of
-partitions has no effect.
+Input: how far each partition has closed its buckets (slides or panes), from records of `parts`.
+Output: the complete buckets, and the offset to commit with its metadata. The results do not depend
+on the order in which partitions are read.
 """
 
 import logging
@@ -18,14 +18,15 @@ from driftline.wire.commit_metadata import Offset, Position, Step, metadata_of
 log = logging.getLogger(__name__)
 
 Kind = Literal["data", "performance"]
-# Kafka's default `offset.metadata.max.bytes` is 4096.
+# Stay below Kafka's default for `offset.metadata.max.bytes`, which is 4096.
 _MAX_METADATA_BYTES: Final = 4000
 
 
 class KindProgress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Progress for one kind of partial aggregate. `closed` is the first bucket that was not
-    published. `closed_up_to` (`passed` in the JSON) contains by partition the first bucket that it
-    had not closed before the committed offset, counted from `low`, and None if it had closed none.
+    """Progress for one kind of partial aggregate. `closed` is the first unpublished bucket.
+    `closed_up_to` (`passed` in the JSON) contains one element per partition: the first bucket that
+    the partition had not closed at the committed offset, relative to `low`, or None if it had
+    closed none.
     """
 
     closed: Position | None = None
@@ -34,22 +35,23 @@ class KindProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def of(cls, closed: int | None, closed_up_to: Sequence[int | None]) -> "KindProgress":
-        """Build with the smallest bucket as `low`, which keeps the numbers short."""
+        """Build with the smallest bucket as `low`, so that the metadata is short."""
         low = min((bucket for bucket in closed_up_to if bucket is not None), default=None)
         if low is None:
             return cls(closed)
         return cls(closed, low, tuple(None if c is None else c - low for c in closed_up_to))
 
     def buckets(self, partitions: int) -> list[int | None]:
-        """Return the first bucket that each partition had not closed."""
+        """Return the first bucket that each partition had not closed, None if it had closed
+        none."""
         known = [None if bucket is None else bucket + self.low for bucket in self.closed_up_to]
         return [*known, *[None] * (partitions - len(known))][:partitions]
 
 
 class MergeCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata of the committed offset of `parts`."""
+    """Metadata of the offset committed for `parts`."""
 
-    # Records before this offset were read. Those from the committed offset on are read again.
+    # Every record before this offset was read. A restart rereads records from the committed offset.
     published: Offset = 0
     data: KindProgress = KindProgress()
     performance: KindProgress = KindProgress()
@@ -57,31 +59,27 @@ class MergeCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class MergeProgress:
-    """The progress of all partitions, by kind of partial aggregate."""
+    """All partitions' progress, by kind of partial aggregate."""
 
     def __init__(self, partitions: int, committed: Committed, grid: str) -> None:
         at = metadata_of(committed, MergeCheckpoint) or MergeCheckpoint()
         if at.grid != grid:
             if at.grid:
-                log.info(
-                    "[windows] of the stream file has changed: discarding the incomplete windows"
-                )
+                log.info("[windows] in the stream file has changed: discarding incomplete windows")
             at = MergeCheckpoint(at.published)
         self._grid = grid
         self._next_offset = committed.offset
-        self._published = at.published  # read from the checkpoint, never changed
-        # By kind. `_closed_up_to`: first bucket that each partition has not closed, restored, then
-        # set by `advance`. `_closed`: first bucket that was not published, restored, then set by
-        # `close`.
+        self._published = at.published  # from the checkpoint, never changed
+        # By kind, restored from the checkpoint. `_closed_up_to`: first bucket that each partition
+        # has not closed, set by `advance`. `_closed`: first unpublished bucket, set by `close`.
         self._closed_up_to: dict[Kind, list[int | None]] = {}
         self._closed: dict[Kind, int | None] = {}
         of_kind: dict[Kind, KindProgress] = {"data": at.data, "performance": at.performance}
         for kind, progress in of_kind.items():
             self._closed_up_to[kind] = progress.buckets(partitions)
             self._closed[kind] = progress.closed
-        # `_before` is `_closed_up_to` as of the offset `_committed_offset`, which was committed
-        # last. `_since` has the changes after it, which `advance` adds and `checkpoint` moves to
-        # `_before`.
+        # `_before` is `_closed_up_to` at the last committed offset, `_committed_offset`. `_since`
+        # contains the later changes: `advance` adds them, and `checkpoint` moves them to `_before`.
         self._before = {
             kind: list(closed_up_to) for kind, closed_up_to in self._closed_up_to.items()
         }
@@ -89,11 +87,11 @@ class MergeProgress:
         self._committed_offset = committed.offset
 
     def closed(self, kind: Kind) -> int | None:
-        """Return the first bucket of this kind that was not published."""
+        """Return the first unpublished bucket of this kind."""
         return self._closed[kind]
 
     def read(self, offset: int) -> None:
-        """Note that the record at this offset was read."""
+        """Note that the record at `offset` was read."""
         self._next_offset = max(offset + 1, self._next_offset)
 
     def advance(self, offset: int, kind: Kind, partition: int, closed_up_to: int) -> None:
@@ -102,7 +100,8 @@ class MergeProgress:
         self._closed_up_to[kind][partition] = closed_up_to
 
     def complete(self, kind: Kind) -> int | None:
-        """Return the first bucket that not all partitions closed, None if one has closed none."""
+        """Return the first bucket that some partition has not closed, or None if a partition has
+        closed none."""
         known = [bucket for bucket in self._closed_up_to[kind] if bucket is not None]
         return None if len(known) < len(self._closed_up_to[kind]) else min(known)
 
@@ -111,9 +110,11 @@ class MergeProgress:
         self._closed[kind] = closed
 
     def checkpoint(self, needed: int | None) -> Committed:
-        """Return the offset to commit. `needed` is the oldest that is still needed, or None."""
+        """Return the offset to commit. `needed` is the oldest offset that is still needed, or
+        None."""
         offset = self._next_offset if needed is None else needed
-        # Replay the changes up to that offset, which the metadata must describe.
+        # Replay the changes before `offset`, because the metadata must describe the state at
+        # `offset`.
         before = {kind: list(closed_up_to) for kind, closed_up_to in self._before.items()}
         skipped = 0
         for at, kind, partition, closed_up_to in self._since:
@@ -123,8 +124,8 @@ class MergeProgress:
             skipped += 1
         metadata = self._metadata(offset, before)
         if len(metadata) > _MAX_METADATA_BYTES:
-            # The metadata of hundreds of partitions that are far apart is too long. Commit the
-            # previous offset again, which is older and so covers all that is needed.
+            # If hundreds of partitions are far apart, the metadata is too long. Commit the previous
+            # offset again. It is older, so a restart still reads every record that is needed.
             return Committed(
                 self._committed_offset, self._metadata(self._committed_offset, self._before)
             )

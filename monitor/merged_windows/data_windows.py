@@ -1,6 +1,7 @@
-"""Merge the partial aggregates of slides into data windows, and test complete windows.
+"""Merge slides' partial aggregates into data windows, and test complete windows for drift.
 
-In: `DataAggregates`. Out: `DataWindow` events, and the samples of windows with findings.
+Input: `DataAggregates` from `parts`. Output: `DataWindow` events for `windows`, and the samples of
+windows with findings, in memory.
 """
 
 from collections import OrderedDict
@@ -24,8 +25,8 @@ from monitor.reference.judge import Judge
 from monitor.reference.references import Profiles
 from monitor.watched_columns import watched
 
-# The samples of this many windows with findings are buffered, plus one for each that overlaps: a
-# report is requested only after its window event was read back from the log.
+# Number of windows with findings whose samples stay in memory, plus one for each overlapping
+# window: a report is requested only after its window event has been read back from `windows`.
 KEPT_SAMPLES: Final = 4
 
 
@@ -38,18 +39,18 @@ class DataWindows:
         self._profiles = profiles
         self._judge = Judge(stream)
         self._columns = watched(stream)
-        # Slides of incomplete windows by index: `add` adds them, `close` removes them.
+        # Slides of incomplete windows, by index: added by `add`, removed by `close`.
         self._slides: dict[int, _Slide] = {}
-        # Window id → model, sample: added by `_test` if it has findings, evicted oldest first.
+        # Window id → model and sample. `_test` adds windows with findings and evicts the oldest.
         self.samples: OrderedDict[str, tuple[str, Sample]] = OrderedDict()
 
     def needed(self) -> int | None:
-        """Return the offset of the oldest record of `parts` that an incomplete window
-        needs."""
+        """Return the oldest offset in `parts` that an incomplete window needs, or None."""
         return min((slide.first_offset for slide in self._slides.values()), default=None)
 
     def add(self, offset: int, aggregates: DataAggregates, *, closed: int | None) -> None:
-        """Add the record at this offset. Windows before `closed` were published."""
+        """Add the aggregates from the record at `offset`. Windows before `closed` were
+        published."""
         for aggregate in aggregates.slices:
             if closed is not None and aggregate.index < closed:
                 continue
@@ -59,11 +60,11 @@ class DataWindows:
             self._merge(slide, aggregates.partition, aggregate)
 
     def close(self, closed: int | None, complete: int) -> tuple[int, DataWindow | None]:
-        """Return the first window that is not published after this call, and the next complete
-        window, if any. Windows before `closed` were published. The slide `complete` is the first
-        that is not complete."""
+        """Return the first window that remains unpublished after this call, and the next complete
+        window, if any. Windows before `closed` were published. `complete` is the first incomplete
+        slide."""
         end = complete - self._grid.overlap + 1
-        # After a restart, less may be known to be complete than was published.
+        # After a restart, published windows may not be known to be complete yet.
         if closed is not None and end <= closed:
             return closed, None
         index = self._grid.window_after(closed, self._slides)
@@ -96,7 +97,7 @@ class DataWindows:
         start, end = self._grid.window(index)
         identity = event_id("window", self._stream.name, "data", start, end)
         places = range(index, index + self._grid.overlap)
-        # A window merges its slides, which stay unchanged because overlapping windows share them.
+        # Merge the slides without changing them, because overlapping windows share them.
         slides = [self._slides[place] for place in places if place in self._slides]
         row = time_us = None
         groups: dict[str, _Group] = {}
@@ -159,18 +160,19 @@ class DataWindows:
         categories: dict[str, NDArray[Any]] = {}
         for (name, kind, _), values in zip(self._columns, rows.values, strict=False):
             (numbers if kind == "number" else categories)[name] = values
-        # Equal ids have equal hashes. Two different ids share a hash once in 80 windows of 10,000.
+        # Equal ids have equal hashes. Two different ids share a hash in one of 80 windows of 10,000
+        # records.
         repeated = len(rows) - len(np.unique(rows.hashes))
         columns = Columns(numbers, categories, len(rows))
         return Sample(columns, rows.values[-1], rows.scores, repeated)
 
 
 class _Group:
-    """The merged records of one model in one slide or window."""
+    """One model's merged records in one slide or window."""
 
     def __init__(self, limit: int) -> None:
         self.records = 0
-        self.last: int | None = None  # largest position of these records
+        self.last: int | None = None  # largest position of a record
         self.sample = BottomKSample(limit)
 
     def add(self, records: int, last: int | None, sample: Rows | None) -> None:
@@ -181,7 +183,7 @@ class _Group:
 
 
 class _Slide:
-    """The merged partial aggregates of one slide, whose records start at `first_offset`."""
+    """One slide's merged partial aggregates, which start at `first_offset` in `parts`."""
 
     def __init__(self, first_offset: int) -> None:
         self.first_offset = first_offset

@@ -1,7 +1,8 @@
-"""Merge the partial aggregates in the topic `parts` into windows.
+"""Merge partial aggregates from the topic `parts` into events for the topic `windows`.
 
-In: the records of `parts`. Out: the events for `windows`, and the offset to commit. Windows of one
-kind are published in order. A window is complete when all partitions have passed its end.
+Input: records of `parts`. Output: window events, and the offset to commit for `parts`. Windows of
+one kind are published in order. A window is complete when all partitions' watermarks have passed
+its end.
 """
 
 import logging
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Merger:
-    """The incomplete windows of one stream, built from the checkpoint of `parts` on."""
+    """One stream's incomplete windows, rebuilt by reading `parts` from its checkpoint."""
 
     def __init__(
         self, stream: Stream, references: References, profiles: Profiles, committed: Committed
@@ -42,7 +43,8 @@ class Merger:
 
     @property
     def samples(self) -> Mapping[str, tuple[str, Sample]]:
-        """Return the model and sample of the newest windows with findings, by window id."""
+        """Return a model and its sample for each of the newest windows with findings, by window
+        id."""
         return self._data.samples
 
     def read(self, message: Message) -> None:
@@ -58,7 +60,7 @@ class Merger:
                 extra=alike(error.message),
             )
             return
-        if event.grid != self._grid:  # it was written before the windows in the stream file changed
+        if event.grid != self._grid:  # written before the stream file's windows changed
             return
         kind: Kind = "data" if isinstance(event, DataAggregates) else "performance"
         before = progress.closed(kind)
@@ -70,12 +72,12 @@ class Merger:
             progress.advance(message.offset, kind, event.partition, event.passed)
 
     def skip(self, offset: int) -> None:
-        """Skip a record."""
+        """Skip the record at `offset`."""
         self._progress.read(offset)
 
     def complete(self) -> list[WindowsEvent]:
-        """Return the next complete events: at most one data window, and the new panes of at most
-        one performance window, then that window if it is complete. Empty if nothing is."""
+        """Return the next complete events, or an empty list: at most one data window, then the new
+        panes of at most one performance window, then this performance window if it is complete."""
         return [*self._complete_data(), *self._complete_performance()]
 
     def _complete_data(self) -> list[DataWindow]:

@@ -1,7 +1,8 @@
-"""Merge the partial aggregates of panes into performance panes and windows, when they are complete.
+"""Merge panes' partial aggregates into performance panes and windows, and compare their errors.
 
-In: `PerformanceAggregates`. Out: `PerformancePane` events for the detectors, and
-`PerformanceWindow` events with the realised metric.
+Input: `PerformanceAggregates` from `parts`. Output: a `PerformancePane` event for the detectors
+when a pane is complete, and a `PerformanceWindow` event with the realised metric when a window is
+complete.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from monitor.reference.references import References
 
 
 class PerformanceWindows:
-    """Merge partial aggregates into panes and windows."""
+    """Merge partial aggregates into performance panes and windows."""
 
     def __init__(self, stream: Stream, references: References) -> None:
         self._stream = stream
@@ -33,16 +34,15 @@ class PerformanceWindows:
         self._references = references
         self._judge = Judge(stream)
         self._limit = errors_kept(stream)
-        # Slides of incomplete windows by index: `add` adds them, `close` removes them.
+        # Slides of incomplete windows, by index: added by `add`, removed by `close`.
         self._slides: dict[int, _Slide] = {}
 
     def needed(self) -> int | None:
-        """Return the offset of the oldest record of `parts` that an incomplete window
-        needs."""
+        """Return the oldest offset in `parts` that an incomplete window needs, or None."""
         return min((slide.first_offset for slide in self._slides.values()), default=None)
 
     def add(self, offset: int, aggregates: PerformanceAggregates, *, closed: int | None) -> None:
-        """Add the record at this offset. Panes before `closed` were published."""
+        """Add the aggregates from the record at `offset`. Panes before `closed` were published."""
         for aggregate in aggregates.panes:
             index = aggregate.index // self._grid.panes
             if closed is not None and index < self._first_open(closed):
@@ -59,9 +59,9 @@ class PerformanceWindows:
     def close(
         self, closed: int | None, complete: int
     ) -> tuple[int, list[PerformancePane | PerformanceWindow]]:
-        """Return the first pane that is not published after this call, and the events of the first
-        open window: its newly complete panes, then the window itself if it is complete. Panes
-        before `closed` were published. The pane `complete` is the first that is not complete."""
+        """Return the first pane that remains unpublished after this call, and the first open
+        window's events: its newly complete panes, then the window itself if it is complete. Panes
+        before `closed` were published. `complete` is the first incomplete pane."""
         first = None if closed is None else self._first_open(closed)
         index = self._grid.window_after(first, self._slides)
         if index is None:
@@ -81,7 +81,7 @@ class PerformanceWindows:
         return end, events
 
     def _first_open(self, closed: int) -> int:
-        """Return the first window that is not complete when panes before `closed` are complete."""
+        """Return the first window that is incomplete if only panes before `closed` are complete."""
         return closed // self._grid.panes - self._grid.overlap + 1
 
     def _of(self, index: int) -> "list[_Slide]":
@@ -95,7 +95,7 @@ class PerformanceWindows:
                 model = models[own.model] = _Model(self._stream, self._limit)
             model.add(own, partition)
 
-    # ---- complete ones --------------------------------------------------------------------------
+    # ---- complete panes and windows -------------------------------------------------------------
 
     def _pane_events(self, pane: int, models: "dict[str, _Model]") -> list[PerformancePane]:
         start, end = self._grid.bounds(pane)
@@ -135,7 +135,7 @@ class PerformanceWindows:
         stream = self._stream
         whole = new_tally(stream.task)
         row = time_us = None
-        # By model: the largest position of a record, and sums.
+        # Model → largest position of a record, and sums.
         models: dict[str, tuple[int, Tally]] = {}
         for pane in (models for slide in slides for models in slide.panes.values()):
             for name, own in pane.items():
@@ -197,7 +197,7 @@ class PerformanceWindows:
 
 
 class _Model:
-    """The merged outcomes of one model in one pane."""
+    """One model's merged outcomes in one pane."""
 
     def __init__(self, stream: Stream, limit: int) -> None:
         self.tally = new_tally(stream.task)
@@ -219,7 +219,7 @@ class _Model:
             self._sample.add(unpack_errors(chunk.sample, partition))
 
     def errors(self) -> tuple[float, ...]:
-        """Return the sampled errors, ordered by the position of the label, then of the record."""
+        """Return the sampled errors, ordered by label position, then by record position."""
         rows = self._sample.rows()
         own, errors = rows.values
         order = np.lexsort((rows.offsets, rows.partitions, rows.hashes, own, rows.positions))
@@ -228,7 +228,7 @@ class _Model:
 
 
 class _Slide:
-    """The merged partial aggregates of one slide, whose records start at `first_offset`."""
+    """One slide's merged partial aggregates, which start at `first_offset` in `parts`."""
 
     def __init__(self, first_offset: int) -> None:
         self.first_offset = first_offset

@@ -1,1 +1,1 @@
-"""Aggregate what one partition contributes to each window."""
+"""Aggregate each partition's predictions and outcomes into its contribution to each window."""

@@ -1,8 +1,8 @@
-"""Aggregate the outcomes of each partition by pane and model: sums, and a sample of errors.
+"""Aggregate each partition's outcomes by pane and model, as sums and a sample of errors.
 
-In: outcomes, partition by partition. Out: `PerformanceAggregates` for the topic `parts`, as soon as
-a partition has closed a pane. The join publishes each outcome exactly once, so there is no check
-for repeats. Only the first label of a record counts in the sums.
+Input: Kafka messages from `outcomes`, one partition at a time. Output: `PerformanceAggregates` for
+the topic `parts`, as soon as a partition closes a pane. The join publishes each outcome exactly
+once, so this module does not check for repeats. Only a record's first label is added to the sums.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,19 +25,20 @@ from monitor.parts_codec import MAX_PAIRS, pack_errors, records
 
 
 def errors_kept(stream: Stream) -> int:
-    """Return how many errors to sample per pane: as many per window as a data sample has."""
+    """Return the number of errors to sample per pane. A window then has as many as a data
+    sample."""
     return max(1, stream.windows.max_sample // PANES)
 
 
 class OutcomeAggregator:
-    """Aggregate the outcomes of the partitions that this worker reads."""
+    """Aggregate the outcomes in this worker's partitions."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._topic = Topics(stream).parts
         self._grid = Grid.of(stream).name
         self._limit = errors_kept(stream)
-        # By partition: set by `resume`, removed by `drop`.
+        # Window state by partition: set by `resume`, removed by `drop`.
         self._states: dict[int, PartitionWindowState[_PartialAggregate]] = {}
 
     def resume(self, partition: int, committed: Committed) -> None:
@@ -47,11 +48,11 @@ class OutcomeAggregator:
         )
 
     def drop(self, partition: int) -> None:
-        """Remove the state of a partition."""
+        """Remove a partition's state."""
         self._states.pop(partition, None)
 
     def skip(self, partition: int, offset: int) -> None:
-        """Skip a record."""
+        """Skip the record at `offset`."""
         state = self._states[partition]
         state.next_offset = max(offset + 1, state.next_offset)
 
@@ -60,8 +61,8 @@ class OutcomeAggregator:
         return {partition: state.checkpoint() for partition, state in self._states.items()}
 
     def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
-        """Add outcomes of one partition, in the order of its log. Return the partial aggregates of
-        the panes that this closes."""
+        """Add one partition's outcomes in log order. Return records with the partial aggregates of
+        the panes that these outcomes close."""
         state = self._states[partition]
         state.next_offset = messages[-1].offset + 1
         read = read_outcomes(messages, self._stream)
@@ -105,8 +106,8 @@ class OutcomeAggregator:
     # ---- publishing -----------------------------------------------------------------------------
 
     def _chunks(self, pane: int, bucket: "Bucket[_PartialAggregate]") -> Iterator[PaneAggregate]:
-        """Yield the partial aggregate of a pane in chunks that add up. Each chunk contains at most
-        one chunk of one model's sums."""
+        """Yield a pane's partial aggregate in chunks that add up to the whole. Each chunk contains
+        at most one chunk of one model's sums."""
         partial = bucket.partial
         models = [chunk for name, model in partial.models.items() for chunk in model.chunks(name)]
         yield PaneAggregate(
@@ -122,7 +123,7 @@ class OutcomeAggregator:
 
 
 class _Model:
-    """The outcomes of one partition, model and pane."""
+    """One model's outcomes in one pane of one partition."""
 
     def __init__(self, stream: Stream, limit: int) -> None:
         self._tally = new_tally(stream.task)
@@ -135,7 +136,7 @@ class _Model:
     def add(
         self, read: Labelled, hashes: NDArray[np.uint32], partition: int, at: NDArray[Any]
     ) -> None:
-        """Add the outcomes at these places."""
+        """Add the outcomes at the indices `at`."""
         if len(at) == len(read):
             labels, predictions = read.labels, read.predictions
         else:
@@ -160,7 +161,7 @@ class _Model:
         )
 
     def chunks(self, name: str) -> Iterator[ModelAggregate]:
-        """Yield the partial aggregate in chunks that add up."""
+        """Yield the partial aggregate in chunks that add up to the whole."""
         pairs, sums = self._tally.packed()
         samples = pack_errors(self._sample.rows())
         yield ModelAggregate(
@@ -181,7 +182,7 @@ class _Model:
 
 
 class _PartialAggregate:
-    """The partial aggregate of one partition for one pane."""
+    """One partition's partial aggregate for one pane."""
 
     def __init__(self) -> None:
         self.revised = 0

@@ -1,8 +1,8 @@
-"""Aggregate the predictions of each partition by slide and model: their number, and a sample.
+"""Aggregate each partition's predictions by slide and model, as counts and a sample of records.
 
-In: predictions, partition by partition. Out: `DataAggregates` for the topic `parts`, as soon as a
-partition has closed a slide. Memory grows with the columns and the sample size, not with traffic.
-Only records that may be in a sample are decoded in full.
+Input: Kafka messages from `predictions`, one partition at a time. Output: `DataAggregates` for the
+topic `parts`, as soon as a partition closes a slide. Memory grows with the number of columns and
+the sample size, not with traffic. Only records that may be in a sample are fully decoded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,24 +25,25 @@ from monitor.watched_columns import watched
 
 
 class PredictionAggregator:
-    """Aggregate the predictions of the partitions that this worker reads."""
+    """Aggregate the predictions in this worker's partitions."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._topic = Topics(stream).parts
         self._grid = Grid.of(stream).name
         self._reader = ScoredReader(stream)
-        # Whether most records of the last batch might be in a sample. Set by `_aggregate` for the
-        # next batch, which is assumed to be similar.
+        # Whether most records of the last batch might be in a sample. Set by `_aggregate`, on the
+        # assumption that the next batch is similar.
         self._most_are_wanted = True
         self._columns = watched(stream)
         self._names = tuple(column.name for column in self._columns)
-        # By partition: set by `resume`, removed by `drop`.
+        # Window state by partition: set by `resume`, removed by `drop`.
         self._states: dict[int, PartitionWindowState[_PartialAggregate]] = {}
-        # Sample thresholds by slide and model. Partitions share them, and one exists as long as one
-        # of these partitions has the slide open. If another partition's records keep a record out
-        # of a partial aggregate, they also keep it out of the merged sample: those records stay in
-        # the log, and whichever worker reads that partition later publishes them.
+        # Sample thresholds by slide and model, shared by this worker's partitions. A threshold
+        # exists as long as one of these partitions has the slide open. If another partition's
+        # records exclude a record from a partial aggregate, they also exclude it from the merged
+        # sample: the other partition's records stay in the log, and whichever worker reads that
+        # partition later publishes them.
         self._thresholds: WeakValueDictionary[tuple[int, str], SampleThreshold] = (
             WeakValueDictionary()
         )
@@ -55,13 +56,13 @@ class PredictionAggregator:
         )
 
     def drop(self, partition: int) -> None:
-        """Remove the state of a partition."""
+        """Remove a partition's state."""
         if self._states.pop(partition, None) is not None:
             for threshold in self._thresholds.values():
-                threshold.drop_hashes()  # this worker may read its records again
+                threshold.drop_hashes()  # this worker may read the records again
 
     def skip(self, partition: int, offset: int) -> None:
-        """Skip a record."""
+        """Skip the record at `offset`."""
         state = self._states[partition]
         state.next_offset = max(offset + 1, state.next_offset)
 
@@ -70,8 +71,8 @@ class PredictionAggregator:
         return {partition: state.checkpoint() for partition, state in self._states.items()}
 
     def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
-        """Add predictions of one partition, in the order of its log. Return the partial aggregates
-        of the slides that this closes."""
+        """Add one partition's predictions in log order. Return records with the partial aggregates
+        of the slides that these predictions close."""
         state = self._states[partition]
         state.next_offset = messages[-1].offset + 1
         scored = self._reader.read(messages, whole=self._most_are_wanted)
@@ -97,7 +98,8 @@ class PredictionAggregator:
         buckets: Ints,
         counting: NDArray[np.bool_],
     ) -> None:
-        # Count every record, but decode in full only those whose hash is below the threshold.
+        # Count every record, but fully decode only records whose hash does not exceed the
+        # threshold.
         hashes = hashes_of(scored.ids)
         wanted = np.zeros(len(scored), dtype=bool)
         groups: list[tuple[_Group, NDArray[np.bool_]]] = []
@@ -125,7 +127,7 @@ class PredictionAggregator:
     def _rows(
         self, scored: Scored, hashes: NDArray[np.uint32], partition: int, at: NDArray[np.intp]
     ) -> tuple[NDArray[np.intp], Rows]:
-        """Return the indices of those records that can be read, and their rows."""
+        """Return the indices of the readable records among `at`, and the rows of these records."""
         at, columns, predictions, scores = self._reader.details(scored, partition, at)
         values = [
             (columns.numbers if kind == "number" else columns.categories)[name]
@@ -143,8 +145,8 @@ class PredictionAggregator:
     # ---- publishing -----------------------------------------------------------------------------
 
     def _chunks(self, index: int, bucket: "Bucket[_PartialAggregate]") -> Iterator[SlideAggregate]:
-        """Yield the partial aggregate of a slide in chunks that add up. Each chunk contains at most
-        one chunk of one group's sample."""
+        """Yield a slide's partial aggregate in chunks that add up to the whole. Each chunk contains
+        at most one chunk of one group's sample."""
         partial, row, time_us = bucket.partial, bucket.partial.row, bucket.partial.time_us
         groups = [
             chunk for name, group in partial.groups.items() for chunk in self._group(name, group)
@@ -176,16 +178,16 @@ class PredictionAggregator:
 
 
 class _Group:
-    """The records of one partition, model and slide."""
+    """One model's records in one slide of one partition."""
 
     def __init__(self, sample: BottomKSample) -> None:
         self.records = 0
-        self.last: int | None = None  # largest position of these records
+        self.last: int | None = None  # largest position of a record
         self.sample = sample  # sample of the readable records
 
 
 class _PartialAggregate:
-    """The partial aggregate of one partition for one slide."""
+    """One partition's partial aggregate for one slide."""
 
     def __init__(self) -> None:
         self.groups: dict[str, _Group] = {}

@@ -1,7 +1,7 @@
-"""Read the events of one partition with their positions, both predictions and outcomes.
+"""Decode one partition's Kafka messages, predictions or outcomes, to arrays with positions.
 
-In: messages. Out: arrays aligned with the events. Unreadable events and those without a position
-are logged and skipped.
+Input: messages from one partition. Output: arrays aligned with the events. Unreadable events and
+events without a position are logged and skipped.
 """
 
 import logging
@@ -28,15 +28,16 @@ _last = itemgetter(-1)
 
 Read = TypeVar("Read")
 Marks = Sequence[tuple[int, Watermark]]
-"""Each watermark record, with its offset."""
+"""Watermark records with their offsets."""
 
 
 class NoPosition(Exception):
-    """An event has no position: its time is missing or invalid, or its row is missing."""
+    """An event has no position, because its time is missing or invalid, or its row is missing."""
 
 
 class Positions(NamedTuple):
-    """Arrays of length n. `on_axis` is rows or times, as the stream's windows are."""
+    """Arrays of length n. `on_axis` contains rows or times, depending on the axis of the stream's
+    windows."""
 
     on_axis: Ints
     rows: Ints  # BEFORE_ALL if missing
@@ -58,8 +59,8 @@ class Positions(NamedTuple):
 def read_events(
     found: Messages, decoded: Decoded[Any], place: Callable[[list[Any], list[int], Marks], Read]
 ) -> Read:
-    """Return `place(events, offsets, watermarks)` for decoded messages of one partition. If it
-    raises NoPosition, each event is tried alone, and those without a position are left out."""
+    """Return `place(events, offsets, watermarks)` for one partition's decoded messages. If `place`
+    raises NoPosition, try each event alone, and leave out events without a position."""
     for rejected in decoded.rejected:
         _log_skipped(found[rejected.index], rejected.reason)
     events, places, offsets = decoded.items, decoded.kept, found.offsets
@@ -104,13 +105,13 @@ def _can_be_placed(
 
 
 def _log_skipped(message: Message, reason: str) -> None:
-    """Log a message that is skipped."""
+    """Log that a message is skipped, and the reason."""
     about = alike(f"{message.topic} {reason}")
     log.warning("skipping unreadable event %s: %s", message.place, reason, extra=about)
 
 
 def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
-    """Merge records and watermark records by offset."""
+    """Merge the watermark records `marks` into `arrivals`, ordered by offset."""
     if not marks:
         return arrivals
     offsets = np.concatenate([arrivals.offsets, ints([offset for offset, _ in marks])])
@@ -152,22 +153,23 @@ def _source(mark: Watermark) -> int:
 
 
 def _lost(gap: Gap) -> int:
-    """Return how many records a gap has deleted, 1 if that is unknown."""
+    """Return the number of records lost in a gap, or 1 if the number is unknown."""
     return 1 if gap.end is None else gap.end - gap.start
 
 
 def times_us(values: Sequence[str | None]) -> Ints:
-    """Return microseconds since 1970, BEFORE_ALL for None. Raises NoPosition if invalid."""
+    """Return microseconds since 1970, BEFORE_ALL for None. Raises NoPosition for an invalid
+    time."""
     if values.count(None) == len(values):
         return np.full(len(values), BEFORE_ALL)
     try:
         if None in values:
             return ints([BEFORE_ALL if value is None else parse_time(value) for value in values])
-        texts: list[str] = list(values)  # type: ignore[arg-type]  # there is no None
-        # numpy parses them all in half the time, but does not support time zones.
+        texts: list[str] = list(values)  # type: ignore[arg-type]  # no element is None
+        # NumPy parses all times at once in half the time, but does not support time zones.
         if set(map(len, texts)) <= _TIME_LENGTHS and set(map(_last, texts)) <= {"Z"}:
             found = np.array([t[:-1] for t in texts], dtype="datetime64[us]").astype(np.int64)
-            bounded_time(int(found.min()))  # numpy also accepts years that RFC 3339 does not
+            bounded_time(int(found.min()))  # NumPy also accepts years that RFC 3339 forbids
             bounded_time(int(found.max()))
             return found
         return ints(list(map(parse_time, texts)))
@@ -176,24 +178,25 @@ def times_us(values: Sequence[str | None]) -> Ints:
 
 
 def flags(values: Sequence[bool]) -> NDArray[np.bool_] | None:
-    """Return bool (n,), or None in the usual case that all are false."""
+    """Return a bool array (n,), or None in the usual case that all values are False."""
     return np.array(values, dtype=bool) if True in values else None
 
 
 def ints(values: Sequence[int]) -> Ints:
-    """Return int64 (n,), also for an empty list."""
+    """Return an int64 array (n,), even for an empty list."""
     return np.array(values, dtype=np.int64)
 
 
 def optional_ints(values: Sequence[int | None]) -> Ints:
-    """Return int64 (n,), BEFORE_ALL for None."""
+    """Return an int64 array (n,), with BEFORE_ALL for None."""
     if None in values:
         values = [BEFORE_ALL if value is None else value for value in values]
     return np.array(values, dtype=np.int64)
 
 
 def largest(values: Ints, known: int | None = None) -> int | None:
-    """Return the largest of the values and `known`, None if there is neither."""
+    """Return the largest of `values` and `known`, ignoring missing values, or None if all are
+    missing."""
     found = int(values.max(initial=BEFORE_ALL))
     return max(
         (value for value in (known, found) if value is not None and value > BEFORE_ALL),
@@ -202,7 +205,7 @@ def largest(values: Ints, known: int | None = None) -> int | None:
 
 
 def by_model(models: Sequence[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield each model with a mask (n,) of its places in the list, which must not be empty."""
+    """Yield each model in the non-empty list `models`, with a mask (n,) of its elements."""
     first = models[0]
     if models.count(first) == len(models):
         yield first, np.ones(len(models), dtype=bool)

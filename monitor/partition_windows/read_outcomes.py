@@ -1,6 +1,6 @@
-"""Read outcomes of one partition as arrays: prediction, label, and position of the label.
+"""Decode one partition's outcomes from Kafka messages to arrays of predictions and labels.
 
-In: messages. Out: `Labelled`. Outcomes that cannot be read are logged and skipped.
+Input: messages from `outcomes`. Output: `Labelled`. Unreadable outcomes are logged and skipped.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,8 @@ from monitor.partition_windows.read_events import (
 
 
 class _Outcome(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="outcome"):
-    """The fields of an outcome that are needed. The record and its scores are skipped."""
+    """The fields of an outcome that the monitor needs. The record and its scores are not
+    decoded."""
 
     record_id: str
     time: str | None
@@ -57,17 +58,17 @@ class Labelled(msgspec.Struct, frozen=True):
     predictions: list[Value]
     offsets: Ints
     positions: Ints  # position of each label, or of the record if its label has none
-    own: Ints  # position of each record itself
+    own: Ints  # position of each record
     rows: Ints  # BEFORE_ALL if missing
     times_us: Ints  # in microseconds, BEFORE_ALL if missing
-    revised: NDArray[np.bool_]  # True if not the record's first label
+    revised: NDArray[np.bool_]  # True if this is not the record's first label
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 def read_outcomes(messages: Sequence[Message], stream: Stream) -> Labelled:
-    """Decode messages of one partition, in the order of its log."""
+    """Decode one partition's messages, given in log order."""
     found = Messages.of(messages)
     decoded = decode_each(_decode, found.values)
     return read_events(found, decoded, partial(_columns, by_row=stream.axis == "row"))

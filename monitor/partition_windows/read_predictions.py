@@ -1,7 +1,8 @@
-"""Read predictions of one partition as arrays: records, models and positions.
+"""Decode one partition's predictions from Kafka messages to arrays of models and positions.
 
-In: messages. Out: `Scored`, which is enough to count each record in its window, and the columns of
-those records that may be in a sample. Most records need not decode their columns, which is slow.
+Input: messages from `predictions`. Output: `Scored`, which is enough to count each record in its
+window, and `Details` of the records that may be in a sample. Decoding columns is slow, and most
+records do not need it.
 """
 
 import logging
@@ -44,7 +45,8 @@ class _Source(msgspec.Struct, frozen=True, gc=False):
 
 
 class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="prediction"):
-    """The fields of a prediction that are needed. The record inside stays encoded."""
+    """The fields of a prediction that the monitor needs. The feature record inside stays
+    encoded."""
 
     record_id: str
     time: str | None
@@ -66,23 +68,23 @@ class Scored(msgspec.Struct, frozen=True):
     models: list[str]
     offsets: Ints
     positions: Positions
-    whole: bool  # the records inside were decoded as well
+    whole: bool  # True if the feature records inside were decoded as well
 
     def __len__(self) -> int:
         return len(self.events)
 
 
 class Details(NamedTuple):
-    """Inputs, predictions and scores of m records that the stream file can read."""
+    """Inputs, predictions and scores of m records that match the stream file."""
 
-    at: NDArray[np.intp]  # (m,) their places in `Scored`
+    at: NDArray[np.intp]  # (m,) indices of the records in `Scored`
     columns: Columns
     predictions: NDArray[Any]  # (m,) object (class names) or float64
-    scores: ClassScores  # scores of the m records
+    scores: ClassScores  # class scores of the m records
 
 
 class ScoredReader:
-    """Decode the predictions of one stream."""
+    """Decode one stream's predictions."""
 
     def __init__(self, stream: Stream) -> None:
         self._codec = RecordCodec(stream)
@@ -98,12 +100,14 @@ class ScoredReader:
             self._whole = msgspec.json.Decoder(inside | Watermark).decode
 
     def read(self, messages: Sequence[Message], *, whole: bool = False) -> Scored:
-        """Decode messages of one partition, in the order of its log. `whole`: decode the records
-        inside as well. This is faster if most of them are needed, and makes no other difference."""
+        """Decode one partition's messages, given in log order. If `whole`, decode the feature
+        records inside as well. This is faster if most of them are needed, and does not change the
+        results."""
         found = Messages.of(messages)
         if whole and self._whole is not None:
             decoded = decode_each(self._whole, found.values)
-            # An event counts even if its columns are unreadable: decode again without them.
+            # An event is counted even if its columns are unreadable, so decode again without
+            # columns.
             if not decoded.rejected:
                 return read_events(found, decoded, partial(self._scored, True))
         decoded = decode_each(self._light, found.values)
@@ -134,7 +138,7 @@ class ScoredReader:
         )
 
     def details(self, scored: Scored, partition: int, at: NDArray[np.intp]) -> Details:
-        """Return the details of those records at these places (k,) that can be read."""
+        """Return the details of the readable records among the indices `at` (k,)."""
         events = scored.events
         if len(at) < len(events):
             events = [events[place] for place in at.tolist()]
@@ -164,8 +168,8 @@ class ScoredReader:
 
 
 def _decode_scores(raw: Sequence[msgspec.Raw]) -> Sequence[Mapping[str, float] | None]:
-    """Return the scores by class of each record, None if they are invalid."""
-    try:  # decoding all at once takes a third of the time
+    """Return each record's scores by class, or None if the record's scores are invalid."""
+    try:  # decoding all records at once takes a third of the time
         return _all_scores.decode(b"[" + b",".join(map(bytes, raw)) + b"]")
     except msgspec.DecodeError:
         return [_scores_or_none(value) for value in raw]

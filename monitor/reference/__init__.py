@@ -1,1 +1,1 @@
-"""Compare windows with the reference of the model that scored them: tests, thresholds, verdict."""
+"""Compare windows with the scoring model's reference: tests, thresholds and results."""

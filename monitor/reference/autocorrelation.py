@@ -1,7 +1,7 @@
-"""Estimate the autocorrelation of records, and its effect on means.
+"""Estimate the autocorrelation of an array in time order, and its effect on the array's mean.
 
-In: columns or errors in time order. Out: the block length for resampling them, and the variance
-inflation of their mean.
+Input: columns or errors in time order. Output: the block length for resampling them, and the
+variance inflation of their mean.
 """
 
 from collections.abc import Sequence
@@ -13,32 +13,33 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_BATCHES: Final = (25, 50, 100, 200)  # numbers of values in a batch
+_BATCHES: Final = (25, 50, 100, 200)  # batch sizes to try, in values
 _LEAST_BATCHES: Final = 8
-# 1.28 standard deviations of an estimate by a median: each is 2.3 / √(number of batches).
+# 1.28 × 2.3: a median-based estimate has a standard deviation of 2.3 / √(number of batches).
 _SURE: Final = 3.0
 
-# Smaller autocorrelations, in standard deviations, count as zero (Politis and White: 2).
+# Autocorrelations below this many standard deviations are treated as zero (2 in Politis and White).
 _SIGNIFICANT: Final = 2.0
-# A lag is the last one that counts if enough lags after it count as zero: more than `_QUIET`
-# (Politis and White, for up to 10^25 records), and more than `_QUIET_SHARE` times its number,
-# because half of a seasonal cycle may count as zero.
+# A lag is the last significant lag if enough lags after it are treated as zero: more than `_QUIET`
+# (Politis and White, for up to 10^25 records), and more than `_QUIET_SHARE` times the lag, because
+# half of a seasonal cycle may be treated as zero.
 _QUIET: Final = 5
 _QUIET_SHARE: Final = 3.0
 
 
 def block_length(columns: Sequence[Floats]) -> int:
-    """Return the largest block length of the columns (n,), at least 1."""
+    """Return the largest block length of any column (n,), at least 1."""
     return max((politis_white(values) for values in columns), default=1)
 
 
 def politis_white(values: Floats) -> int:
-    """Return the length of overlapping blocks for resampling a series (n,).
+    """Return the block length for resampling a series (n,) with overlapping blocks.
 
-    The method is Politis and White, "Automatic Block-Length Selection for the Dependent Bootstrap"
-    (2004), with Patton's correction (2009), which is optimal for the variance of a mean. Two things
-    differ. Lags are not limited to about the root of n. A block is at least as long as the last lag
-    that counts, so that a seasonal cycle fits into it.
+    The method is from Politis and White, "Automatic Block-Length Selection for the Dependent
+    Bootstrap" (2004), with Patton's correction (2009), and is optimal for the variance of a mean.
+    This implementation differs from the paper in two ways. Lags are not limited to about the square
+    root of n. A block is at least as long as the last significant lag, so that a seasonal cycle
+    fits into a block.
     """
     count = len(values)
     reach, weighted, own = _correlated(values)
@@ -52,20 +53,20 @@ def politis_white(values: Floats) -> int:
 
 
 def variance_inflation(values: Floats) -> float:
-    """Return the variance inflation of the mean of a series (n,), at least 1. It is the long-run
-    variance divided by the variance. Small correlations with long lags count as well."""
+    """Return the variance inflation of the mean of a series (n,), at least 1: the long-run variance
+    divided by the variance. Small correlations at long lags are included."""
     reach, weighted, own = _correlated(values)
     by_lags = 1.0 + 2.0 * float(weighted.sum()) / own if reach else 1.0
     return max(by_lags, variance_inflation_between_changes(values))
 
 
 def variance_inflation_between_changes(values: Floats) -> float:
-    """Return the variance inflation of a series, ignoring occasional changes of its level.
+    """Return the variance inflation of a series' mean, ignoring occasional changes of the level.
 
-    It uses means of batches (Schmeiser, "Batch size effects in the analysis of simulation output",
-    1982). The median distance of neighbouring means is not affected by a few changes. It detects
-    small correlations with lags up to the longest batch. An estimate from few batches is uncertain,
-    so the result is a lower bound that holds in nine of ten cases.
+    The estimate uses batch means (Schmeiser, "Batch size effects in the analysis of simulation
+    output", 1982). A few level changes do not affect the median distance between neighbouring batch
+    means. Small correlations are detected at lags up to the longest batch. An estimate from few
+    batches is uncertain, so the result is a lower bound that holds in nine of ten cases.
     """
     return max([1.0, *(_by_batches(values, size) for size in _BATCHES)])
 
@@ -79,16 +80,16 @@ def _by_batches(values: Floats, size: int) -> float:
     if not variance:
         return 1.0
     apart = float(np.median(np.abs(np.diff(batches.mean(axis=1)))))
-    # Half of all normal values are within 0.6745 standard deviations. The variance of a difference
-    # is twice that of a mean.
+    # Half of all normally distributed values are within 0.6745 standard deviations of the mean. The
+    # difference of two batch means has twice the variance of one batch mean.
     found = (apart / 0.6745) ** 2 / 2.0 * size / variance
     return found / (1.0 + _SURE / sqrt(count))
 
 
 def _correlated(values: Floats) -> tuple[int, Floats, float]:
-    """Return the last lag that counts, the covariances of lags from 1 to twice that, and the
-    variance. The covariances are weighted by a flat-top window (Politis and Romano 1995). The lag
-    is 0 if values are few, constant or independent."""
+    """Return the last significant lag, the covariances at lags from 1 to twice that lag, and the
+    variance. The covariances are weighted with a flat-top window (Politis and Romano 1995). The lag
+    is 0 if the values are too few, constant or independent."""
     count = len(values)
     none = 0, np.empty(0), 0.0
     if count < 10 or not np.ptp(values):
@@ -103,9 +104,10 @@ def _correlated(values: Floats) -> tuple[int, Floats, float]:
 
 
 def _reach(correlations: Floats, count: int) -> int:
-    """Return the last lag that counts, given correlations (m,) from lag 0 on, 0 if none does. A
-    correlation is less certain if neighbouring values are correlated (Bartlett 1946)."""
-    # Correlations of alternating sign decay slowly but hardly affect a mean, so remove them.
+    """Return the last significant lag, or 0 if there is none, given the correlations (m,) from lag
+    0 on. An estimated correlation is less certain if neighbouring values are correlated (Bartlett
+    1946)."""
+    # Correlations of alternating sign decay slowly but hardly affect a mean, so smooth them out.
     smooth = np.convolve(correlations, (0.25, 0.5, 0.25), mode="same")[1:-1]
     alike = int(np.argmax(np.append(smooth, -1.0) <= 0.0))
     variance = (1.0 + 2.0 * (smooth[:alike] ** 2).sum()) / count
@@ -116,7 +118,7 @@ def _reach(correlations: Floats, count: int) -> int:
 
 
 def _autocovariance(values: Floats) -> Floats:
-    """Return the autocovariance of lags 0 to a quarter of the length."""
+    """Return the autocovariance at lags from 0 to a quarter of the series' length."""
     count = len(values)
     size = 1 << (2 * count - 1).bit_length()
     spectrum = np.abs(np.fft.rfft(values - values.mean(), size)) ** 2

@@ -1,7 +1,7 @@
-"""Run one of Evidently's tests on a column: the records of a window against a model's reference.
+"""Test a window's column against a model's reference, with one of Evidently's tests, on arrays.
 
-In: two arrays of a column without missing values. Out: p-value and effect. The stream file uses
-Evidently's names for the tests. No report is drawn and no telemetry is sent.
+Input: two arrays of a column's values, without missing values. Output: a p-value and an effect. The
+stream file selects tests by Evidently's names. No report is drawn, and no telemetry is sent.
 """
 
 import os
@@ -19,7 +19,8 @@ from driftline.config.stream_sections import Kind
 from driftline.errors import MissingExtra, StreamFileError
 from monitor.reference.default_tests import MIN_STD, OF_CATEGORIES, OF_NUMBERS
 
-# Evidently's registry does not contain what a test returns, so it is listed here.
+# Evidently's registry does not say whether a test returns a p-value or a distance, so both kinds
+# are listed here.
 P_VALUES: Final[dict[Kind, tuple[str, ...]]] = {
     "number": ("ks", "anderson", "cramer_von_mises", "es", "mannw", "t_test"),
     "category": ("chisquare", "z"),
@@ -28,7 +29,7 @@ DISTANCES: Final[dict[Kind, tuple[str, ...]]] = {
     "number": ("wasserstein", "jensenshannon", "hellinger", "kl_div", "psi", "ed"),
     "category": ("jensenshannon", "hellinger", "kl_div", "psi"),
 }
-# Evidently's other tests, except those for text.
+# Evidently's other tests, except tests for text, and the reason why each is unavailable.
 LEFT_OUT: Final = {
     "fisher_exact": "it needs a window as long as the reference",
     "g_test": "it needs a window as long as the reference",
@@ -36,15 +37,17 @@ LEFT_OUT: Final = {
     "TVD": "it takes seconds per column, because it is a permutation test",
 }
 EFFECTS: Final[dict[Kind, str]] = {"number": "wasserstein", "category": "jensenshannon"}
-# If a column was constant in training, its shift in standard deviations has no limit.
+# Upper limit of an effect: the shift of a column that was constant in training, in standard
+# deviations, would otherwise be unlimited.
 MAX_EFFECT: Final = 10.0
-# SciPy reports no smaller Anderson-Darling p-value. This one may mean any smaller value, and counts
-# as 0, because streams with many columns could otherwise never raise an alarm.
+# SciPy's smallest Anderson-Darling p-value, which it also reports for all smaller p-values. It is
+# treated as 0, because streams with many columns could otherwise never raise an alarm.
 _ANDERSON_FLOOR: Final = 0.001
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """A test's result. If it gives a distance, `effect` is that, and `p_value` is None."""
+    """A test's result. If the test returns a distance, `effect` is the distance and `p_value` is
+    None."""
 
     test: str
     p_value: float | None
@@ -52,8 +55,9 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def check(stream: Stream) -> None:
-    """Check that the stream's tests exist and can be run here. Raises StreamFileError for an
-    unknown name, and MissingExtra if a test needs Evidently and that is not installed."""
+    """Check that the stream's tests exist and can be run on this machine. Raises StreamFileError
+    for an unknown name, and MissingExtra if a test needs Evidently and Evidently is not
+    installed."""
     kinds: tuple[tuple[Kind, str], ...] = (
         ("number", stream.drift.number_test),
         ("category", stream.drift.category_test),
@@ -76,8 +80,8 @@ def check(stream: Stream) -> None:
 def compare(
     kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]
 ) -> Comparison | None:
-    """Run a test by its name. None if there is nothing to compare or the test does not apply.
-    `reference` (n,) and `current` (m,) are float64 for numbers, object (str) for categories."""
+    """Run the named test. Return None if an array is empty or the test does not apply. `reference`
+    (n,) and `current` (m,) are float64 for numbers, and object (str) for categories."""
     if not len(reference) or not len(current):
         return None
     if kind == "number":
@@ -85,7 +89,7 @@ def compare(
     else:
         reference, current = _coded(reference, current)
     if test == "z" and len({*reference, *current}) > 2:
-        test = "chisquare"  # z would test one value against all others
+        test = "chisquare"  # the z-test would test one category against all others
     if test in DISTANCES[kind]:
         distance = _run(kind, test, reference, current)
         return None if distance is None else Comparison(test, None, min(distance, MAX_EFFECT))
@@ -101,7 +105,7 @@ def compare(
 def _scaled(
     reference: NDArray[np.float64], current: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # With a smaller deviation, the effect would not be in standard deviations: scale the column.
+    # Below `MIN_STD`, the effect would not be in standard deviations, so scale both arrays.
     std = float(np.std(reference))
     if 0.0 < std < MIN_STD and np.isfinite(1.0 / std):
         return reference / std, current / std
@@ -111,8 +115,8 @@ def _scaled(
 def _coded(
     reference: NDArray[np.object_], current: NDArray[np.object_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return categories as codes. Evidently sums over a set, and with texts its order would change
-    the last digit of a sum from process to process."""
+    """Return categories as integer codes. Evidently sums over a set, and a set of strings has a
+    different order in each process, which would change the last digit of the sum."""
     codes = {value: code for code, value in enumerate(sorted({*reference, *current}))}
     return (
         np.array([codes[value] for value in reference], dtype=np.int64),
@@ -121,16 +125,16 @@ def _coded(
 
 
 def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) -> float | None:
-    """Return the number that Evidently's test gives, None if it gives none for such data."""
+    """Return the number that the test computes, or None if the test cannot handle the data."""
     own = (OF_NUMBERS if kind == "number" else OF_CATEGORIES).get(test)
     try:
-        # A new category divides by zero, which correctly leads to a p-value of 0.
+        # A new category causes a division by zero, which correctly leads to a p-value of 0.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = (own or evidently(kind, test))(reference, current)
     except (ValueError, TypeError, IndexError, np.linalg.LinAlgError):
-        # Some tests reject some data: a constant (`es`, `cramer_von_mises`) or two values
-        # (`anderson`).
+        # `es` and `cramer_von_mises` reject a constant column, and `anderson` a column with two
+        # values.
         return None
     if np.isnan(result):
         return None
@@ -138,8 +142,8 @@ def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) 
 
 
 def evidently(kind: Kind, test: str) -> Callable[[NDArray[Any], NDArray[Any]], float]:
-    """Return Evidently's own test of this name, a function of (reference, current)."""
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # before the import: Evidently's telemetry is on
+    """Return Evidently's own implementation of `test`, as a function of (reference, current)."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # disables telemetry; must precede the import
     import pandas as pd
     from evidently.legacy.calculations.stattests import get_stattest
     from evidently.legacy.core import ColumnType

@@ -1,8 +1,9 @@
-"""The default tests. They give Evidently's numbers with NumPy and SciPy only, in a tenth of the
-time and without Evidently's import of some seconds.
+"""Compute the default column tests on arrays, with Evidently's results but only NumPy and SciPy.
 
-In: two arrays of a column without missing values, with categories as codes from 0 on. Out: one
-number. `tests/monitor/reference/test_default_tests.py` compares each test with Evidently's own.
+Input: two arrays of a column's values, without missing values, with categories as codes from 0 on.
+Output: one number. The tests take a tenth of the time of Evidently's tests, and do not import
+Evidently, which takes seconds. `tests/monitor/reference/test_default_tests.py` compares each test
+with Evidently's own test.
 """
 
 from collections.abc import Callable
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
-# Evidently never divides by a smaller standard deviation.
+# Evidently replaces smaller standard deviations with this value before dividing.
 MIN_STD: Final = 0.001
 _MAX_P_VALUES: Final = 100_000
-# Smaller p-values all lead to the same decision.
+# All smaller p-values lead to the same decision.
 _NEGLIGIBLE: Final = 1e-12
-# SciPy uses the limiting distribution for larger samples, and if rounding makes the exact value
+# SciPy uses the limiting distribution for larger samples, and when rounding makes the exact p-value
 # larger than 1.
 _EXACT: Final = 10_000
 _ALMOST_ONE: Final = 1.0 - 1e-9
@@ -30,10 +31,10 @@ _p_values: dict[tuple[int, int, int], float] = {}
 def ks(reference: Floats, current: Floats) -> float:
     """Return the p-value of the two-sample Kolmogorov-Smirnov test.
 
-    It depends only on the two sizes and the statistic. The exact value (up to 10,000 values) takes
-    twenty times as long as everything else if the sizes differ, so it is cached: windows of one
-    size have few different statistics. If the value is certainly below 1e-12, the limiting
-    distribution is used, as for larger samples.
+    The p-value depends only on the two sizes and the statistic. If the sizes differ, computing the
+    exact p-value (up to 10,000 values) takes twenty times as long as the rest of the test, so it is
+    cached: windows of one size have few different statistics. If the p-value is certainly below
+    1e-12, the limiting distribution is used, as for larger samples.
     """
     from scipy.stats import ks_2samp
 
@@ -41,9 +42,9 @@ def ks(reference: Floats, current: Floats) -> float:
     points = np.sort(np.concatenate((reference, current)))
     below = np.searchsorted(np.sort(reference), points, side="right")
     step = gcd(n, m)
-    # Count in integer steps of 1 / lcm(n, m), so that equal statistics compare as equal.
+    # Measure distances in integer steps of 1 / lcm(n, m), so that equal statistics compare equal.
     apart = below * (m // step) - (np.arange(1, n + m + 1) - below) * (n // step)
-    # Among equal values, only the last one has the correct rank.
+    # Among equal values, only the last has the correct rank.
     apart = apart[np.append(points[1:] != points[:-1], True)]
     key = (n, m, int(np.abs(apart).max()))
     if n == m <= _EXACT and (exact := _of_equal_sizes(n, key[2])) < _ALMOST_ONE:
@@ -58,9 +59,9 @@ def ks(reference: Floats, current: Floats) -> float:
 
 
 def _of_equal_sizes(size: int, steps: int) -> float:
-    """Return the exact p-value of a distance of `steps` / `size`, like SciPy's but without a loop:
-    twice the sum over k of (-1)^(k-1) C(2n, n - k steps) / C(2n, n) (Gnedenko and Korolyuk
-    1951)."""
+    """Return the exact p-value of the distance `steps` / `size`: twice the sum over k of (-1)^(k-1)
+    C(2n, n - k steps) / C(2n, n) (Gnedenko and Korolyuk 1951). SciPy computes the same value in a
+    loop."""
     if steps == 0:
         return 1.0
     places = np.arange(size)
@@ -70,8 +71,9 @@ def _of_equal_sizes(size: int, steps: int) -> float:
 
 
 def _bound(n: int, m: int, distance: float) -> float:
-    """Return an upper bound of the p-value: Massart's inequality limits each sample's distance from
-    the truth (The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality, 1990)."""
+    """Return an upper bound of the p-value. Massart's inequality bounds the distance of each sample
+    from its true distribution (The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality,
+    1990)."""
     return 4.0 * exp(-2.0 * n * m * (distance / (sqrt(n) + sqrt(m))) ** 2)
 
 
@@ -94,7 +96,7 @@ def chisquare(reference: Codes, current: Codes) -> float:
 
 
 def jensenshannon(reference: Codes, current: Codes) -> float:
-    """Return the Jensen-Shannon distance (natural logarithm) of the shares of the categories."""
+    """Return the Jensen-Shannon distance (natural logarithm) between the category shares."""
     from scipy.spatial import distance
 
     old, new = _counts(reference, current)

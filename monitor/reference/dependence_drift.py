@@ -1,7 +1,7 @@
-"""Measure dependence drift of column pairs, such as a correlation that changes its sign.
+"""Measure dependence drift of column pairs on arrays, such as a correlation that changes sign.
 
-In: two columns as codes of their bins. Out: a 3 × 3 table of shares, and the distance of two such
-tables beyond what the change of each column explains.
+Input: two columns as bin codes. Output: a 3 × 3 table of shares, and the distance between two such
+tables beyond what each column's own change explains.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-# If there are more pairs (21 columns or more), those with the strongest dependence are watched.
+# If there are more pairs (21 columns or more), watch the pairs with the strongest dependence.
 MAX_PAIRS: Final = 200
 CELLS: Final = 9
 
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 class ColumnPair:
-    """A pair of columns, with indices `places`. Each column is cut into thirds of the reference."""
+    """Two columns with the indices `places`. Each column is split into thirds of the reference."""
 
     bins = CELLS
 
@@ -29,7 +29,7 @@ class ColumnPair:
         self._thirds = thirds
 
     def codes(self, columns: Sequence[Codes]) -> Codes:
-        """Return the cell (n,) of each row, from the codes of all columns."""
+        """Return each row's cell (n,), or -1 for a missing value, from the codes of all columns."""
         first, second = (
             third[columns[place]] for place, third in zip(self.places, self._thirds, strict=True)
         )
@@ -37,7 +37,7 @@ class ColumnPair:
 
     def distance(self, one: Floats, other: Floats) -> Floats:
         """Return the share of rows that moved to other cells (total variation), beyond what each
-        column's own change explains. Shares are (9, …)."""
+        column's own change explains. `one` and `other` are shares (9, …)."""
         found: Floats = np.abs(dependence(one) - dependence(other)).sum(axis=0) / 2
         return found
 
@@ -56,7 +56,7 @@ def pairs(columns: Sequence[Codes]) -> list[ColumnPair]:
 
 
 def dependence(shares: Floats) -> Floats:
-    """Return how much larger each of the shares (9, …) is than if the columns were independent."""
+    """Return shares (9, …) minus the shares expected if the two columns were independent."""
     table = shares.reshape(3, 3, *shares.shape[1:])
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True)
     found: Floats = (table - expected).reshape(shares.shape)
@@ -71,7 +71,7 @@ def _strengths(found: Sequence[ColumnPair], columns: Sequence[Codes]) -> Iterato
 
 
 def _thirds(codes: Codes) -> Codes:
-    """Return each code's third of the reference's rows, 0 to 2. The last entry, for -1, is -1."""
+    """Map each code to its third of the reference's rows, 0 to 2. The last entry, for -1, is -1."""
     known = codes[codes >= 0]
     counts = np.bincount(known, minlength=int(codes.max(initial=0)) + 1)
     middles = np.cumsum(counts) - counts / 2

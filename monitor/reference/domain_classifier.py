@@ -1,8 +1,9 @@
-"""Train a classifier to distinguish a window's records from the reference's. It finds changes that
-no single column and no pair of columns shows, such as a sign that is now the product of two others.
+"""Train a classifier on arrays to distinguish a window's records from the reference's records.
 
-In: columns as codes, of the reference in time order and of a window. Out: how well the two can be
-distinguished, compared with chance, and by which columns.
+Input: a window's columns and the reference's columns in time order, as bin codes. Output: how well
+the classifier distinguishes them, compared with chance, and which columns it relies on. The
+classifier finds changes that no single column and no column pair shows, such as a column whose sign
+has become the product of two other columns' signs.
 """
 
 from collections.abc import Sequence
@@ -15,18 +16,20 @@ from numpy.typing import NDArray
 from monitor.reference.histograms import Histograms
 from monitor.reference.thresholds import MIN_BLOCKS, rounded
 
-# This finds an interaction of three columns in 2,000 rows, in a third of a second.
+# With this number of boosting rounds, an interaction of three columns in 2,000 rows is found in a
+# third of a second.
 ROUNDS: Final = 30
 FOLDS: Final = 3
-# Rows of a window: fewer are not enough for a result, and more take longer.
+# Number of window rows: fewer rows are not enough for a result, and more rows take longer.
 MIN_ROWS: Final = 100
 MAX_ROWS: Final = 2_000
-# Rows of the reference for each row of the window: more add little and take longer.
+# Number of reference rows per window row: more rows add little and take longer.
 REFERENCE_ROWS: Final = 4
-# Number of the reference's own windows that show the effect of chance, and the step of their sizes.
+# Number of windows drawn from the reference to estimate chance, and the factor between the window
+# sizes for which a limit is computed.
 NULLS: Final = 60
 STEP: Final = 1.25
-# Number of columns to name. The next ones contribute the same information, or almost none.
+# Number of columns to report. Further columns contribute the same information, or almost none.
 NAMED: Final = 3
 _SEED: Final = 0
 
@@ -35,9 +38,10 @@ Places = NDArray[np.intp]
 
 
 class ClassifierResult(NamedTuple):
-    """`effect` is the Gini coefficient, twice the area under the curve minus 1: how much more often
-    a record of the window gets the higher score than one of the reference. `excess` is the effect
-    divided by its limit. `places` are the columns that the classifier relies on."""
+    """`effect` is the Gini coefficient, twice the area under the ROC curve minus 1: 0 if window and
+    reference cannot be distinguished, 1 if they can be distinguished perfectly. `excess` is the
+    effect divided by its limit. `places` are the indices of the columns that the classifier relies
+    on."""
 
     effect: float
     excess: float
@@ -45,12 +49,12 @@ class ClassifierResult(NamedTuple):
 
 
 class DomainClassifier:
-    """Gradient-boosted trees, and the area under the curve for records that they were not trained
-    on (Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017)."""
+    """Gradient-boosted trees, evaluated by the area under the ROC curve on records that they were
+    not trained on (Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017)."""
 
     def __init__(self, histograms: Histograms, *, columns: int, rate: float, block: int) -> None:
         """Use the first `columns` columns. `rate` is the share of windows that exceed the limit by
-        chance, and `block` the block length of the reference in records."""
+        chance, and `block` is the reference's block length in records."""
         self._histograms = histograms
         self._columns = columns
         self._rate = rate
@@ -59,8 +63,8 @@ class DomainClassifier:
         self._limits: dict[int, float] = {}  # rounded window size → limit
 
     def test(self, columns: Sequence[NDArray[Any]]) -> ClassifierResult | None:
-        """Test a window's columns (m,) each. None if the window is too small for a result, or the
-        reference too short to estimate chance."""
+        """Test a window's columns, each (m,). Return None if the window is too small for a result,
+        or the reference too short to estimate chance."""
         if len(columns[0]) < MIN_ROWS or len(self._reference) < MIN_BLOCKS * self._block:
             return None
         window = self._table(columns)
@@ -77,12 +81,12 @@ class DomainClassifier:
         return np.stack(self._histograms.codes(columns)[: self._columns], axis=1).astype(np.float32)
 
     def _limit(self, size: int) -> float:
-        """Return the limit for a window size: the value that a window of the reference exceeds
-        against the rest of the reference with probability `rate`.
+        """Return the limit for a window size: the effect that a window drawn from the reference
+        exceeds, compared with the rest of the reference, with probability `rate`.
 
-        The area under a curve is nearly normal, so one more value has Student's distribution. Rows
-        near the window are excluded from the rest, because later windows have no neighbours in the
-        reference.
+        The area under the curve is nearly normally distributed, so a further value has Student's
+        distribution. Rows near the drawn window are excluded from the rest, because a real window
+        has no neighbours in the reference.
         """
         from scipy.stats import t
 
@@ -92,7 +96,7 @@ class DomainClassifier:
         length = min(self._block, size)
         found = []
         for _ in range(NULLS):
-            # Draw no row twice: trees would recognise the copy.
+            # Draw no row twice, because trees would recognise the copy.
             blocks = rng.choice(total // length, round(size / length), replace=False)
             starts = (rng.integers(total % length + 1) + blocks * length)[:, None]
             drawn = (starts + np.arange(length)).ravel()
@@ -103,21 +107,21 @@ class DomainClassifier:
             found.append(_told_apart(self._reference[rows], self._reference[window], named=0)[0])
         deviations = t.isf(self._rate, NULLS - 1) * sqrt(1.0 + 1.0 / NULLS)
         limit = np.mean(found) + deviations * np.std(found, ddof=1)
-        # At least the effect of a single record: if columns never change, the limit would be 0.
+        # Use at least the effect of a single record: if columns never change, the limit would be 0.
         return float(max(limit, 1.0 / size))
 
 
 def _some(rows: Places, count: int, rng: np.random.Generator) -> Places:
-    """Return a random choice of `count` rows in their order, or all rows if there are fewer."""
+    """Return `count` random rows in their original order, or all rows if there are fewer."""
     return np.sort(rng.choice(rows, min(len(rows), count), replace=False))
 
 
 def _told_apart(
     reference: Table, window: Table, *, named: int = NAMED
 ) -> tuple[float, tuple[int, ...]]:
-    """Return the Gini coefficient, and the columns without which it decreases most."""
+    """Return the Gini coefficient, and the columns whose permutation decreases it most."""
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # of sklearn
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # via sklearn
 
     rows = np.concatenate((reference, window))
     is_new = np.arange(len(rows)) >= len(reference)
@@ -125,7 +129,7 @@ def _told_apart(
     folds = np.concatenate([rng.permutation(len(side)) % FOLDS for side in (reference, window)])
     said = np.empty(len(rows))
     without = np.empty((rows.shape[1] if named else 0, len(rows)))
-    with threadpool_limits(1):  # a fixed order of sums makes the result reproducible
+    with threadpool_limits(1):  # a single thread makes the result reproducible
         for fold in range(FOLDS):
             held = folds == fold
             trees = HistGradientBoostingClassifier(
@@ -143,7 +147,8 @@ def _told_apart(
 
 
 def _gini(said: NDArray[np.float64], is_new: NDArray[np.bool_]) -> float:
-    """Return twice the area under the curve minus 1, over all pairs of a new and an old record."""
+    """Return the Gini coefficient of scores `said` (n,): twice the area under the ROC curve minus
+    1."""
     from scipy.stats import rankdata
 
     new = int(is_new.sum())

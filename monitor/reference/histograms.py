@@ -1,7 +1,7 @@
-"""Represent columns as histograms, so that thousands of samples can be compared quickly.
+"""Bin columns into histogram arrays, so that thousands of samples can be compared quickly.
 
-In: columns of a reference, which define the bins, and of windows. Out: counts by bin, and the
-distances between two sets of counts.
+Input: a reference's columns, which define the bins, and windows' columns. Output: counts by bin,
+and the distances between two sets of counts.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from monitor.reference.dependence_drift import pairs
 
-# Bins change a Kolmogorov-Smirnov distance by about 1/64 of the reference at most. Windows and
-# resamples use the same bins, so the comparison stays fair.
+# A bin contains about 1/64 of the reference, so binning changes a Kolmogorov-Smirnov distance by at
+# most about 1/64. Windows and resamples use the same bins, so the comparison remains fair.
 MAX_BINS: Final = 65
-# Less frequent categories share the last bin with new ones.
+# Less frequent categories share the last bin with new categories.
 MAX_LEVELS: Final = 64
 
 Codes = NDArray[np.int64]  # -1 stands for a missing value
@@ -24,7 +24,8 @@ Floats = NDArray[np.float64]
 
 
 class _Numbers:
-    """Bins between quantiles of the reference, or one bin for each value if there are few."""
+    """Bins between the reference's quantiles, or one bin per value if there are few distinct
+    values."""
 
     def __init__(self, values: NDArray[Any]) -> None:
         present = np.unique(values[~np.isnan(values)])
@@ -34,7 +35,7 @@ class _Numbers:
             below = edges[:1]
         else:
             edges = below = present
-        # A bin includes its upper edge. Values between or outside the known ones get extra bins.
+        # A bin includes its upper edge. Values that the reference does not contain get extra bins.
         self._edges = np.unique(np.concatenate((np.nextafter(below, -np.inf), edges)))
         self.bins = len(self._edges) + 1
 
@@ -44,14 +45,14 @@ class _Numbers:
         return codes
 
     def distance(self, one: Floats, other: Floats) -> Floats:
-        """Return the Kolmogorov-Smirnov distance of shares (bins, …), the largest difference of
-        cumulative sums."""
+        """Return the Kolmogorov-Smirnov distance between shares (bins, …), which is the largest
+        difference between their cumulative sums."""
         found: Floats = np.abs(np.cumsum(one - other, axis=0)).max(axis=0)
         return found
 
 
 class _Categories:
-    """A bin for each frequent category, and one for all others."""
+    """One bin for each frequent category, and one bin for all other categories."""
 
     def __init__(self, values: NDArray[Any]) -> None:
         levels, counts = np.unique(values[values != None].astype(str), return_counts=True)  # noqa: E711
@@ -65,7 +66,8 @@ class _Categories:
         return np.fromiter((known.get(value, other) for value in values), np.int64, len(values))
 
     def distance(self, one: Floats, other: Floats) -> Floats:
-        """Return the Jensen-Shannon distance of shares (bins, …), with the natural logarithm."""
+        """Return the Jensen-Shannon distance between shares (bins, …), with the natural
+        logarithm."""
         middle = (one + other) / 2
         with np.errstate(divide="ignore", invalid="ignore"):
             parts = [np.where(side > 0, side * np.log(side / middle), 0.0) for side in (one, other)]
@@ -74,13 +76,13 @@ class _Categories:
 
 
 class Histograms:
-    """The bins of a reference's columns and of `pairs` of them, and the codes of its rows. Columns,
-    then pairs, are the first axis of counts and distances. Sums over few bins of many samples are
-    then fast."""
+    """The bins of a reference's columns and column `pairs`, and the bin codes of its rows. In
+    counts and distances, the first axis covers the columns, then the pairs, so that sums over the
+    few bins of many samples are fast."""
 
     def __init__(self, columns: Sequence[NDArray[Any]], *, paired: int = 0) -> None:
-        """`columns` are (n,) each, in time order: float64, or object for categories. The first
-        `paired` of them are also compared in pairs."""
+        """`columns` are arrays (n,) in time order: float64 for numbers, object for categories. The
+        first `paired` columns are also compared in pairs."""
         self.records = len(columns[0])
         self._columns = [
             _Numbers(values) if values.dtype.kind == "f" else _Categories(values)
@@ -96,8 +98,8 @@ class Histograms:
         self.total = self.count(columns)
 
     def ranks(self) -> list[Floats]:
-        """Return the reference's columns as numbers in time order: the index of the bin, which for
-        categories follows their frequency. Missing values get the mean."""
+        """Return the reference's columns in time order as bin indices, which order categories by
+        frequency. Missing values are replaced by the mean index."""
         found = []
         for codes in self.codes():
             values = codes.astype(np.float64)
@@ -107,23 +109,24 @@ class Histograms:
         return found
 
     def codes(self, columns: Sequence[NDArray[Any]] | None = None) -> list[Codes]:
-        """Return the bin of each row (n,) of each column, -1 if missing. Without `columns`, return
-        those of the reference."""
+        """Return each column's bin codes (n,), -1 for missing values. Without `columns`, return the
+        reference's codes."""
         if columns is None:
             return self._codes[: len(self._columns)]
         return [column.codes(values) for column, values in zip(self._columns, columns, strict=True)]
 
     def count(self, columns: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Return (bins,), the number of rows in each bin."""
+        """Return the number of rows in each bin, shape (bins,)."""
         found = np.zeros(self._bins, dtype=np.float32)
         for at, codes in zip(self._slices, self._all_codes(columns), strict=True):
             found[at] = np.bincount(codes[codes >= 0], minlength=at.stop - at.start)
         return found
 
     def counts(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return counts (bins, m) of the reference's rows from `starts` (m,) to before `ends`."""
-        # Count the rows between all boundaries once. A range is then a difference of cumulative
-        # counts.
+        """Return counts (bins, m) of the reference's rows from `starts` (m,) to `ends` (m,),
+        exclusive."""
+        # Count the rows between neighbouring boundaries once. A range's counts are then a
+        # difference of cumulative counts.
         places = np.unique(np.concatenate((starts, ends)))
         parts = np.searchsorted(places, np.arange(self.records), side="right")
         low, high = np.searchsorted(places, starts), np.searchsorted(places, ends)
@@ -133,13 +136,14 @@ class Histograms:
             flat = np.bincount(
                 parts[present] * bins + codes[present], minlength=(len(places) + 1) * bins
             )
-            # Row k counts all rows before places[k].
+            # `sums[k]` counts all rows before `places[k]`.
             sums = np.cumsum(flat.reshape(-1, bins), axis=0)
             found[at] = (sums[high] - sums[low]).T
         return found
 
     def distances(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
-        """Return distances (columns and pairs, …) of counts (bins, …), 0 if a side is empty."""
+        """Return distances (columns and pairs, …) between counts (bins, …), 0 if a side is
+        empty."""
         found = np.empty((len(self._statistics), *np.broadcast_shapes(one.shape, other.shape)[1:]))
         for place, (statistic, at) in enumerate(zip(self._statistics, self._slices, strict=True)):
             first, second = _shares(one[at]), _shares(other[at])

@@ -1,7 +1,8 @@
-"""Judge a window's records of one model: each watched column against its reference.
+"""Test one model's records in a window for drift and data quality, against the model's reference.
 
-In: a sample, and the reference from the model's package. Out: a `DataGroup`. The false-alarm rate
-is for all columns and the predictions together. A shift smaller than the effect size is not drift.
+Input: a sample, and the prepared reference from the model's package. Output: a `DataGroup`. The
+false-alarm rate applies to all columns and the predictions together. A shift smaller than the
+effect size is not drift.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,34 +27,36 @@ from monitor.reference.quality import (
 )
 from monitor.watched_columns import WatchedColumn, present, watched
 
-# Smallest effect of a pair, as a share of `effect_size`. A new correlation of 0.18 moves 0.05 of
-# the records to other cells.
+# Smallest effect at which a column pair has dependence drift, as a fraction of `effect_size`. A new
+# correlation of 0.18 moves 5% of the records to other cells.
 DEPENDENCE_EFFECT: Final = 0.5
-# If a column becomes independent, its dependence on all columns that it was related to changes.
+# Maximum number of pairs to report. If a column becomes independent, its dependence on every
+# related column changes.
 MAX_DEPENDENCE_RESULTS: Final = 10
 
 
 class Judge:
-    """Test the groups of one stream."""
+    """Test the records of each model in a stream's windows."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._watched = watched(stream)
-        # The false-alarm rate is divided among the tests of each column and those of dead letters,
-        # which are records or labels.
+        # Divide the false-alarm rate among the quality tests of all columns and the two tests of
+        # dead letters, for records and for labels.
         tests = len(QUALITIES) * len(self._watched) + 2
         self._quality_level = stream.drift.false_alarm_rate / tests
-        # The same for the tests of the columns and of the predictions, if these tests decide.
+        # If `decided_by` is "test", divide the rate among the drift tests of columns and
+        # predictions.
         self._by_test = stream.drift.decided_by == "test"
         self._drift_level = stream.drift.false_alarm_rate / (len(self._watched) + 1)
 
     def untested(self, model: str, records: int) -> DataGroup:
-        """Return the verdict if there are too few records or no reference."""
+        """Return the result for a group with too few records or without a reference."""
         return DataGroup(model=model, records=records, sampled=0, tested=False)
 
     def window(self, records: int, dead_letters: int, lost: int) -> tuple[WindowQuality, ...]:
-        """Return the quality problems of a window, over the records of all models, or over labels.
-        A lost record is never due to chance, so one is enough."""
+        """Return a window's quality problems, given the counts of all models' records, or of
+        labels. Records are never lost by chance, so one lost record is a problem."""
         found: list[WindowQuality] = []
         total = records + dead_letters
         is_tested = total >= self._stream.windows.min_records
@@ -70,7 +73,7 @@ class Judge:
         sample: Sample,
         profile: ReferenceProfile,
     ) -> DataGroup:
-        """Return the verdict on `records` records. `sample` is a part of them, not empty."""
+        """Return the result for `records` records, given a non-empty `sample` of them."""
         measured = profile.measure(sample)
         results = [
             self._compare(
@@ -98,7 +101,7 @@ class Judge:
             else self._dependence_drift(measured, {c.column for c in columns if c.drifted})
             or self._dependence_by_classifier(measured, columns, sample, profile),
             repeated=sample.repeated,
-            # Without limits, one window with a finding opens an event.
+            # Without limits, a single window with a finding opens an event.
             limits=None if self._by_test else measured.limits,
         )
 
@@ -138,7 +141,7 @@ class Judge:
     def _dependence_drift(
         self, measured: Measured, drifted: set[str]
     ) -> tuple[DependenceDrift, ...]:
-        """Return the pairs with dependence drift but no drifted column, largest score first."""
+        """Return pairs with dependence drift but without a drifted column, largest score first."""
         changed = [
             pair
             for pair in measured.pairs
@@ -153,7 +156,8 @@ class Judge:
         sample: Sample,
         profile: ReferenceProfile,
     ) -> tuple[DependenceDrift, ...]:
-        """Run the classifier if nothing else was found, and return what it found."""
+        """Run the domain classifier, unless a column has drifted. Return its result if it is
+        drift."""
         if any(column.drifted for column in columns):
             return ()
         drift = optional(

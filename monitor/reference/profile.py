@@ -1,7 +1,7 @@
-"""Prepare a model's reference for comparisons with windows.
+"""Prepare a model's reference for comparisons with windows' samples, on arrays.
 
-In: the reference from the model's package, then samples of windows. Out: calibrated scores of the
-distance of a sample, and counts of missing, unseen and out-of-range values.
+Input: the reference from the model's package, then windows' samples. Output: calibrated scores of a
+sample's distance from the reference, and counts of missing, unseen and out-of-range values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,8 @@ from monitor.watched_columns import present, watched
 
 
 class Measured(NamedTuple):
-    """A sample's scores by column (the target's name for predictions), and results by pair."""
+    """A sample's scores by column name (for predictions, the target's name), and results by
+    pair."""
 
     scores: Mapping[str, float]
     pairs: Sequence[DependenceDrift]
@@ -30,7 +31,8 @@ class Measured(NamedTuple):
 
 
 class ReferenceProfile:
-    """A prepared reference: columns without missing values, counts, levels, thresholds."""
+    """A prepared reference: columns without missing values, counts, category levels and
+    thresholds."""
 
     def __init__(self, stream: Stream, reference: Reference) -> None:
         columns = reference.columns
@@ -56,7 +58,8 @@ class ReferenceProfile:
         )
         self._names = [*names, stream.target]
         asks = stream.drift.classifier and names
-        # If the classifier is used, it and the other tests get half of the false-alarm rate each.
+        # If the classifier is used, it gets one half of the false-alarm rate, and all other tests
+        # share the other half.
         rate = stream.drift.false_alarm_rate / (2 if asks else 1)
         self._calibration = ThresholdCalibration(
             self._histograms,
@@ -72,7 +75,8 @@ class ReferenceProfile:
         )
 
     def domain_classifier_drift(self, sample: Sample, limits: Limits) -> DependenceDrift | None:
-        """Return the classifier's result if it is an alarm, with a score scaled to `limits`."""
+        """Return the domain classifier's result if it is an alarm, with a score scaled to
+        `limits`."""
         drift = self._classifier.test(self._columns(sample)) if self._classifier else None
         if drift is None or drift.excess < 1.0 or limits.alarm is None:
             return None
@@ -83,7 +87,7 @@ class ReferenceProfile:
         return [*(sample.columns[name] for name in self._names[:-1]), sample.predictions]
 
     def measure(self, sample: Sample) -> Measured:
-        """Measure the distance of a sample from the reference."""
+        """Measure a sample's distance from the reference."""
         columns = self._columns(sample)
         thresholds = self._calibration.of(len(sample))
         counts = self._histograms.count(columns)
@@ -117,7 +121,8 @@ class ReferenceProfile:
 
 
 def _block(stream: Stream, reference: Reference) -> int | None:
-    """Return the stream file's block length in records, at the reference's average rate."""
+    """Return the stream file's block length, converted to records at the reference's average
+    rate."""
     block = stream.block
     if block is None:
         return None

@@ -1,9 +1,9 @@
-"""Check the data quality of columns and windows.
+"""Check the data quality of columns and windows, on arrays and counts.
 
-In: arrays of a column, counts of a window's sample and of a model's reference. Out: the shares of
-missing, unseen and out-of-range values that increased, values that are stuck, and whether a window
-has too many dead letters. With the default sample of 10,000 records, a share of 1% is known to
-±0.3% (three standard deviations), and `MIN_INCREASE` is 0.5%.
+Input: a column's arrays, and counts from a window's sample and a model's reference. Output: which
+shares of missing, unseen and out-of-range values increased, whether a column is stuck, and whether
+a window has too many dead letters. In the default sample of 10,000 records, a share of 1% is
+accurate to ±0.3% (three standard deviations), which is less than `MIN_INCREASE`.
 """
 
 from collections import Counter
@@ -17,17 +17,18 @@ from driftline.config.stream_sections import Feature
 from driftline.wire.window_events import Quality
 
 QUALITIES: Final[tuple[Quality, ...]] = ("missing", "unseen", "out_of_range")
-# A smaller increase may be significant in a large window, but is no reason to act. (A new category
-# with 0.6% to 0.9% of the records, as in `car_loan_nml_dq`, is.)
+# A smaller increase may be significant in a large window, but is no reason to act. A new category
+# with 0.6% to 0.9% of the records, as in `car_loan_nml_dq`, is a reason to act.
 MIN_INCREASE: Final = 0.005
 
-# A column is stuck if one value repeats this many times longer than ever in the reference, and for
-# at least this share of a window and this many records. A stuck sensor or a constant causes it.
+# A column is stuck if a run of equal values is at least `STUCK_TIMES` as long as the longest run in
+# the reference, and at least `STUCK_SHARE` of the window and `STUCK_RECORDS` records long. Typical
+# causes are a stuck sensor and a hard-coded value.
 STUCK_TIMES: Final = 3
 STUCK_SHARE: Final = 0.05
 STUCK_RECORDS: Final = 20
 
-Counts = tuple[int, int, int]  # one count for each of QUALITIES, in this order
+Counts = tuple[int, int, int]  # one count for each of `QUALITIES`, in the same order
 
 
 def count_numbers(values: NDArray[np.float64], feature: Feature | None) -> Counts:
@@ -42,7 +43,7 @@ def count_numbers(values: NDArray[np.float64], feature: Feature | None) -> Count
 
 
 def count_categories(values: NDArray[Any], levels: Collection[str]) -> Counts:
-    """Count missing (None) values, and those not in `levels`."""
+    """Count missing (None) values, and values that are not in `levels`."""
     counts = Counter(values)
     missing = counts.pop(None, 0)
     return missing, sum(n for value, n in counts.items() if value not in levels), 0
@@ -51,9 +52,9 @@ def count_categories(values: NDArray[Any], levels: Collection[str]) -> Counts:
 def rising(
     counts: Counts, records: int, reference: Counts, reference_records: int, *, level: float
 ) -> tuple[Quality, ...]:
-    """Return which shares increased by `MIN_INCREASE` or more, each significantly at `level`.
+    """Return the qualities whose shares rose by at least `MIN_INCREASE`, significantly at `level`.
 
-    The test is a one-sided Fisher's exact test, because counts are often small.
+    The test is Fisher's exact test, one-sided, because counts are often small.
 
     >>> rising((80, 0, 3), 1000, (0, 0, 0), 10_000, level=0.001)
     ('missing',)
@@ -74,8 +75,8 @@ def are_many(dead_letters: int, records: int, *, level: float) -> bool:
     """Return whether more than `MIN_INCREASE` of all records are dead letters, significantly at
     `level`.
 
-    The test is a one-sided binomial test. It does not use the reference, which contains no dead
-    letters, so it also works if no record could be scored.
+    The test is a one-sided binomial test. The reference contains no dead letters, so the test does
+    not use it, and also works if no record could be scored.
 
     >>> are_many(25, 250, level=0.001), are_many(2, 250, level=0.001)
     (True, False)
@@ -86,8 +87,8 @@ def are_many(dead_letters: int, records: int, *, level: float) -> bool:
 
 
 def longest_run(values: NDArray[Any]) -> int:
-    """Return the length of the longest run of equal values, in the order (n,) given. Missing values
-    (NaN, None) end a run.
+    """Return the length of the longest run of equal values in an array (n,). Missing values (NaN,
+    None) end a run.
 
     >>> longest_run(np.array([1.0, 2.0, 2.0, 2.0, np.nan, np.nan, 2.0]))
     3
@@ -102,6 +103,6 @@ def longest_run(values: NDArray[Any]) -> int:
 
 
 def is_stuck(run: int, records: int, reference_run: int) -> bool:
-    """Return whether the longest run of a window is too long to be explained by the reference."""
+    """Return whether a window's longest run is too long for the reference to explain it."""
     least = max(STUCK_RECORDS, STUCK_SHARE * records, STUCK_TIMES * reference_run)
     return run >= least

@@ -1,4 +1,4 @@
-"""Load the references that windows are compared with, each from its model's verified package."""
+"""Load and cache the references that windows are compared with, from verified model packages."""
 
 import logging
 from functools import lru_cache
@@ -18,19 +18,19 @@ from monitor.reference.profile import ReferenceProfile
 
 log = logging.getLogger(__name__)
 
-# Models in use at the same time: champion, challenger, and older ones with records in open windows.
+# Models in use at once: champion, challenger, and older models with records in open windows.
 KEPT: Final = 4
 
 
 class Packages(Protocol):
-    """The source of references, in a service `driftline.models.load.ModelLoader`."""
+    """The source of references; in a service, this is a `driftline.models.load.ModelLoader`."""
 
     def reference(self, digest: str) -> Reference:
-        """Return the reference of a model with a verified package. Raises PackageError."""
+        """Return the reference from a model's verified package. Raises PackageError."""
 
 
 class References:
-    """The references of the models used last, by digest."""
+    """The references of the most recently used models, by digest."""
 
     def __init__(self, packages: Packages) -> None:
         self._packages = packages
@@ -38,12 +38,13 @@ class References:
         self._variance_inflation = lru_cache(KEPT)(self._variance_inflation_of)
 
     def of(self, digest: str) -> Reference | None:
-        """Return a model's reference. None if its package is missing, damaged or was rejected: its
-        records are then not tested. Raises StoreUnavailable while the store cannot be read."""
+        """Return a model's reference, or None if its package is missing, damaged or rejected.
+        Without a reference, the model's records are not tested. Raises StoreUnavailable while the
+        model store cannot be read."""
         return self._reference(digest)
 
     def error_inflation(self, digest: str) -> float:
-        """Return the variance inflation of the mean held-out error."""
+        """Return the variance inflation of a model's mean held-out error."""
         return self._variance_inflation(digest)
 
     def _load(self, digest: str) -> Reference | None:
@@ -66,7 +67,7 @@ class References:
 
 
 class Profiles:
-    """The profiles and estimators of references, by digest."""
+    """The reference profiles and estimators of the most recently used models, by digest."""
 
     def __init__(self, stream: Stream, references: References) -> None:
         self._stream = stream
@@ -75,11 +76,11 @@ class Profiles:
         self._estimator = lru_cache(KEPT)(self._estimator_of)
 
     def of(self, digest: str) -> ReferenceProfile | None:
-        """Return the profile of a model, None if it has no reference or an unusable one."""
+        """Return a model's reference profile, or None if its reference is missing or unusable."""
         return self._profile(digest)
 
     def estimator(self, digest: str) -> Estimator | None:
-        """Return the estimator of a model, None if it has no reference, or one that is too small or
+        """Return a model's estimator, or None if its reference is missing, too small or
         unusable."""
         return self._estimator(digest)
 
@@ -99,8 +100,8 @@ class Profiles:
 
 
 def estimator_for(stream: Stream, reference: Reference) -> Estimator | None:
-    """Return the estimator for a model, None if its package lacks the data for one. The same
-    reference gives the same estimator. Only the newest 10,000 held-out records are used."""
+    """Return the estimator for a model, or None if its reference lacks the necessary data. Equal
+    references give equal estimators. Only the newest 10,000 held-out records are used."""
     if len(reference.held_labels) < MIN_HELD:
         return None
     before = evaluate(

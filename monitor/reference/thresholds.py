@@ -1,8 +1,8 @@
-"""Calibrate thresholds for a window's distances on the reference that it is compared with.
+"""Calibrate drift thresholds for windows, by resampling the arrays of a model's reference.
 
-In: the reference's columns as codes, in time order. Out: for each size of window, the distance that
-each column has by chance, and the scores that make a window a warning or an alarm. It uses no data
-of windows.
+Input: the reference's columns as bin codes, in time order. Output: for each window size, the
+distance that each column reaches by chance, and the scores at which a window is a warning or an
+alarm. Windows' own data is not used.
 """
 
 from math import ceil, log
@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 from monitor.reference.autocorrelation import block_length
 from monitor.reference.histograms import Histograms
 
-# Number of drawn references, and of consecutive windows for each. A decision uses three windows.
+# Number of reference samples to draw, and of consecutive windows to draw for each. A decision uses
+# three windows.
 RESAMPLES: Final = 2_000
 IN_A_ROW: Final = 3
 # With fewer blocks, resamples differ too little to estimate chance.
 MIN_BLOCKS: Final = 20
-# Number of block starts: more do not improve the resamples, and take longer.
+# Maximum number of block starts: more starts take longer without improving the resamples.
 _MAX_STARTS: Final = 500
-# Beyond this share, the tail is taken as exponential. The real tail of distances is shorter.
+# For smaller shares, assume an exponential tail. The real tail of distances is shorter.
 _TAIL: Final = 0.05
-# Without enough blocks, the threshold is the largest score of the reference's windows times this.
+# Without enough blocks, the threshold is this factor times the reference windows' largest score.
 _BEYOND_OWN: Final = 1.25
-# The smallest threshold, used if all columns are constant: half of the score of one changed block.
+# Smallest threshold, used if all columns are constant: half of the score of one changed block.
 _LEAST: Final = 0.5
 _SEED: Final = 0
 
@@ -34,40 +35,41 @@ Floats = NDArray[np.float64]
 
 
 class Thresholds(msgspec.Struct, frozen=True):
-    """Thresholds for windows of one size. A score is a distance divided by its `scale`, which about
-    one window in a hundred reaches by chance.
+    """Thresholds for windows of one size. A score is a distance divided by the column's `scale`,
+    the distance that about one window in a hundred reaches by chance.
 
-    A window has drifted if a column scores `alarm` or more. It has also drifted if a column scores
-    `warning` or more, and so did one in the two windows before it. `alarm` is None if the reference
-    is too short for its blocks.
+    A window has drifted if a column scores at least `alarm`. It has also drifted if a column scores
+    at least `warning`, and a column did so in one of the two previous windows. `alarm` is None if
+    the reference contains too few blocks.
     """
 
-    scale: Floats  # one value for each column and pair of columns
+    scale: Floats  # one value for each column and column pair
     warning: float
     alarm: float | None
 
     @property
     def calibrated(self) -> bool:
-        """Return whether the rate of false events is known."""
+        """Return whether the rate of false alarms is known."""
         return self.alarm is not None
 
     def scores(self, distances: Floats) -> Floats:
-        """Return the scores (columns, …) of distances (columns, …)."""
+        """Return scores (columns, …) for distances (columns, …)."""
         return (distances.T / self.scale).T
 
 
 class ThresholdCalibration:
-    """Calibrate thresholds by size of window, for one reference."""
+    """Calibrate one reference's thresholds for each window size."""
 
     def __init__(self, histograms: Histograms, *, rate: float, block: int | None = None) -> None:
-        """`rate`: false events per window. `block`: records in a block, None to estimate it."""
+        """`rate` is the number of false alarms per window. `block` is the block length in records,
+        or None to estimate it."""
         self._histograms = histograms
         self._rate = rate
         self.block = block or block_length(histograms.ranks())
-        self._known: dict[int, Thresholds] = {}  # by rounded window size; `of` adds them
+        self._known: dict[int, Thresholds] = {}  # by rounded window size; filled by `of`
 
     def of(self, records: int) -> Thresholds:
-        """Return the thresholds for windows of this size, rounded down in steps of a tenth."""
+        """Return the thresholds for a window size, rounded down in steps of 10%."""
         size = rounded(records)
         if size not in self._known:
             self._known[size] = self._calibrate(size)
@@ -79,8 +81,8 @@ class ThresholdCalibration:
         distances = self._resampled(size)
         scale = self._scale(distances, size)
         highest = (distances / scale[:, None, None]).max(axis=0)  # (windows in a row, resamples)
-        # Of three windows in a row, two must have a warning: take the smaller of a window's score
-        # and the larger one of the other two.
+        # Two of three consecutive windows must reach the warning, so compute the smaller of a
+        # window's score and the larger score of the other two windows.
         first, second, third = highest
         twice = [
             np.minimum(one, np.maximum(*others))
@@ -90,18 +92,18 @@ class ThresholdCalibration:
                 (third, first, second),
             )
         ]
-        # Each of the two rules gets half of the rate.
+        # The alarm rule and the warning rule each get half of the rate.
         alarm = _tail(highest.ravel(), self._rate / 2)
         warning = _tail(np.concatenate(twice), self._rate / 2)
         return Thresholds(scale, max(_LEAST, warning), max(_LEAST, warning, alarm))
 
     def _resampled(self, size: int) -> Floats:
-        """Return distances (columns, windows in a row, resamples) of drawn windows from drawn
-        references. Blocks overlap (moving blocks, Künsch 1989). The references are drawn too,
-        because the reference itself is affected by chance."""
+        """Return distances (columns, windows in a row, resamples) between drawn windows and drawn
+        references. Blocks overlap (moving blocks, Künsch 1989). References are drawn too, because
+        the reference itself is affected by chance."""
         known, rng = self._histograms, np.random.default_rng(_SEED)
         total = known.records
-        # If rows are independent, a block of several rows does no harm and saves time.
+        # If rows are independent, blocks of several rows do no harm and save time.
         block = min(total, max(self.block, ceil(total / _MAX_STARTS)))
         starts = _starts(total - block)
         blocks = known.counts(starts, starts + block)
@@ -111,10 +113,10 @@ class ThresholdCalibration:
             for _ in range(IN_A_ROW):
                 windows = _drawn(rng, blocks, max(1, round(size / block)))
                 found.append(known.distances(windows, references))
-            # Only whole blocks are drawn, so adjust the distances to the exact size of the window.
+            # Only whole blocks are drawn, so adjust the distances to the exact window size.
             found = [each * np.sqrt(round(size / block) * block / size) for each in found]
         else:
-            # Windows shorter than a block are correlated: draw consecutive windows together.
+            # Windows shorter than a block are correlated, so draw consecutive windows together.
             stretch = min(IN_A_ROW * size, total)
             starts = _starts(total - stretch)
             drawn = rng.integers(len(starts), size=RESAMPLES)
@@ -138,12 +140,12 @@ class ThresholdCalibration:
     def _scale(self, distances: Floats, size: int) -> Floats:
         """Return the distance that each column reaches by chance in about one window in a hundred.
 
-        It makes the scores of all columns comparable, whether they are numbers, flags or have many
-        categories, so that no single column determines the thresholds. Three standard deviations
-        above the mean is that distance both for Kolmogorov-Smirnov and for the absolute value of a
-        normal variable. The minimum is the effect of one block that only the window has: for a
-        column that hardly ever changes, such as the snow in an hour, resamples underestimate
-        chance.
+        Dividing by this distance makes the scores of all columns comparable, whether the columns
+        are numbers, flags or have many categories, so that no single column determines the
+        thresholds. The distance is three standard deviations above the mean, which is correct both
+        for Kolmogorov-Smirnov distances and for the absolute value of a normal variable. It is at
+        least the effect of one block that occurs only in the window: resamples underestimate chance
+        for a column that hardly ever changes, such as hourly snowfall.
         """
         flat = distances.reshape(len(distances), -1)
         least = min(self.block, size) * (1.0 / size + 1.0 / self._histograms.records)
@@ -152,7 +154,8 @@ class ThresholdCalibration:
 
 
 def rounded(records: int, step: float = 1.1) -> int:
-    """Round down. Smaller windows vary more, so the thresholds are not too low."""
+    """Round a window size down to a power of `step`. Smaller windows vary more, so the thresholds
+    are not too low."""
     return int(step ** int(log(max(records, 1), step) + 1e-9))
 
 
@@ -166,20 +169,22 @@ def _starts(last: int) -> NDArray[np.int64]:
 def _drawn(
     rng: np.random.Generator, blocks: NDArray[np.float32], count: int
 ) -> NDArray[np.float32]:
-    """Return (bins, resamples), the sums of `count` blocks (bins, m), drawn with replacement."""
-    # Count how often each block is in each resample.
+    """Return sums (bins, resamples) of `count` blocks, drawn with replacement from `blocks` (bins,
+    m)."""
+    # Count how often each block occurs in each resample.
     known = blocks.shape[1]
     rows = np.arange(0, RESAMPLES * known, known)[:, None]
     places = rows + rng.integers(known, size=(RESAMPLES, count))
     weights = np.bincount(places.ravel(), minlength=RESAMPLES * known)
     weights = weights.reshape(RESAMPLES, known).astype(np.float32)
-    # Integers below 2^24 are exact in float32, in whatever order they are added.
+    # Sums of integers below 2^24 are exact in float32, in any order of addition.
     drawn: NDArray[np.float32] = blocks @ weights.T
     return drawn
 
 
 def _tail(values: Floats, share: float) -> float:
-    """Return the value that this share exceeds, by an exponential tail for small shares."""
+    """Return the value that a share of `values` exceeds, assuming an exponential tail for small
+    shares."""
     if share >= _TAIL:
         return float(np.quantile(values, 1.0 - share))
     start = float(np.quantile(values, 1.0 - _TAIL))

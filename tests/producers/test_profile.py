@@ -99,7 +99,7 @@ def test_the_format_of_a_time_column_is_detected_and_times_out_of_order_counted(
 
 def test_an_unknown_time_format_is_reported(tmp_path: Path) -> None:
     seen = look(csv(tmp_path, "when,x,y", "noon,1,a", "dusk,2,b"), "y", time="when")
-    assert any("format is not recognised, such as 'noon'" in note for note in seen.notes)
+    assert any("format is not recognised (first value: 'noon')" in note for note in seen.notes)
     assert "not recognised: write a strptime pattern" in draft(seen, "s")
 
 

@@ -28,7 +28,7 @@ def test_every_candidate_can_be_trained_for_its_task(name: str, task: str) -> No
         {"linear_regression", "classification"},
         {"logistic_regression", "regression"},
     ):
-        with pytest.raises(TrainingError, match=f"not for {task}"):
+        with pytest.raises(TrainingError, match=f"does not support {task}"):
             candidate(name, stream.task)
         return
     found, trials = search(
@@ -47,7 +47,7 @@ def test_every_candidate_can_be_trained_for_its_task(name: str, task: str) -> No
         ("sklearn.tree.NoSuchTree", "NoSuchTree"),
         ("collections.Counter", "not a scikit-learn estimator"),
         ("sklearn.tree.plot_tree", "not a scikit-learn estimator"),
-        ("sklearn.tree.DecisionTreeRegressor", "not for classification"),
+        ("sklearn.tree.DecisionTreeRegressor", "does not support classification"),
         ("sklearn.multioutput.MultiOutputClassifier", "without arguments"),
     ],
 )

@@ -109,7 +109,7 @@ def test_an_onnx_form_with_other_predictions_is_not_in_the_package(
     monkeypatch.setattr(convert_module, "to_onnx", lambda *_: foreign)
     conversion = convert(model, CLASSIFICATION, matrix)
     assert (conversion.scoring, conversion.onnx) == ("sklearn", None)
-    assert "gives other results" in conversion.reason
+    assert "gives different results" in conversion.reason
 
 
 def test_scikit_learn_scores_if_the_onnx_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

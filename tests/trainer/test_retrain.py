@@ -160,13 +160,13 @@ def test_too_few_outcomes_since_a_change_delay_the_training(
     log = Outcomes([*concept(300, 1000), *concept(1000, 1030, turned=True)])
     result = run(home, champion.announcement, log, request(cause="drift", since=1000))
     assert result.wait_for == 70
-    assert result.reason == "30 outcomes since the change, 100 are needed"
+    assert result.reason == "30 outcomes since the change; 100 are needed"
 
 
 @pytest.mark.parametrize("count", [0, 99])
 def test_too_few_outcomes_give_no_training(home: Path, champion: TrainedModel, count: int) -> None:
     result = run(home, champion.announcement, Outcomes(concept(0, count)))
-    assert result.reason == f"{count} outcomes in the last 1000 records, 100 are needed"
+    assert result.reason == f"{count} outcomes in the last 1000 records; 100 are needed"
     assert (result.announcement, result.wait_for, result.trials) == (None, 0, ())
 
 

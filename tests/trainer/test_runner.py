@@ -81,7 +81,7 @@ def test_a_broker_error_in_the_process_is_raised_in_the_loop() -> None:
 def test_the_death_of_the_process_is_returned_as_a_result() -> None:
     runner = ProcessRunner(die)
     runner.start(JOB)
-    assert result_of(runner).reason == "training failed: its process ended with code -9"
+    assert result_of(runner).reason == "training failed: its process exited with code -9"
 
 
 def test_a_training_can_be_cancelled() -> None:

@@ -226,7 +226,7 @@ def test_a_rollback_during_training_takes_effect(bench: Bench) -> None:
     assert bench.published == [WON.announcement]
     (decision,) = bench.decisions
     assert (decision.published, decision.promoted) == (True, False)
-    assert "an operator changed the champion while it was trained" in decision.reason
+    assert "an operator changed the champion during the training" in decision.reason
 
 
 def test_on_a_frozen_stream_a_model_is_published_but_not_promoted(bench: Bench) -> None:
@@ -336,8 +336,8 @@ def test_a_request_that_repeatedly_crashes_the_trainer_is_given_up() -> None:
     bench.ask("r1")
     bench.tick()
     assert bench.runner.jobs == []
-    ended = f"the trainer ended {MAX_ATTEMPTS} times while training"
-    assert bench.decisions[0].reason == f"given up: {ended}"
+    ended = f"the trainer exited {MAX_ATTEMPTS} times during training"
+    assert bench.decisions[0].reason == f"abandoned: {ended}"
 
 
 @pytest.mark.parametrize("resume", [Committed(0, "moved by hand"), Committed(7, '{"attempt":9}')])

@@ -142,7 +142,7 @@ def test_run_last_is_the_newest_run_of_the_named_stream(
 
     arguments = ("estimates", "--stream", str(tmp_path / "s.toml"), "--run")
     assert open_context(tmp_path / "s.toml", run="last").stream.name == "s"
-    with pytest.raises(SettingsError, match="run 20260101-t is of stream t, not of s"):
+    with pytest.raises(SettingsError, match="run 20260101-t belongs to stream t, not to s"):
         run(*arguments, "20260101-t")
     (tmp_path / "s.toml").write_text(STREAM_FILE.replace('name = "s"', 'name = "u"'))
     with pytest.raises(SettingsError, match="no run of stream u in"):

@@ -70,7 +70,7 @@ def test_a_supervisor_that_adopts_services_keeps_running_and_is_named(
         made[0].kill()
         made[0].wait()
 
-    expected = f"the supervisor (pid {made[0].pid}) runs, but does not accept the request"
+    expected = f"the supervisor (pid {made[0].pid}) is running, but does not accept the request"
     assert raised.value.message == expected
 
 

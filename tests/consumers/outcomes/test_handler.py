@@ -32,7 +32,7 @@ STREAM = loads(
 PREDICTIONS = TopicPartition("s.predictions", 0)
 LABELS = TopicPartition("s.labels", 0)
 FROM_START = {PREDICTIONS: Committed(0), LABELS: Committed(0)}
-LATE = "known more than the join window ([labels] horizon) after its record"
+LATE = "became known more than the join window ([labels] horizon) after its record"
 ORPHAN = "no prediction with this id within the join window ([labels] horizon)"
 
 

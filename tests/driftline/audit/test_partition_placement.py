@@ -42,7 +42,7 @@ def test_the_same_partitioner_for_records_and_labels_is_no_problem(
     [
         (CRC32, "labels by CRC32 (librdkafka's default); use murmur2 in the producer of the"),
         (FNV1A, "labels by FNV-1a (Sarama's default); use murmur2 in the producer of the labels"),
-        (by_hand, "send labels with their record's key, and without choosing a partition"),
+        (by_hand, "send each label with its record's key, and do not choose its partition"),
     ],
 )
 def test_another_partitioner_for_labels_is_a_problem_with_its_cause(

@@ -217,7 +217,7 @@ BY_MURMUR2, BY_CRC32 = (
     [
         ((BY_MURMUR2, 1), (BY_MURMUR2, 0), "CRC32 (librdkafka's default) gives partition 0, mur"),
         ((BY_CRC32, 1), (BY_CRC32, 0), "murmur2 gives partition 0, CRC32 (librdkafka's default) g"),
-        ((b"b", 1), (b"a", 0), "its key is 'a', the key of its record 'b'"),
+        ((b"b", 1), (b"a", 0), "its key is 'a', but its record's key is 'b'"),
         ((b"b", 1), (None, 0), "it has no key"),
     ],
 )

@@ -151,7 +151,7 @@ class TestSaving:
         broker.save(folder)
         index = folder / "index.json"
         index.write_bytes(index.read_bytes().replace(b'"t"', msgspec.json.encode(name)))
-        with pytest.raises(BrokerError, match="does not hold saved topics"):
+        with pytest.raises(BrokerError, match="does not contain saved topics"):
             MemoryBroker.load(folder)
 
     def test_a_truncated_file_is_rejected(self, broker: MemoryBroker, tmp_path: Path) -> None:

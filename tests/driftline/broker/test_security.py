@@ -70,7 +70,7 @@ WRONGS = {
     "hostname mismatch": (
         "OTHERNAME",
         lambda kafka: kafka.tls(),
-        ("for other hosts: kafka.example.org", "connect by a name that the certificate has"),
+        ("for other hosts: kafka.example.org", "connect to a host named in the certificate"),
     ),
     "no client certificate": (
         "MTLS",

@@ -209,7 +209,7 @@ def test_a_broadcast_topic_that_is_created_again_is_read_from_its_beginning(
     assert broadcast[-count:] == fresh
     (change,) = [at for at in handler.changes if at.partition.topic == "all"]
     assert (change.start, change.unread, change.is_new_topic) == (0, None, True)
-    assert caplog.text.count("all was created again: its earlier records are lost") == 1
+    assert caplog.text.count("all was recreated: its earlier records are lost") == 1
     assert setting.got() == ["0"]
     loop.close()
 
@@ -288,7 +288,7 @@ def test_a_worker_resumes_at_its_own_commit_if_kafka_has_lost_it(
     drain(loop)
     loop.close()
     assert setting.got() == ["0", "1", "2"]
-    assert "Kafka returns no committed offsets of 1 partitions, such as in[0]" in caplog.text
+    assert "Kafka returns no committed offsets for 1 partitions, such as in[0]" in caplog.text
     setting.run()  # the commit is complete again
     assert setting.got() == ["0", "1", "2"]
 
@@ -302,7 +302,7 @@ def test_a_lost_commit_of_unknown_outcome_is_waited_for() -> None:
     logs.compare([AT], {})
     logs.remember(logs.committed({AT: Committed(1)}))
     logs.expect()
-    with pytest.raises(BrokerUnavailable, match=r"no committed offset of in\[0\]"):
+    with pytest.raises(BrokerUnavailable, match=r"no committed offset for in\[0\]"):
         logs.compare([AT], {})
     loaded = logs.committed({AT: Committed(2)})
     assert logs.compare([AT], loaded)[AT].committed.offset == 2

@@ -60,7 +60,7 @@ STREAM = 'version=1\nname="s"\ntask="classification"\ntarget="y"\nfeatures={a="n
             ["2025-03-01T00:00:00+24:00", "2025-13-01T00:00:00Z", "noon", "2025-03-01", "x" * 999],
             "Expected an RFC 3339 time such as 2025-03-01T08:00:00Z, got '",
         ),
-        ('format="%Y-%m-%d"', ["2025-02-30", "noon", "2025-03-01T"], "of the format '%Y-%m-%d'"),
+        ('format="%Y-%m-%d"', ["2025-02-30", "noon", "2025-03-01T"], "in the format '%Y-%m-%d'"),
         ('format="unix_s"', ["noon", "nan", True, float("inf")], "Expected a number, got "),
     ],
 )
