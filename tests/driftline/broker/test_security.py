@@ -205,7 +205,7 @@ def test_records_are_sent_and_read_with_each_correct_configuration(
     ("change", "words"),
     [
         ({"ssl.ca.location": "/no/such/ca.pem"}, "KAFKA_SSL_CA_LOCATION is '/no/such/ca.pem'"),
-        ({"ssl.ca.location": __file__}, "contains no certificate"),
+        ({"ssl.ca.location": __file__}, "contains no PEM certificate"),
         ({"ssl.certificate.location": __file__, "ssl.key.location": __file__}, "KAFKA_SSL_KEY"),
         ({"ssl.key.location": __file__}, "KAFKA_SSL_CERTIFICATE_LOCATION is not"),
         ({"security.protocol": "TLS"}, "KAFKA_SECURITY_PROTOCOL is 'TLS'"),
