@@ -1,7 +1,7 @@
-"""`python -m benchmarks`: start a Kafka, measure, print tables, and write JSON.
+"""Run the benchmarks on a separate Kafka (`python -m benchmarks`); print tables and write JSON.
 
-Exit codes: 0 success, 1 a run failed (the results of the others are reported), 2 the benchmark
-stopped because of an error, 130 interrupted.
+Exit codes: 0: success. 1: a run failed; the results of the other runs are reported. 2: the
+benchmark stopped because of an error. 130: interrupted.
 """
 
 import argparse
@@ -36,7 +36,7 @@ WITH_PEERS: Final = ("throughput", "latency")
 
 
 class Options(argparse.Namespace):
-    """The options of the command line."""
+    """The command-line options."""
 
     parts: list[str]
     features: list[int] | None
@@ -55,7 +55,7 @@ class Options(argparse.Namespace):
 
 
 class Bench:
-    """One run of the command: its options, its Kafka, the programs to compare, and the report."""
+    """One run of the command, with its options, Kafka, programs to compare and report."""
 
     def __init__(self, options: Options, world: World, peers: Peers, report: Report) -> None:
         self.options = options
@@ -69,7 +69,7 @@ class Bench:
         return self.options.features or [4, 30]
 
     def throughput(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """Measure records per second, CPU time and memory of Driftline and its peers."""
+        """Measure the throughput, CPU time and memory of Driftline and its peers."""
         options = self.options
         runs = list(
             throughput.measure(
@@ -150,9 +150,9 @@ PARTS: Final = {
 
 
 def main() -> None:
-    """Run the benchmarks that the command line names."""
+    """Run the benchmarks named on the command line."""
     report = Report()
-    # On SIGTERM, stop Kafka and the measured programs, as after Ctrl-C.
+    # On SIGTERM, stop Kafka and the measured programs, as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(_options(), report)
@@ -166,7 +166,7 @@ def main() -> None:
 
 
 def run(options: Options, report: Report) -> None:
-    """Measure the parts one after the other. Write all results to disk after each part."""
+    """Measure one part after another. After each part, write all results so far to disk."""
     parts = options.parts or list(PARTS)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     folder = options.folder / stamp
@@ -193,7 +193,7 @@ def run(options: Options, report: Report) -> None:
 
 
 def _machine() -> dict[str, Any]:
-    """Describe the machine and the versions that the numbers depend on."""
+    """Return a description of the machine, and the software versions that affect the results."""
     models = {
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()

@@ -1,8 +1,8 @@
-"""Observe from outside what arrived in a topic, by its end offsets or with a consumer.
+"""Count the records that a measured program has written to Kafka, and read their values.
 
-Throughput is measured by end offsets, because a request for them costs the broker next to nothing,
-whereas a consumer would compete with the measured program for the machine. Only committed records
-count.
+Throughput is measured from end offsets. Requesting end offsets costs the broker next to nothing,
+whereas a consumer would compete with the measured program for CPU time. Only committed records
+are counted.
 """
 
 import time
@@ -21,8 +21,8 @@ _PATIENCE_S = 30.0
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """One observation: time on a monotonic clock, records that have arrived, and the program's CPU
-    time and memory."""
+    """A sample: the monotonic time, the number of records that have arrived, and the measured
+    program's CPU time and memory."""
 
     at_s: float
     records: int
@@ -31,10 +31,10 @@ class Observation(msgspec.Struct, frozen=True):
 
 
 def retried(ask: Callable[[], Any]) -> Any:
-    """Call `ask`, and try again while the broker returns an error.
+    """Call `ask`, and retry as long as the broker returns an error.
 
-    On a busy machine, a request may find no leader for a new topic although an earlier request
-    found one. Raises BenchmarkError after 30 s.
+    On a busy machine, a request may find that a new topic has no leader, although an earlier
+    request found one. Raises BenchmarkError after 30 s of errors.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
@@ -47,14 +47,14 @@ def retried(ask: Callable[[], Any]) -> Any:
 
 
 class Ends:
-    """The end offsets of a topic, summed over its partitions."""
+    """A topic's end offsets, summed over its partitions."""
 
     def __init__(self, world: World, topic: str, partitions: int) -> None:
         self._consumer = reader(world)
         self._partitions = [ck.TopicPartition(topic, number) for number in range(partitions)]
 
     def total(self) -> int:
-        """Return the number of committed records. Markers of transactions count as records."""
+        """Return the number of committed records. Transaction markers are counted as records."""
         return sum(
             retried(partial(self._consumer.get_watermark_offsets, partition, 10))[1]
             for partition in self._partitions
@@ -65,9 +65,9 @@ class Ends:
 
 
 class GroupOffsets:
-    """The committed offsets of a consumer group in a topic, summed over the topic's partitions.
+    """A consumer group's committed offsets in one topic, summed over the topic's partitions.
 
-    The offsets are requested under the group's id, without joining the group.
+    The offsets are requested with the group's id, but without joining the group.
     """
 
     def __init__(self, world: World, group: str, topic: str, partitions: int) -> None:
@@ -75,7 +75,7 @@ class GroupOffsets:
         self._partitions = [ck.TopicPartition(topic, number) for number in range(partitions)]
 
     def total(self) -> int:
-        """Return the sum of the committed offsets; a partition without one counts as 0."""
+        """Return the sum of the committed offsets. A partition without an offset adds 0."""
         found = retried(lambda: self._consumer.committed(self._partitions, 10))
         return sum(max(0, partition.offset) for partition in found)
 
@@ -84,7 +84,7 @@ class GroupOffsets:
 
 
 def reader(world: World, group: str = "benchmark") -> Any:
-    """Return a consumer that reads only committed records and does not subscribe to a topic."""
+    """Return a consumer that reads only committed records and is not subscribed to any topic."""
     return ck.Consumer(
         {
             "bootstrap.servers": world.bootstrap,
@@ -105,9 +105,9 @@ def watch(
     settled_s: float = 1.0,
     stalled_s: float = 60.0,
 ) -> list[Observation]:
-    """Sample until `expected` records have arrived and no more arrive for `settled_s`.
+    """Take samples until `expected` records have arrived, and then none for `settled_s` seconds.
 
-    Raises BenchmarkError if the program ends, or if no record arrives for `stalled_s`.
+    Raises BenchmarkError if the program exits, or if no record arrives for `stalled_s` seconds.
     """
     samples = [_sample(progress, program)]
     moved_s = samples[0].at_s
@@ -132,7 +132,7 @@ def _sample(progress: Callable[[], int], program: MeasuredProcess) -> Observatio
 
 
 def values(world: World, topic: str, partitions: int) -> Iterator[bytes]:
-    """Yield the values of all committed records of a topic, up to its current end."""
+    """Yield the values of all committed records in a topic, up to its current end."""
     consumer = reader(world)
     ends = {
         number: retried(

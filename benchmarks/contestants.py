@@ -1,4 +1,4 @@
-"""The programs to compare, how each is started, and whether its library is installed."""
+"""Define and start the programs that the benchmarks compare, and install their libraries."""
 
 import hashlib
 import subprocess
@@ -17,12 +17,12 @@ REQUIREMENTS = Path(__file__).with_name("requirements-peers.txt")
 
 
 class Contestant(msgspec.Struct, frozen=True):
-    """One program to measure. `library` is a dependency of it that Driftline does not install."""
+    """One program to measure. `library` is a dependency that Driftline does not install."""
 
     name: str
     about: str
     library: str | None = None
-    delivery: str | None = None  # only for Driftline: the delivery guarantee that it gives
+    delivery: str | None = None  # Driftline's delivery guarantee; None for other programs
 
     @property
     def is_driftline(self) -> bool:
@@ -43,14 +43,15 @@ NAMES = tuple(contestant.name for contestant in CONTESTANTS)
 
 
 class Peers:
-    """The virtual environment that all peers with additional libraries share."""
+    """The virtual environment shared by all peers that need additional libraries."""
 
     def __init__(self, home: Path, report: Report) -> None:
         self.python = home / "peers" / "bin" / "python"
         self._report = report
 
     def install(self) -> None:
-        """Create the environment unless it matches the requirements file; report any failure."""
+        """Create the environment unless it already matches the requirements file. Only report
+        failures."""
         wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
         stamp = self.python.parents[1] / "installed"
         if stamp.exists() and stamp.read_text("utf-8") == wanted:
@@ -75,7 +76,7 @@ class Peers:
         return subprocess.run([str(self.python), "-c", code], check=False).returncode == 0
 
     def version(self, library: str) -> str:
-        """Return the version of a library in the environment."""
+        """Return the library's version in the environment."""
         code = f"import importlib.metadata as m; print(m.version({library!r}))"
         done = subprocess.run(
             [str(self.python), "-c", code], capture_output=True, text=True, check=True
@@ -84,10 +85,10 @@ class Peers:
 
 
 def choose(names: list[str] | None, peers: Peers) -> tuple[list[Contestant], list[str]]:
-    """Return the programs to measure, and the names of those whose library is not installed.
+    """Return the programs to measure, and the names of programs whose library is not installed.
 
-    names: the programs to choose, or None for all. Driftline is always included and comes first.
-    Raises BenchmarkError for an unknown name.
+    names: the programs to choose, or None for all. Driftline is always chosen, and comes first.
+    Raises BenchmarkError if a name is unknown.
     """
     if unknown := set(names or ()) - set(NAMES):
         raise BenchmarkError(
@@ -101,10 +102,10 @@ def choose(names: list[str] | None, peers: Peers) -> tuple[list[Contestant], lis
 
 
 class Course(msgspec.Struct, frozen=True):
-    """The input that all programs share: a stream with a champion, and its ONNX model."""
+    """The input that all programs share: a stream, and its champion as an ONNX model."""
 
     plan: Plan
-    files: dict[str, Path]  # stream files of the same stream, by delivery guarantee
+    files: dict[str, Path]  # the same stream's files, by delivery guarantee
     model: Path
     digest: str
 
@@ -126,7 +127,7 @@ class Course(msgspec.Struct, frozen=True):
 
 
 class RunningProgram(msgspec.Struct, frozen=True):
-    """A running program, with the topic that it writes and its consumer group."""
+    """A running program, its output topic and its consumer group."""
 
     program: MeasuredProcess
     sink: str
@@ -134,7 +135,7 @@ class RunningProgram(msgspec.Struct, frozen=True):
 
 
 def start(world: World, course: Course, contestant: Contestant, peers: Peers) -> RunningProgram:
-    """Start a program that reads the features from the first record and writes an empty topic."""
+    """Start a program that reads the features topic from its start and writes to an empty topic."""
     topics = world.topics(course.file)
     if contestant.delivery is not None:
         group, sink = topics.group("inference"), topics.predictions

@@ -1,8 +1,8 @@
-"""Generate the stream to measure: sensor values of machines as JSON records of numbers.
+"""Generate the benchmarks' stream of machine sensor values: stream file, training CSV and records.
 
-In: the number of features and the number of records. Out: the stream file, a CSV file for training,
-and the records and labels with `@row` and `@at`, as Driftline's producers write them. They are the
-same in every run.
+Input: the number of features and the number of records. Output: the stream file, a CSV file for
+training, and encoded records and labels with `@row` and `@at`, as Driftline's producers write them.
+The output is the same in every run.
 """
 
 import csv
@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLASSES = ("failing", "sound")
-SENSORS = 1000  # the number of distinct keys
+SENSORS = 1000  # number of distinct keys
 TRAINING_ROWS = 5000
 _NAMES = ("temperature", "pressure", "vibration", "current")
 _CHUNK = 10_000
 
 
 class EncodedRecord(msgspec.Struct, frozen=True):
-    """An encoded feature record with its label, which is known immediately."""
+    """An encoded feature record and its encoded label, which is available immediately."""
 
     key: bytes
     value: bytes
@@ -31,8 +31,8 @@ class EncodedRecord(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """The definition of a stream to measure.
 
-    rule: the number of the rule that determines the labels. A model that was trained on one rule is
-    wrong under another. window: records in a window of the monitor.
+    rule: number of the rule that determines the labels. A model trained on one rule makes wrong
+    predictions under another. window: number of records in each of the monitor's windows.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the features."""
+        """The features' names."""
         return tuple(
             _NAMES[i] if i < len(_NAMES) else f"channel_{i:02d}" for i in range(self.features)
         )
 
     def toml(self) -> str:
-        """Return the text of the stream file."""
+        """Return the stream file's text."""
         features = "\n".join(f'{name} = "number"' for name in self.columns)
         return f"""\
 version = 1
@@ -88,7 +88,8 @@ inference_delivery = "{self.delivery}"
 """
 
     def records(self, count: int, start: int = 0) -> Iterator[EncodedRecord]:
-        """Yield `count` records from number `start` on. A number always gives the same record."""
+        """Yield `count` records, numbered from `start`. A given number always yields the same
+        record."""
         encode = msgspec.json.encode
         for first in range(start - start % _CHUNK, start + count, _CHUNK):
             values, states = self._chunk(first)
@@ -104,7 +105,7 @@ inference_delivery = "{self.delivery}"
                 )
 
     def write_training(self, path: Path, rule: int) -> None:
-        """Write a CSV file of labelled rows, which are not part of the stream."""
+        """Write labelled rows that are not part of the stream to a CSV file."""
         with path.open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(("id", "sensor", *self.columns, "state"))
@@ -119,7 +120,8 @@ inference_delivery = "{self.delivery}"
 def _draw(
     random: np.random.Generator, rows: int, features: int, rule: int
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Draw values (rows, features), rounded to four decimals like sensor values, and states."""
+    """Draw values (rows, features), rounded to four decimals like sensor readings, and each row's
+    state."""
     values = random.normal(size=(rows, features)) * 10 + 50
     weights = np.random.default_rng((3, rule)).normal(size=features)
     noise = random.normal(size=rows) * 0.3 * np.linalg.norm(weights)

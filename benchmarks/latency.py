@@ -1,9 +1,8 @@
-"""Measure the latency of inference and its peers, from sending a record to its prediction.
+"""Measure the latency of inference and its peers, from sending a record to Kafka to its prediction.
 
-A producer in a separate process sends at an even rate (`linger.ms` 0) and stores the time of each
-send, by the monotonic clock that all processes share. A consumer in this process stores the time at
-which each prediction arrives. The time in which the broker acknowledges the feature records is
-measured too, for comparison.
+A producer in a separate process sends records at an even rate (`linger.ms` 0), and stores each
+record's send time. A consumer in this process stores each prediction's arrival time. Both use the
+machine's monotonic clock. For comparison, the broker's acknowledgement time is measured too.
 """
 
 import re
@@ -24,18 +23,18 @@ from benchmarks.process import BenchmarkError
 from benchmarks.report import Report
 from benchmarks.world import World
 
-# Right after its start, a broker takes seconds for a request that later takes a millisecond.
+# Right after a broker starts, a request can take seconds that later takes a millisecond.
 BROKER_WARM_UP_S = 15
-# Records of the first seconds are not counted, because connections and caches are still being set
-# up.
+# Records sent in the first seconds are not counted, because connections and caches are still being
+# set up.
 WARM_UP_S = 3
 _READY_S = 60.0
-_LATE_S = 15.0  # reading ends after this time without a prediction
+_LATE_S = 15.0  # `Paced.read` stops after this long without a prediction
 _NUMBER = re.compile(rb'"r-(\d{9})"')
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of one program, in milliseconds."""
+    """The latencies measured in one run of one program."""
 
     name: str
     features: int
@@ -45,16 +44,16 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: float
     p99_ms: float
     max_ms: float
-    acknowledged_p50_ms: float  # until the broker has acknowledged a feature record
+    acknowledged_p50_ms: float  # from sending a feature record to the broker's acknowledgement
     acknowledged_p99_ms: float
 
 
 class PacedTimes(msgspec.Struct, frozen=True):
-    """The times of all paced records, in the order of sending; arrays (n,).
+    """The times of all paced records, in the order sent, as arrays (n,).
 
-    acknowledged_ms: from sending to acknowledgement, float64.
-    latency_ms: from sending to the first result, float64.
-    came_ns: the time at which that result arrived, int64.
+    acknowledged_ms: time from sending the record to its acknowledgement, float64.
+    latency_ms: time from sending the record to its first result, float64.
+    came_ns: monotonic time at which the record's first result arrived, int64.
     """
 
     acknowledged_ms: NDArray[np.float64]
@@ -63,7 +62,7 @@ class PacedTimes(msgspec.Struct, frozen=True):
 
 
 class Paced:
-    """A running producer with an even rate, and a consumer of the results for its records."""
+    """A producer that sends records at an even rate, and a consumer that receives their results."""
 
     def __init__(
         self,
@@ -81,7 +80,7 @@ class Paced:
         self._consumer.assign(
             [ck.TopicPartition(sink, n, ck.OFFSET_END) for n in range(plan.partitions)]
         )
-        self._consumer.poll(1.0)  # seek to the end before the first record is sent
+        self._consumer.poll(1.0)  # seek to the topic's end before any record is sent
         self._out = world.folder / "paced.npy"
         self._out.unlink(missing_ok=True)
         numbers = (plan.features, plan.rule, first, count, per_s)
@@ -90,8 +89,8 @@ class Paced:
         self.arrived: list[tuple[int, bytes]] = []
 
     def read(self) -> Iterator[tuple[int, bytes]]:
-        """Yield each prediction with its time of arrival in ns, until all have arrived or no more
-        arrive for a while."""
+        """Yield each prediction with its arrival time in ns, until all predictions have arrived or
+        no more arrive for a while."""
         until_s = time.monotonic() + _READY_S
         while len(self.arrived) < self._count and time.monotonic() < until_s:
             message = self._consumer.poll(0.05)
@@ -104,16 +103,19 @@ class Paced:
                     yield now_ns, value
 
     def stop(self) -> None:
-        """Stop sending. `read` still yields the results for the records that were sent."""
+        """Stop sending. `read` still yields the results of records sent before."""
         self._pacer.stop()
         self._count = np.load(self._out).shape[1]
 
     def times(self) -> PacedTimes:
-        """Return the times after `read`. Raises BenchmarkError if a result is missing."""
+        """Return the records' times. Call it after `read`.
+
+        Raises BenchmarkError if a result is missing.
+        """
         self.close()
         sent, acknowledged = np.load(self._out)
         came = np.zeros(len(sent), dtype=np.int64)
-        for at_ns, value in reversed(self.arrived):  # reversed, so that the first result counts
+        for at_ns, value in reversed(self.arrived):  # so that the first result wins
             came[(number_of(value) or 0) - self._first] = at_ns
         if missing := int((came == 0).sum()):
             raise BenchmarkError(f"{missing:,} of {len(sent):,} paced records have no result")
@@ -126,7 +128,7 @@ class Paced:
 
 
 def number_of(value: bytes) -> int | None:
-    """Return the number in a record's id, which may be anywhere in the result.
+    """Return the number in the record id that a result contains, wherever the id is.
 
     >>> number_of(b'{"type":"prediction","record_id":"r-000000017"}')
     17
@@ -147,7 +149,7 @@ def measure(
     partitions: int,
     report: Report,
 ) -> Iterator[Latency]:
-    """Measure all programs in turn (A B C A B C …) for each number of features."""
+    """For each number of features, measure all programs in turn (A B C A B C …)."""
     for count in features:
         plan = Plan(name=f"paced-{count}", features=count, partitions=partitions)
         course = Course.prepare(world, plan)
@@ -185,7 +187,7 @@ def measure(
 
 
 def warm_up(world: World, plan: Plan, topic: str) -> None:
-    """Send to the topic for a while, so that the broker's JVM compiles the code that it needs."""
+    """Send records to the topic for a while, so that the broker's JVM compiles its hot code."""
     sink = f"{plan.name}.warm-up"
     world.create(sink, plan.partitions)
     paced = Paced(world, plan, topic, sink, first=0, count=1000 * BROKER_WARM_UP_S, per_s=1000)
@@ -215,7 +217,7 @@ def _one(
 
 
 def ready(world: World, plan: Plan, features: str, run: RunningProgram) -> None:
-    """Wait until the program works: send single records until each partition has a result."""
+    """Wait until the program works: send probe records until each partition has a result."""
     producer = world.producer({"linger.ms": 0})
     consumer = reader(world)
     consumer.assign([ck.TopicPartition(run.sink, n, 0) for n in range(plan.partitions)])
@@ -232,7 +234,7 @@ def ready(world: World, plan: Plan, features: str, run: RunningProgram) -> None:
             producer.produce(features, probe.value, probe.key, partition)
         producer.flush(10)
         message: Any = consumer.poll(0.5)
-        # Peers choose the output partition by the key, so their result is in another partition.
+        # Peers choose the output partition by key, so one result from a peer is enough.
         if message is not None and message.error() is None:
             silent.discard(message.partition())
             if run.group == run.sink:

@@ -1,9 +1,9 @@
-"""Send a plan's records at an even rate from a separate process, and write the times to a file.
+"""Send a plan's records to Kafka at an even rate, and write each record's times to a file.
 
-`python -m benchmarks.pacer BOOTSTRAP TOPIC FEATURES RULE FIRST COUNT PER_S OUT` writes a NumPy
-array of int64 (2, count) to OUT. Its first row has the monotonic time in ns just before each record
-was passed to the client, and its second row the time of the broker's acknowledgement. On SIGTERM,
-the process stops sending and writes the times so far.
+`python -m benchmarks.pacer BOOTSTRAP TOPIC FEATURES RULE FIRST COUNT PER_S OUT` writes an int64
+NumPy array of shape (2, count) to OUT. Its first row contains the monotonic time in ns just before
+each record is passed to the client, its second row the time of the broker's acknowledgement. On
+SIGTERM, the process stops sending and writes the times recorded so far.
 """
 
 import signal

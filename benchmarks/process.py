@@ -1,4 +1,7 @@
-"""Start, sample and stop a measured program from outside. Works only on Linux, because of /proc."""
+"""Start and stop the process of a measured program, and sample its CPU time and memory.
+
+Works only on Linux, because it reads /proc.
+"""
 
 import os
 import signal
@@ -12,11 +15,11 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class BenchmarkError(Exception):
-    """The measurement failed for the reason in the message."""
+    """A measurement failed; the message contains the reason."""
 
 
 class MeasuredProcess:
-    """One running program. Its output goes to a log file; error messages quote the last lines."""
+    """One running program. Its output goes to a log file, whose last lines error messages quote."""
 
     def __init__(
         self, name: str, command: Sequence[str], *, environment: Mapping[str, str], log: Path
@@ -35,12 +38,13 @@ class MeasuredProcess:
         self._proc = Path("/proc") / str(self._process.pid)
 
     def check(self) -> None:
-        """Raise BenchmarkError if the program has ended."""
+        """Raise BenchmarkError if the program has exited."""
         if (code := self._process.poll()) is not None:
             raise BenchmarkError(f"{self.name} ended with {code}:\n{self.log_end()}")
 
     def cpu_s(self) -> float:
-        """Return the CPU time of all threads in seconds (user and kernel mode, to 10 ms)."""
+        """Return the CPU time of all threads in user and kernel mode, in seconds, accurate to
+        10 ms."""
         fields = (self._proc / "stat").read_bytes().rpartition(b")")[2].split()
         return (int(fields[11]) + int(fields[12])) * _TICK_S
 
@@ -53,7 +57,7 @@ class MeasuredProcess:
         return self._status(b"VmHWM:")
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until the program ends by itself; stop it after the timeout."""
+        """Wait for the program to exit. Stop it if it is still running after the timeout."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -64,7 +68,7 @@ class MeasuredProcess:
         return "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-15:])
 
     def stop(self) -> None:
-        """Stop the program by SIGTERM, so that it leaves its consumer group; kill it after 20 s."""
+        """Send SIGTERM, so that the program leaves its consumer group. Kill it after 20 s."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + _STOP_TIMEOUT_S

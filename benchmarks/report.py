@@ -1,16 +1,16 @@
-"""Print progress to standard error and keep a list of failed runs."""
+"""Print a benchmark's progress to standard error, and collect the runs that failed."""
 
 import sys
 
 
 class Report:
-    """Print progress and collect failures, so that the other runs continue after one fails."""
+    """Print progress and collect failures, so that one failed run does not stop the others."""
 
     def __init__(self) -> None:
         self.failed: list[str] = []
 
     def say(self, text: str) -> None:
-        """Print a line of progress."""
+        """Print a progress message."""
         print(text, file=sys.stderr, flush=True)
 
     def fail(self, problem: str) -> None:

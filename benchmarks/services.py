@@ -1,8 +1,8 @@
-"""Measure the throughput and memory of Driftline's services over topics that were filled before.
+"""Measure the throughput and memory of Driftline's services on Kafka topics filled in advance.
 
-For inference and outcomes, the records that arrive in their output topics are counted. The monitor
-publishes only when a window closes, so its progress is the offsets of predictions that its group
-has committed. These also advance one window at a time.
+The progress of inference and outcomes is the number of records in their output topics. The monitor
+publishes only when a window closes, so its progress is its group's committed offsets in the
+predictions topic. These offsets also advance one window at a time.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ MONITORED_COLUMNS = 20
 
 
 class ServiceRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of one service."""
+    """The result of one run of one service."""
 
     service: Service
     features: int
@@ -34,14 +34,14 @@ class ServiceRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """The memory of a service after a number of records."""
+    """A service's memory after processing `records` records."""
 
     records: int
     mb: float
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """The memory of a service over a long run."""
+    """A service's memory over a long run."""
 
     service: Service
     points: tuple[Point, ...]
@@ -56,7 +56,7 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 class Filled:
-    """A stream whose topics are filled in order: each service reads what the one before wrote."""
+    """A stream whose topics are filled in order: each service reads the previous one's output."""
 
     def __init__(self, world: World, plan: Plan, records: int) -> None:
         self.world, self.plan, self.records = world, plan, records
@@ -64,12 +64,12 @@ class Filled:
         self.topics = world.topics(self.file)
 
     def run(self, service: Service, home: Path | None = None) -> tuple[list[Observation], int]:
-        """Run a service over the filled topics; return the samples and the peak memory in bytes."""
+        """Run a service on the filled topics; return the samples and the peak memory in bytes."""
         partitions = self.plan.partitions
         group = self.topics.group(service)
         self.world.delete_group(group)
         if service == "monitor":
-            # The last window may never close.
+            # Do not wait for the last window, which may never close.
             expected = self.records - self.plan.window
             progress: Ends | GroupOffsets = GroupOffsets(
                 self.world, group, self.topics.predictions, partitions
@@ -87,23 +87,23 @@ class Filled:
             progress.close()
 
     def predict(self) -> None:
-        """Fill the features topic, let inference fill the predictions, then empty the features."""
+        """Fill the features topic, run inference to fill predictions, then empty features again."""
         self.world.fill_features(self.plan, self.topics, self.records)
         self.run("inference")
         self.world.renew(self.file, self.topics.features)
 
 
 def _settled_s(service: Service) -> float:
-    # The monitor tests a window for some seconds before the next one closes.
+    # The monitor can be busy testing one window for several seconds before the next one closes.
     return 5.0 if service == "monitor" else 1.0
 
 
 def measure(
     world: World, *, records: int, window: int, repeats: int, partitions: int, report: Report
 ) -> Iterator[ServiceRun]:
-    """Measure outcomes with 4 features and the monitor with 20 in turn.
+    """Measure outcomes on 4 features and the monitor on 20, in turn.
 
-    The monitor's windows have `window` records.
+    window: number of records in each of the monitor's windows.
     """
     report.say(f"filling predictions and labels, {records:,} records each")
     joined = Filled(world, Plan("joined", 4, partitions), records)
@@ -148,7 +148,7 @@ def _one(filled: Filled, service: Service, number: int) -> ServiceRun:
 
 
 def memory(world: World, *, records: int, partitions: int, report: Report) -> list[Curve]:
-    """Measure the memory of inference, outcomes and the monitor in one long run each."""
+    """Measure the memory of inference, outcomes and the monitor, in one long run each."""
     filled = Filled(world, Plan("long", 4, partitions), records)
     report.say(f"memory: writing {records:,} records and labels")
     world.fill_features(filled.plan, filled.topics, records)
@@ -161,13 +161,13 @@ def memory(world: World, *, records: int, partitions: int, report: Report) -> li
             samples, _ = filled.run(service)
         except BenchmarkError as error:
             report.fail(f"memory of {service}: {error}")
-            break  # the next service needs the output of this one
+            break  # the next service needs the output of the failed service
         curves.append(Curve(service, tuple(_thinned(samples))))
     return curves
 
 
 def _thinned(samples: list[Observation], points: int = 200) -> Iterator[Point]:
-    """Yield about `points` samples at equal distances in records, with the first and the last."""
+    """Yield about `points` samples, spaced evenly by records, including the first and the last."""
     step = max(1, samples[-1].records // points)
     due = 0
     for sample in samples:

@@ -1,7 +1,7 @@
-"""Summarise runs in tables: medians, and ratios to Driftline with their spread.
+"""Summarise benchmark results as text tables: medians, and ratios to Driftline with their spread.
 
-A ratio compares two programs in the same round, because they then ran shortly after each other
-under similar conditions. The spread is the least and the greatest value of the rounds.
+A ratio compares two programs within one round, in which they ran shortly after each other under
+similar conditions. The spread is the smallest and the largest value over all rounds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from benchmarks.throughput import Throughput
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """The median, least and greatest value of the rounds."""
+    """The median, smallest and largest value over all rounds."""
 
     median: float
     least: float
@@ -35,7 +35,7 @@ class Spread(msgspec.Struct, frozen=True):
         return cls(median(values), min(values), max(values))
 
     def text(self, form: str) -> str:
-        """Format the median, with the least and greatest value in brackets if they differ.
+        """Format the median, followed by the range in brackets unless all values are equal.
 
         >>> Spread(2.0, 1.0, 3.0).text(".1f"), Spread(2.0, 2.0, 2.0).text(".1f")
         ('2.0 (1.0–3.0)', '2.0')
@@ -46,7 +46,7 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class TableColumn(NamedTuple):
-    """A column of a table: its head, the value of one run, and the format of the spread."""
+    """A table column: its heading, a function that returns a run's value, and the number format."""
 
     head: str
     value: Callable[[Any], float]
@@ -62,7 +62,7 @@ _PEAK: Final = TableColumn("peak MB", attrgetter("peak_mb"), ",.0f")
 def throughput_table(runs: Sequence[Throughput]) -> list[list[str]]:
     """Return the table as text cells: a header, then a row for each program and number of features.
 
-    The ratio is Driftline's records per second divided by those of the program in the same round.
+    The ratio is Driftline's throughput divided by the program's throughput in the same round.
     """
     ours = {(run.features, run.round): run.records_per_s for run in runs if run.name == DRIFTLINE}
     ratio = TableColumn(
@@ -79,7 +79,7 @@ def throughput_table(runs: Sequence[Throughput]) -> list[list[str]]:
 
 
 def latency_table(runs: Sequence[Latency]) -> list[list[str]]:
-    """Return the table as text cells: a header, then a row for each program and its features."""
+    """Return the table as text cells: a header, then a row per program and number of features."""
     return _table(
         runs,
         {"features": "features", "program": "name"},
@@ -98,8 +98,8 @@ def services_table(runs: Sequence[ServiceRun]) -> list[list[str]]:
 
 
 def memory_table(curves: Sequence[Curve], records: int) -> list[list[str]]:
-    """Return the table as text cells: a header, then each service's memory after a fiftieth, a
-    fifth and all of the records."""
+    """Return the table as text cells: a header, then a row for each service with its memory after a
+    fiftieth, a fifth and all of the records."""
     marks = (records // 50, records // 5, records)
     head = ["service", *(f"MB at {mark:,}" for mark in marks)]
     return [head] + [
@@ -125,7 +125,7 @@ def swap_table(runs: Sequence[Swap]) -> list[list[str]]:
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:
-    """Format the table as Markdown with aligned columns, so that its source is readable too.
+    """Format the table as Markdown with aligned columns, so that its source is also readable.
 
     >>> print(aligned([["program", "records/s"], ["by_hand", "200,000"]]))
     | program | records/s |
@@ -153,9 +153,9 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
 def _table(
     runs: Sequence[Any], keys: Mapping[str, str], columns: Sequence[TableColumn]
 ) -> list[list[str]]:
-    """Return a header, and a row for all runs with the same keys, in the order of their first run.
+    """Return a header, then one row for each group of runs with equal keys, in order of appearance.
 
-    `keys` maps heads to fields of a run.
+    `keys` maps headings to names of a run's fields.
     """
     groups: dict[tuple[str, ...], list[Any]] = {}
     for run in runs:

@@ -1,8 +1,9 @@
-"""Measure the time from a retrain request to the first prediction of the new model.
+"""Measure the time from a retrain request to the new model's first prediction, through Kafka.
 
-Records arrive at an even rate during the whole measurement. The first model was trained on another
-rule than the stream's, so the new model is better. Inference, outcomes and the trainer are started
-by their commands, as by any user. The request is written to the retrain topic.
+Records arrive at an even rate during the whole measurement. The first model is trained on a
+different rule from the stream's, so the new model is better. Inference, outcomes and the trainer
+are started with their commands, as a user would start them. The retrain request is written to the
+`retrain` topic.
 """
 
 import re
@@ -25,20 +26,20 @@ from driftline.wire.topics import Topics
 
 CANDIDATES = ("logistic_regression", "decision_tree", "k_nearest_neighbours")
 FEATURES = 4
-_USUAL_S = 23  # duration before the request, of which the first three seconds are not counted
+_USUAL_S = 23  # time before the request, including three uncounted seconds of warm-up
 _WARM_UP_S = 3
 _AFTER_S = 5.0
-_AROUND_S = 0.5  # records sent at most this long before or after the swap are "at the swap"
+_AROUND_S = 0.5  # a record is "at the swap" if sent at most this long before or after it
 _TIMEOUT_S = 300
 _MODEL = re.compile(rb'"model":"(sha256:[0-9a-f]{64})"')
 
 
 class Swap(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of model, with latencies of the paced records.
+    """The paced records' latencies before, during and after one model change.
 
-    seconds: from the request to the new model's first prediction.
-    usual_…: latencies before the request. `usual_longest_ms` is the median of the longest latency
-    of each second in this period: the expected maximum of a second without training.
+    seconds: time from the request to the new model's first prediction.
+    usual_…: latencies before the request. `usual_longest_ms` is the longest latency within a
+    second, as the median over all seconds before the request: the typical maximum without training.
     training_…: latencies from the request until just before the swap.
     at_swap_max_ms: the longest latency in the second around the swap.
     """
@@ -58,7 +59,7 @@ class Swap(msgspec.Struct, frozen=True, kw_only=True):
 def measure(
     world: World, *, rows: int, per_s: int, repeats: int, partitions: int, report: Report
 ) -> Iterator[Swap]:
-    """Measure one swap for each round and kind of model, each on a separate stream."""
+    """For each round, measure one swap per kind of model, each on a separate stream."""
     for number in range(1, repeats + 1):
         for candidate in CANDIDATES:
             plan = Plan(
@@ -140,7 +141,7 @@ def _until_swapped(
 ) -> tuple[int, int]:
     """Send the request after 23 s, wait for the new model's first prediction, and stop 5 s later.
 
-    Returns the times in ns of the request and of that prediction.
+    Returns the request's time and the new model's first prediction's time, in ns.
     """
     began_ns = asked_ns = swapped_ns = 0
     old: bytes | None = None
@@ -180,7 +181,7 @@ def _ask(world: World, topics: Topics, position: int) -> None:
 
 
 def _longest(latency_ms: NDArray[np.float64], per_s: int) -> NDArray[np.float64]:
-    """Return the longest latency of each whole second."""
+    """Return the longest latency within each whole second."""
     seconds = len(latency_ms) // per_s
     found: NDArray[np.float64] = latency_ms[: seconds * per_s].reshape(seconds, per_s).max(axis=1)
     return found

@@ -1,8 +1,8 @@
-"""Measure the throughput of inference and its peers, which process the same records in turn.
+"""Measure the throughput of inference and its peers, which process the same Kafka records in turn.
 
-Records per second are measured from the first sample at which a tenth of the results have arrived
-to the first sample with all of them. So the start of the process and joining the group do not
-count. CPU time is measured between the same two samples. Afterwards a consumer counts the results.
+Throughput and CPU time are measured between two samples: the first with at least a tenth of the
+results, and the first with all results. This excludes process start-up and joining the consumer
+group. Afterwards, a consumer counts the results.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from benchmarks.process import BenchmarkError
 from benchmarks.report import Report
 from benchmarks.world import World
 
-# Share of the records that must have arrived before the clock starts.
+# Measuring starts once this share of the results has arrived.
 STARTED = 0.1
 
 
 class Throughput(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of one program."""
+    """The result of one run of one program."""
 
     name: str
     features: int
@@ -44,7 +44,7 @@ def measure(
     partitions: int,
     report: Report,
 ) -> Iterator[Throughput]:
-    """Fill the topic for each number of features, then run the programs in turn (A B C A B C …)."""
+    """For each number of features, fill the topic and run the programs in turn (A B C A B C …)."""
     for count in features:
         plan = Plan(name=f"machine-{count}", features=count, partitions=partitions)
         report.say(f"{count} features: training the model, writing {records:,} records")
@@ -68,7 +68,7 @@ def measure(
 def one(
     world: World, peers: Peers, course: Course, contestant: Contestant, *, records: int, number: int
 ) -> Throughput:
-    """Run one program once over the filled topic. Raises BenchmarkError if a result is missing."""
+    """Run one program once on the filled topic. Raises BenchmarkError if a result is missing."""
     run = start(world, course, contestant, peers)
     ends = Ends(world, run.sink, course.plan.partitions)
     try:
@@ -95,7 +95,7 @@ def one(
 
 
 def rates(samples: list[Observation]) -> tuple[float, float, float]:
-    """Return records per second, µs of CPU per record, and the measured period in seconds.
+    """Return records per second, CPU time per record in µs, and the measured period in seconds.
 
     >>> rates([Observation(0, 0, 0, 0), Observation(5, 10, 1, 0), Observation(7, 100, 10, 0),
     ...        Observation(9, 100, 11, 0)])

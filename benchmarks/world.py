@@ -1,6 +1,6 @@
-"""The environment of a measurement: a folder, a separate Apache Kafka, topics and programs.
+"""Set up a benchmark's environment: a folder, its own Apache Kafka, topics and processes.
 
-Driftline is used only through its command line, as any user would.
+The benchmarks use Driftline only through its command line, as a user would.
 """
 
 import os
@@ -24,8 +24,8 @@ from driftline.config.stream import load
 from driftline.wire.topics import Service, Topics
 
 _WAIT_S = 30.0
-# Temporary errors: members have not left yet, or the broker is still creating its internal topic of
-# offsets.
+# Temporary errors: members have not left the group yet, or the broker is still creating its
+# internal offsets topic.
 _PASSING = frozenset(
     {
         ck.KafkaError.NON_EMPTY_GROUP,
@@ -37,9 +37,9 @@ _PASSING = frozenset(
 
 
 class World:
-    """An Apache Kafka on a free port of the loopback interface, with its data in `folder`.
+    """An Apache Kafka broker on a free loopback port, with its data in `folder`.
 
-    On exit, Kafka is stopped and its data are deleted. The logs of all programs are kept.
+    On exit, the broker is stopped and its data is deleted. All program logs are kept.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,18 +69,18 @@ class World:
 
     @property
     def home(self) -> Path:
-        """The folder of Driftline's keys and models."""
+        """The folder that holds Driftline's keys and models."""
         return self.folder / "home"
 
     def fresh_home(self) -> Path:
-        """Create another home with the same keys but without the local state of earlier runs."""
+        """Create another home folder: the same keys, but no local state from earlier runs."""
         home = self.folder / f"home-{self._runs:03d}"
         shutil.copytree(self.home / "keys", home / "keys", dirs_exist_ok=True)
         return home
 
     def environment(self, home: Path | None = None) -> dict[str, str]:
-        """Return the environment of all programs: this broker and home, and none of the user's own
-        settings."""
+        """Return the environment variables for all programs: this broker and home folder, without
+        the user's own settings."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -95,7 +95,7 @@ class World:
         }
 
     def driftline(self, *words: str | Path) -> Any:
-        """Run a `driftline` command to its end; return its decoded output if `--json` is given."""
+        """Run a `driftline` command and wait for it. With `--json`, return its decoded output."""
         done = subprocess.run(
             [sys.executable, "-m", "driftline_app.cli", *map(str, words)],
             env=self.environment(),
@@ -107,7 +107,7 @@ class World:
         return msgspec.json.decode(done.stdout) if "--json" in words else None
 
     def start(self, name: str, command: list[str], home: Path | None = None) -> MeasuredProcess:
-        """Start a program; it is stopped on exit at the latest."""
+        """Start a program. If it is still running on exit, it is stopped then."""
         self._runs += 1
         log = self.folder / "logs" / f"{self._runs:03d}-{name}.log"
         program = MeasuredProcess(name, command, environment=self.environment(home), log=log)
@@ -115,14 +115,14 @@ class World:
         return program
 
     def service(self, service: Service, file: Path, home: Path | None = None) -> MeasuredProcess:
-        """Start a Driftline service by its command."""
+        """Start a Driftline service with its command."""
         command = [sys.executable, "-m", "driftline_app.cli", service, "--stream", str(file)]
         return self.start(service, command, home)
 
     # ---- streams and topics ---------------------------------------------------------------------
 
     def stream(self, plan: Plan, *, trained_on_rule: int | None = None) -> Path:
-        """Write the stream file, create its topics and train its first model; return the file."""
+        """Write a stream file, create its topics and train its first model. Return its path."""
         file = self.write(plan)
         self.driftline("topics", "apply", "--stream", file)
         training = self.folder / f"{plan.name}.csv"
@@ -131,42 +131,42 @@ class World:
         return file
 
     def write(self, plan: Plan, name: str | None = None) -> Path:
-        """Write only the stream file."""
+        """Write the stream file and return its path. Create no topics and train no model."""
         file = self.folder / f"{name or plan.name}.toml"
         file.write_text(plan.toml(), encoding="utf-8")
         return file
 
     def onnx(self, file: Path) -> tuple[Path, str]:
-        """Export the champion's ONNX model; return its file and the digest of its package."""
+        """Export the champion's ONNX model; return its path and the model package's digest."""
         folder = self.folder / "exported" / file.stem
         self.driftline("models", "export", "champion", folder, "--format", "onnx", "--stream", file)
         shown = self.driftline("models", "show", "champion", "--stream", file, "--json")
         return next(folder.glob("*.onnx")), shown["announcement"]["digest"]
 
     def topics(self, file: Path) -> Topics:
-        """Return the names of a stream's topics and groups."""
+        """Return the names of a stream's topics and consumer groups."""
         return Topics(load(file))
 
     def create(self, topic: str, partitions: int) -> None:
-        """Create a topic, or replace it, and wait until all its partitions have leaders."""
+        """Create or replace a topic, and wait until all its partitions have leaders."""
         self.delete(topic)
         self.admin.create_topics([ck_admin.NewTopic(topic, partitions, 1)])[topic].result()
         _wait_until(lambda: self._has_leaders(topic, partitions), f"topic {topic} has no leaders")
 
     def renew(self, file: Path, *names: str) -> None:
-        """Delete these topics of a stream and create them again without records."""
+        """Delete these topics, and create them again, empty, from the stream file."""
         self.delete(*names)
         self.driftline("topics", "apply", "--stream", file)
 
     def delete(self, *names: str) -> None:
-        """Delete those of the topics that exist, and wait until they are gone."""
+        """Delete the given topics if they exist, and wait until they are gone."""
         present = [name for name in names if name in self._known()]
         for future in self.admin.delete_topics(present).values() if present else ():
             future.result()
         _wait_until(lambda: not set(present) & self._known(), f"{present} cannot be deleted")
 
     def delete_group(self, group: str) -> None:
-        """Delete a consumer group with its offsets after its members have left."""
+        """Delete a consumer group and its offsets, after waiting for its members to leave."""
 
         def gone() -> bool:
             try:
@@ -182,10 +182,10 @@ class World:
         _wait_until(gone, f"group {group} still has members")
 
     def fill(self, topic: str, records: Iterable[tuple[bytes, bytes]]) -> int:
-        """Send keys and values as fast as possible; return their number."""
+        """Send (key, value) pairs as fast as possible; return the number of records sent."""
         producer = self.producer({"linger.ms": 20, "batch.size": 1_000_000})
         count = 0
-        for count, (key, value) in enumerate(records, 1):  # noqa: B007  # it is the result
+        for count, (key, value) in enumerate(records, 1):  # noqa: B007  # `count` is returned
             while True:
                 try:
                     producer.produce(topic, value, key)
@@ -198,11 +198,11 @@ class World:
         return count
 
     def fill_features(self, plan: Plan, topics: Topics, count: int) -> None:
-        """Send `count` feature records of the plan."""
+        """Send the plan's first `count` feature records."""
         self.fill(topics.features, ((r.key, r.value) for r in plan.records(count)))
 
     def fill_labels(self, plan: Plan, topics: Topics, count: int) -> None:
-        """Send the labels of the first `count` records."""
+        """Send the labels of the plan's first `count` records."""
         self.fill(topics.labels, ((r.key, r.label) for r in plan.records(count)))
 
     def producer(self, settings: dict[str, Any]) -> Any:

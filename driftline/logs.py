@@ -1,6 +1,6 @@
 """Configure logging for all packages and client libraries, to standard error or a rotating file.
 
-Input: settings. Output: one handler of the root logger. Times are UTC. Repeated messages are
+Input: settings. Output: one handler on the root logger. Times are UTC. Repeated messages are
 counted instead of written, so that an unreachable broker does not fill the disk.
 """
 
@@ -60,7 +60,7 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def alike(about: str) -> Mapping[str, str]:
-    """Return the `extra` argument that makes a log message a repetition of any with equal `about`.
+    """Return the `extra` argument that makes messages with the same `about` count as repeats.
 
     Numbers in `about` are ignored, so that the same error in many records is written only once.
     """
@@ -86,7 +86,7 @@ def log_service(
 
 
 def log_command(*, verbose: bool) -> None:
-    """Configure logging for a command, to standard error: warnings, or with `verbose` everything.
+    """Configure a command's logging to standard error: warnings only, or everything if `verbose`.
 
     Without `verbose`, the Kafka clients' messages are omitted, because the command's own error
     message already contains the same information.
@@ -241,7 +241,8 @@ def _text(record: logging.LogRecord) -> str:
 
 def _without_arguments(record: logging.LogRecord) -> logging.LogRecord:
     """Return a copy of the record with its formatted message and no arguments. An exception among
-    the arguments would keep its traceback's frames alive, and so a failed client's threads."""
+    the arguments would keep its traceback's frames alive, and with them a failed client's threads.
+    """
     kept = copy.copy(record)
     kept.msg, kept.args, kept.exc_info = record.getMessage(), None, None
     return kept

@@ -32,10 +32,10 @@ def build_handler(
 ) -> Handler:
     """Return a service's handler.
 
-    `reports` is the folder for Evidently's reports; without it, none are written. With
+    `reports` is the folder for Evidently reports; if it is None, no reports are written. With
     `synchronous`, as in `driftline run`, training and reports run in this thread, and no state is
-    stored on disk, because a run is never restarted. Otherwise training and reports run in separate
-    processes while the loop keeps polling.
+    stored on disk, because a run is never restarted. Otherwise, training and reports run in
+    separate processes while the loop keeps polling.
     """
     state = None if synchronous else state_of(settings, stream)
     match service:
@@ -76,7 +76,7 @@ def build_loop(
     commit_interval_s: float | None = None,
     on_connection: OnConnection = lambda problem: None,
 ) -> Loop:
-    """Return the loop that runs a handler as the worker of a service with number `slot`.
+    """Return the loop that runs a handler as worker number `slot` of a service.
 
     `on_connection` is called when the connection to Kafka fails or recovers.
     """

@@ -42,7 +42,7 @@ Supervisor = subprocess.Popen[bytes]
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """The services that were running. `killed` lists services that did not end in time."""
+    """The stopped services. `killed` lists the services that did not end in time."""
 
     stopped: tuple[Process, ...]
     killed: tuple[Process, ...]
@@ -97,7 +97,10 @@ def stop_services(folder: Path) -> Stopped:
 
 
 def written_state(folder: Path, process: Process) -> ServiceState | None:
-    """Return the state that this process wrote; None if the file has an earlier process's state."""
+    """Return the state that a process wrote, or None if it has not written any.
+
+    The state file may still contain an earlier process's state.
+    """
     state = read_state(folder, process.service, process.slot)
     return state if state is not None and state.pid == process.pid else None
 
@@ -126,8 +129,8 @@ def ask_supervisor(folder: Path, services: Sequence[Wanted]) -> tuple[Request, S
 def wait_for_supervisor(folder: Path, request: Request, started: Supervisor | None) -> None:
     """Wait until the supervisor has accepted the request. Raises DriftlineError.
 
-    On a timeout, stop the supervisor that was `started` for the request, unless services are still
-    running, because the supervisor would stop them, too.
+    On a timeout, stop the supervisor that was `started` for the request. If services are running,
+    leave the supervisor running as well, because it would stop them.
     """
     deadline_s = time.monotonic() + START_PATIENCE_S
     while (supervisor := read_supervisor(folder)) is None or supervisor.request != request.number:
@@ -137,9 +140,9 @@ def wait_for_supervisor(folder: Path, request: Request, started: Supervisor | No
 
 
 def _no_supervisor(folder: Path, started: Supervisor | None) -> DriftlineError:
-    """Stop a `started` supervisor that accepts no request, if no service is running.
+    """Return the error for a supervisor that does not accept a request.
 
-    Return the error to raise.
+    If no service is running, stop the `started` supervisor first.
     """
     logs = _last_lines(folder / "supervisor.log", folder / "supervisor.err")
     hint = "check that the disk is not full and the folder is writable, then try again"

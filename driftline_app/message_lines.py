@@ -44,7 +44,7 @@ from driftline.wire.window_events import (
     WindowsEvent,
 )
 
-# Number of a digest's hex digits to print. `models show` and `trace` accept such short digests.
+# Number of hex digits to print for a digest. `models show` and `trace` accept these short digests.
 _DIGEST_DIGITS = 12
 
 
@@ -201,7 +201,7 @@ def printed(message: Message, role: Role) -> str:
     """Return a message as one line of JSON.
 
     The line is the message's value. A dead letter, or a value that is not JSON, is wrapped in an
-    object together with its place.
+    object with the message's topic, partition and offset.
     """
     value = message.value or b"null"
     if role != "deadletters":

@@ -1,7 +1,7 @@
-"""Wrap a service process's handler to write its state file and counts, and log what it publishes.
+"""Wrap a service's handler to count messages, write the state file and log published events.
 
-Input: any `Handler`. Output: a `Handler` for the loop. The wrapper changes neither what is handled
-nor what is published.
+Input: any `Handler`. Output: a `Handler` for the loop. The wrapper changes neither the messages
+that the handler receives nor the messages that it publishes.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 # Often enough for an operator to follow, and rarely enough to cost almost nothing.
 _WRITE_EVERY_S = 1.0
-# Messages of these topics are rare enough to log each one in a line. Dead letters are only counted.
+# Messages in these topics are rare enough to log each one. Dead letters are only counted.
 _LOGGED: tuple[Role, ...] = ("drift", "retrain", "models")
 
 
@@ -81,9 +81,9 @@ class ObservedHandler(Handler):
         self._write()
 
     def on_connection(self, problem: str | None) -> None:
-        """Note why Kafka cannot be used. None means that it can be used again.
+        """Note why Kafka cannot be used. None means that Kafka can be used again.
 
-        Call this after each attempt to connect.
+        Call this method after each attempt to connect.
         """
         self._troubles.note_connection(problem, self._now())
         self.write(self._current())

@@ -30,9 +30,10 @@ def numbered_playback(
     limit: int | None,
     first_row: int | None,
 ) -> Playback:
-    """Return a playback whose row numbers continue after the highest one in the features topic.
+    """Return a playback that continues the row numbers in the features topic.
 
-    Raises TopicMismatch if the topics are missing or differ from the plan.
+    `first_row` replaces the next number in the topic. Raises TopicMismatch if the topics are
+    missing or differ from the plan.
     """
     with closing(broker.admin()) as admin:
         require(admin, Topics(stream), role="producers")
@@ -40,8 +41,8 @@ def numbered_playback(
         first_row = next_row(broker, stream) if stream.needs_row else 0
     playback = Playback(stream, source, seed=seed, limit=None if limit is None else skip + limit)
     playback.skip(skip)
-    # If the topic is empty, rows keep their numbers in the data set. Otherwise, their numbers
-    # continue after the highest one in the topic.
+    # If the topic is empty, each row keeps its number in the data set. Otherwise, the numbers
+    # continue after the topic's highest number.
     playback.number_from(first_row)
     return playback
 
@@ -54,9 +55,10 @@ def send_rows(
     labels: bool,
     progress: Callable[[int], None],
 ) -> None:
-    """Send all rows, and their labels if `labels` is set. `rate` limits the rows per second.
+    """Send all rows, and their labels if `labels` is set.
 
-    `progress` is called with the number of rows sent so far. Raises BrokerError.
+    `rate` is the maximum number of feature records per second. `progress` is called with the number
+    of rows sent so far. Raises BrokerError.
     """
     plays = (play for play in playback.play() if labels or play.kind == "record")
     step = 1 if rate else _PROGRESS_EVERY

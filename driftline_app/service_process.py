@@ -1,7 +1,7 @@
 """Run one worker of a service in this process until it is stopped.
 
-Input: a service, its stream and a broker. Output: the worker's log and state file, and what the
-service publishes.
+Input: a service, its stream and a broker. Output: the worker's log and state file, and the messages
+that the service publishes.
 """
 
 import ctypes
@@ -28,10 +28,10 @@ from driftline_app.observed_handler import ObservedHandler
 
 log = logging.getLogger(__name__)
 
-# Allocations minus deallocations that trigger a garbage collection. Several batches of records fit
-# below it.
+# Allocations minus deallocations that trigger a garbage collection: enough for several batches of
+# records.
 _GC_THRESHOLD: Final = 50_000
-# Number of 1 MB arenas in CPython's allocator that the objects of a 2,000-record batch fill.
+# Number of 1 MiB arenas in CPython's allocator that a batch of 2,000 records fills.
 _KEPT_ARENAS: Final = 16
 _ARENA_BYTES: Final = 1 << 20
 _OBJECT_BYTES: Final = 400  # objects up to 512 bytes are allocated in arenas
@@ -39,7 +39,7 @@ _kept: list[bytes] = []
 
 _M_ARENA_MAX: Final = -8  # a constant from glibc's malloc.h
 
-# Pauses between attempts to reach the broker at startup. The attempt itself takes up to 10 s.
+# Pauses between attempts to reach the broker at startup. Each attempt takes up to 10 s.
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 8.0
 
@@ -147,7 +147,7 @@ def await_topics(
 
 
 def _limit_heaps() -> None:
-    """Make all threads share two heaps of glibc, which by default creates up to eight per core.
+    """Limit glibc to two heaps, which all threads share. Its default is up to eight per core.
 
     Each Kafka client has several threads, and each heap holds on to freed memory. With 16 heaps, a
     monitor that used 41 MB of heap memory held 119 MB after ten outages.
@@ -167,7 +167,7 @@ def _prepare_memory() -> None:
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 10, 10)
     # CPython returns empty arenas to the system, and the next batch allocates them again. This
-    # causes more than half of all page faults. An object that stays in each arena prevents it. The
-    # objects kept are half an arena apart, so that each arena has one wherever it begins.
+    # causes more than half of all page faults. Keeping an object in each arena prevents this. The
+    # kept objects are half an arena apart, so that every arena contains one, wherever it begins.
     filled = [bytes(_OBJECT_BYTES) for _ in range(_KEPT_ARENAS * _ARENA_BYTES // _OBJECT_BYTES)]
     _kept.extend(filled[:: _ARENA_BYTES // _OBJECT_BYTES // 2])

@@ -37,7 +37,7 @@ class Troubles:
         self._troubles: dict[TroubleKind, Trouble] = {}
         self._share = 0  # the smallest number of partitions that this worker should have
         self._counted_s = float("-inf")
-        # Partition with unread records → the worker's position, and since when it has not changed.
+        # Partition with unread records → the worker's position, and when it last changed.
         self._stopped: dict[TopicPartition, tuple[int, str]] = {}
 
     def now(self) -> tuple[Trouble, ...]:
@@ -49,7 +49,7 @@ class Troubles:
         return "waiting for Kafka" in self._troubles
 
     def note_connection(self, problem: str | None, now: str) -> None:
-        """Note why Kafka cannot be used. None means that it can be used."""
+        """Note why Kafka cannot be used. None means that Kafka can be used."""
         self._set("waiting for Kafka", problem, now)
 
     def note_progress(
@@ -89,13 +89,13 @@ class Troubles:
         self._set("too few partitions", detail if missing else None, now)
 
     def note_model(self, missing: str | None, now: str) -> None:
-        """Note the published champion that does not serve yet. None means that none is missing."""
+        """Note a champion that is published while no model serves. None ends the trouble."""
         detail = None if missing is None else f"the champion {missing} does not serve"
         self._set("no model", detail, now)
 
     def _count(self, count_members: Callable[[], int]) -> None:
         try:
-            # Count at least this worker, which may not be in the group.
+            # Count at least this worker, even if it is not in the group at the moment.
             members = max(1, count_members())
         except BrokerError as error:
             log.debug("cannot count the workers of this service: %s", error.message)

@@ -1,4 +1,4 @@
-"""Find a command's stream file: the one given with `--stream`, or the only one in this folder."""
+"""Find a command's stream file: the `--stream` file, or the only one in the current folder."""
 
 import tomllib
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Final
 from driftline.config.stream import Stream, load
 from driftline.errors import StreamFileError
 
-# A TOML file with two of these keys counts as a stream file, in case the third was forgotten.
+# A TOML file with two of these keys is treated as a stream file, in case the third was forgotten.
 _KEYS: Final = frozenset({"version", "task", "target"})
 _ENOUGH_KEYS: Final = 2
 

@@ -47,9 +47,9 @@ WantedBy=default.target
 def systemd_units(
     file: Path, stream: Stream, settings: Settings, slots: Sequence[tuple[Service, int]]
 ) -> str:
-    """Return all units, each after a comment with its file name.
+    """Return all units, each preceded by a comment with its file name.
 
-    Raises SettingsError if a path has a line break or another character that cannot be printed.
+    Raises SettingsError if a path contains a line break or another unprintable character.
     """
     base = folder_of(settings, stream).name
     secrets = str((settings.home / f"{base}.env").absolute())

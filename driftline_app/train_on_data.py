@@ -112,7 +112,7 @@ def labelled_records(
             try:
                 label = codec.decode(play.value).label
             except DataError:
-                continue  # outcomes would reject the label, so the record is unlabelled
+                continue  # outcomes would reject the label, so leave out the record
             records.append(record)
             labels.append(label)
     if not records:

@@ -1,7 +1,7 @@
-"""Sample a window's records as arrays: choose the records whose ids have the smallest hashes.
+"""Sample a window's records, held as arrays, by choosing the records with the smallest id hashes.
 
-Input: arrays of records. Output: their bottom-k sample. Samples of partial aggregates merge, in any
-order, into the sample of the whole window. The hash is a mixed CRC-32 of the id. Records with equal
+Input: records as arrays. Output: their bottom-k sample. Partial aggregates' samples merge, in any
+order, into the whole window's sample. The hash is a mixed CRC-32 of the id. Records with equal
 hashes are ordered by position, partition and offset.
 """
 
@@ -95,7 +95,7 @@ class SampleThreshold:
     larger hash cannot be in the sample.
 
     `value` is lowered whenever more than 1.25 × `limit` hashes are buffered. A larger buffer would
-    admit more records, and a smaller buffer would need sorting more often.
+    admit more records, and a smaller buffer would have to be sorted more often.
 
     >>> threshold = SampleThreshold(4)
     >>> threshold.add(np.array([5, 9, 2, 7, 4, 3], dtype=np.uint32))
@@ -126,11 +126,10 @@ class SampleThreshold:
 
 
 class BottomKSample:
-    """A bottom-k sample of `limit` records. It buffers at most one batch more than 2 × `limit`
-    records.
+    """A bottom-k sample of `limit` records. It buffers at most 2 × `limit` records plus one batch.
 
     Samples that will be merged into one window's sample may share a threshold. Together, they then
-    buffer as many records as a single sample would.
+    buffer only as many records as a single sample.
 
     >>> sample = BottomKSample(2)
     >>> empty = np.zeros(4, dtype=np.int64)

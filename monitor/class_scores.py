@@ -1,8 +1,8 @@
-"""Store many records' class scores compactly in uint16 arrays, which merge in any order.
+"""Store many records' class scores compactly in uint16 arrays, which can be merged in any order.
 
-Input: scores by class, as in predictions. Output: arrays by class, or a matrix with one column for
-each given class. A score takes 2 bytes and is stored in steps of 1.5e-5, which is finer than any
-calibration.
+Input: each record's scores by class, as in predictions. Output: arrays by class, or a matrix with
+one column for each given class. A score takes 2 bytes and is rounded to a step of 1.5e-5, which is
+finer than any calibration can resolve.
 """
 
 from collections.abc import Mapping, Sequence

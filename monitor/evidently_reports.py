@@ -1,8 +1,9 @@
 """Write Evidently's HTML report for a window that opened a drift event to a file.
 
 Input: a window's sample and its model's reference. Output: the file `<window id>.html` in a folder.
-Drawing takes seconds and holds Python's global lock, so services draw in a separate process, one
-report at a time. If two reports are pending, a new report is skipped, and this is logged.
+Drawing takes seconds and holds Python's global interpreter lock, so services draw in a separate
+process, one report at a time. While two reports are pending, further reports are skipped and the
+skip is logged.
 """
 
 import logging
@@ -29,7 +30,7 @@ from monitor.watched_columns import watched
 log = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 2
-# Drawing time grows with the number of rows, and plots of more rows look the same.
+# Drawing time grows with the number of rows, but plots of more rows look the same.
 MAX_ROWS: Final = 10_000
 
 _Data = dict[str, NDArray[Any]]
@@ -87,13 +88,13 @@ class Reports:
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
             self._waiting.append((task.path, self._pool.submit(draw, task)))
-        except BrokenProcessPool:  # the process was killed; the next report starts a new one
+        except BrokenProcessPool:  # the process was killed; the next report starts a new process
             self._pool.shutdown(wait=False)
             self._pool = None
             raise
 
     def poll(self) -> None:
-        """Log the reports that failed, and remove all reports that are done."""
+        """Log reports that failed, and remove all finished reports from the waiting list."""
         for path, future in self._waiting:
             if future.done() and (error := future.exception()) is not None:
                 log.error("report %s could not be drawn: %s", path, error)
@@ -133,7 +134,7 @@ class Reports:
 
 
 def draw(task: Task) -> None:
-    """Write one report. A column is left out if one of the two samples has no value for it."""
+    """Write one report. A column is left out if either sample has no value for it."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # disables telemetry; must precede the import
     import evidently
     import pandas as pd

@@ -1,8 +1,8 @@
 """Compute realised metrics from exact sums over labels and predictions, mergeable in any order.
 
-Input: labels and predictions, or another worker's sums. Output: the stream's metric, the mean
-error, and whether the error exceeds the model's held-out error. Sums are counts and fixed-point
-integers, not floats.
+Input: arrays of labels and predictions, or another worker's sums. Output: the stream's metric, the
+mean error, and whether the error exceeds the model's held-out error. All sums are counts or
+fixed-point integers, not floats.
 """
 
 import math
@@ -19,8 +19,8 @@ from driftline.config.stream_sections import Metric, Task
 from driftline.wire.events import Value
 from driftline.wire.partial_aggregates import ErrorSums, ModelAggregate, Pair
 
-# Errors are multiplied by 2^64 and stored as integers. This preserves all bits of errors above
-# 1e-3, and 12 digits of an error of 1e-7. Python integers do not overflow.
+# Errors are multiplied by 2^64 and stored as integers. The factor preserves all bits of errors
+# above 1e-3, and 12 digits of an error of 1e-7. Python integers do not overflow.
 FIXED_POINT_BITS: Final = 64
 # Larger errors are clipped to this value, whose square times 2^64 is still a finite float.
 MAX_ERROR: Final = 1e140
@@ -64,7 +64,7 @@ def new_tally(task: Task) -> Tally:
 
 
 class ClassTally:
-    """The number of outcomes for each pair of label and prediction."""
+    """A tally of class outcomes: the number of outcomes for each pair of label and prediction."""
 
     def __init__(self) -> None:
         self.records = 0
@@ -135,7 +135,8 @@ class ClassTally:
 
 
 class NumberTally:
-    """Fixed-point sums of the absolute errors, their squares and their fourth powers."""
+    """A tally of numeric outcomes: fixed-point sums of absolute errors, their squares and fourth
+    powers."""
 
     def __init__(self) -> None:
         self.records = 0
@@ -173,7 +174,7 @@ class NumberTally:
         return math.sqrt(self._mean(self._squares)) if metric == "rmse" else self.error()
 
     def standard_error(self, metric: Metric) -> float:
-        # Compute n Σx² - (Σx)² with integers, so that only the squares themselves are rounded.
+        # `_deviation` computes n Σx² - (Σx)² with integers, so only the squares x² are rounded.
         if metric == "rmse":
             # Delta method: the standard error of √x is the standard error of x, divided by 2√x.
             root = self.metric("rmse")
@@ -203,12 +204,13 @@ class NumberTally:
         return math.isqrt(scaled) / (self.records << FIXED_POINT_BITS)
 
     def _mean(self, total: int) -> float:
-        # Dividing two integers rounds only once, even if both are too large for a float.
+        # Dividing two integers with `/` rounds only once, even if both are too large for a float.
         return total / (self.records << FIXED_POINT_BITS)
 
 
 def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
-    """Return the metric, as `evaluate` computes it, from shares (k, k) by label and prediction."""
+    """Return the metric for shares (k, k) by label and prediction, equal to the result of
+    `evaluate`."""
     right, actual, said = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
     if metric == "accuracy":
         return float(right.sum())
@@ -261,7 +263,7 @@ def compare_error(
     min_loss: float,
 ) -> ErrorComparison | None:
     """Compare the error with the held-out error. Return None if either is missing. `is_degraded` is
-    set if the error rose significantly and by at least `min_loss`, as a fraction of the held-out
+    set if the error rose significantly and by at least `min_loss`, a fraction of the held-out
     error. `variance_inflation` applies to mean errors."""
     if not len(reference) or not tally.records:
         return None

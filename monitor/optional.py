@@ -1,8 +1,8 @@
-"""Run an optional computation for a window, with a logged fallback if the data makes it fail.
+"""Run an optional computation on a window's data, with a logged fallback if the data makes it fail.
 
-Input: a computation. Output: its result, or the fallback and one log line. The window is then
-published without this part. The same data always gives the same result, so published events depend
-only on topics and packages.
+Input: a computation. Output: its result, or the fallback and one log line. With the fallback, the
+window is published without the computation's result. The same data always leads to the same result,
+so published events depend only on topics and packages.
 """
 
 import logging
@@ -25,7 +25,7 @@ def optional(
     caused.
 
     The log line begins with `consequence`. Disk, memory, model store and installation errors do not
-    depend on the data. They are raised, and the service retries.
+    depend on the data, so they are raised again, and the service retries.
 
     >>> optional(lambda: 1 / 0, None, "window w-1 has no estimate") is None
     True

@@ -1,8 +1,8 @@
 """Track each partition's watermark, and assign its records, as arrays, to slides and panes.
 
 Input: the positions of a partition's records, in log order. Output: each record's bucket, the
-closed buckets, and the offset to commit. The results depend only on the partition's contents, not
-on batches or other partitions.
+closed buckets, and the offset to commit. The results depend only on the partition's content, not on
+how it is batched or on other partitions.
 
 A bucket is the unit of aggregation: a slide for predictions, or a pane for outcomes.
 """
@@ -64,7 +64,7 @@ class Grid(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Return a name that changes whenever the numbering of slides or panes changes."""
+        """Return a name that differs if slides or panes are numbered differently."""
         return f"{self.size}/{self.panes}"
 
     def pane_of(self, position: int) -> int:
@@ -101,7 +101,7 @@ class Grid(msgspec.Struct, frozen=True):
 
 
 class PartitionCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata of a committed offset: the partition's state just before the record there."""
+    """Metadata of a committed offset: the partition's state just before that offset's record."""
 
     watermark: Position | None = None
     source: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1  # largest source offset read
@@ -120,20 +120,20 @@ class Arrivals(NamedTuple):
     offsets: Ints
     positions: Ints  # position of each record, or watermark of each watermark record
     marks: Bools | None = None  # True for watermark records; None if there are none
-    # Feature record offsets, -1 for watermark records without one. None: do not check for repeats.
+    # Feature records' offsets; -1: a watermark record has none. None: repeats are not detected.
     sources: Ints | None = None
     dead_letters: Bools | None = None  # True for dead letters; None without watermark records
-    # Dead letters' positions at the indices of their watermark records, BEFORE_ALL if unreadable.
+    # Each dead letter's position, at its watermark record's index, or BEFORE_ALL if unreadable.
     # Other elements are arbitrary. None without watermark records.
     dead_letter_positions: Ints | None = None
-    # Number of records lost in a watermark record's gaps, else 0. None without watermark records.
+    # Number of records lost in each watermark record's gaps, or 0. None without watermark records.
     lost: Ints | None = None
     # True for records marked as implausibly far ahead; None if there are none.
     ahead: Bools | None = None
     logs: tuple[tuple[int, Log], ...] = ()  # index of each watermark record that starts a new log
 
     def cut(self, at: slice) -> "Arrivals":
-        """Return the events in a slice, without `logs`."""
+        """Return the events in the slice `at`, without `logs`."""
 
         def part(own: NDArray[Any] | None) -> Any:
             return None if own is None else own[at]
@@ -142,7 +142,7 @@ class Arrivals(NamedTuple):
 
 
 class Bucket(Generic[Partial]):
-    """One partition's slide or pane that may still get records, with its partial aggregate."""
+    """One partition's slide or pane that may still receive records, and its partial aggregate."""
 
     def __init__(self, partial: Partial, offset: int, watermark: int | None, source: int) -> None:
         self.partial = partial
@@ -152,19 +152,18 @@ class Bucket(Generic[Partial]):
         # Largest known position of a dead letter, or None if no position is known.
         self.max_dead_letter_position: int | None = None
         # Offset of the first record in this bucket, and the partition's watermark and source offset
-        # just before that record. A restart resumes from here.
+        # just before that record. A restarted worker resumes there.
         self.first = (offset, watermark, source)
 
 
 class PartitionWindowState(Generic[Partial]):
     """One partition's watermark and open buckets. The buckets are either all slides or all panes.
 
-    The watermark is the largest position minus the lateness (on the row axis, the next row minus
-    the lateness), or the position of a watermark record if that position is larger. A record is
-    late if the watermark has already passed the end of the record's pane. A late record is counted
-    in the watermark's bucket. A record that inference marked as implausibly far ahead is also
-    counted as late, and does not move the watermark. A bucket is closed when the watermark has
-    passed its end.
+    The watermark is the largest position (on the row axis, the row after it) minus the lateness, or
+    a watermark record's position if that is larger. A record is late if the watermark has already
+    passed the end of the record's pane. A late record is counted in the watermark's bucket. A
+    record that inference marked as implausibly far ahead is also counted as late, and does not
+    advance the watermark. A bucket is closed when the watermark has passed its end.
     """
 
     def __init__(
@@ -191,7 +190,7 @@ class PartitionWindowState(Generic[Partial]):
         self.next_offset = max(committed.offset, 0)  # set by the aggregator that owns this state
         # Open buckets by index. `_count` adds them at their first event, and `close` removes them.
         self.open_buckets: dict[int, Bucket[Partial]] = {}
-        # Gaps read before any position was known. `_place_early` moves them to the first bucket.
+        # Gaps read before any position was known. `_place_early` moves gaps to the first bucket.
         self._early: Bucket[Partial] | None = None
         self._published = at.published  # from the checkpoint, never changed
         self._watermark_offset = stream.watermark_offset
@@ -203,7 +202,7 @@ class PartitionWindowState(Generic[Partial]):
         These records are not aggregated:
 
         - Watermark records and repeated records.
-        - Late records, which only their bucket's `late` counts.
+        - Late records, which are counted only in their bucket's `late`.
         - Records in buckets whose partial aggregates were already published.
 
         A dead letter is counted in the bucket that contains its position or, if the position is
@@ -245,7 +244,7 @@ class PartitionWindowState(Generic[Partial]):
         if ahead is not None:
             own_watermarks[ahead] = BEFORE_ALL
         # 2. Compute the watermark before (`[:-1]`) and after (`[1:]`) each event. Repeated records
-        # and records marked `ahead` do not move the watermark.
+        # and records marked `ahead` do not advance the watermark.
         start = BEFORE_ALL if self.watermark is None else self.watermark
         watermarks = np.maximum.accumulate(np.append(start, own_watermarks))
         # 3. Assign buckets. A record behind the watermark's pane is late, and is counted in the
@@ -278,8 +277,8 @@ class PartitionWindowState(Generic[Partial]):
     def _assign_unscored(
         self, events: Arrivals, is_new: Bools | None, watermarks: Ints, newest: Ints, buckets: Ints
     ) -> Bools | None:
-        """Set the buckets of new dead letters and gaps in place. Return a mask (n,) of the events
-        that got a bucket. Buffer gaps that have no bucket yet."""
+        """Set the buckets of new dead letters and gaps, in place. Return a mask (n,) of the events
+        that were assigned a bucket. Buffer gaps that have no bucket yet."""
         dead_letters, lost = events.dead_letters, events.lost
         positions = events.dead_letter_positions
         if dead_letters is None or positions is None or lost is None:
@@ -289,7 +288,7 @@ class PartitionWindowState(Generic[Partial]):
             named &= is_new
         own = np.maximum(positions, watermarks[:-1])
         at = np.where(dead_letters & (positions > BEFORE_ALL), own, watermarks[1:])
-        # Until a position is known, there are no buckets: buffer gaps, but not dead letters.
+        # There are no buckets before a position is known: buffer gaps, but not dead letters.
         unscored: Bools = named & (watermarks[1:] > BEFORE_ALL)
         buckets[unscored] = self._grid.panes_of(at[unscored]) // self._panes_in_bucket
         early = named & ~unscored & (lost > 0)
@@ -311,7 +310,7 @@ class PartitionWindowState(Generic[Partial]):
         newest: Ints,
         unscored: Bools | None,
     ) -> None:
-        """Open each bucket (n,) at its first counted event, and count its late records."""
+        """Open each bucket at its first counted event, and count its late records."""
         counted = fresh if unscored is None else fresh | unscored
         for index in distinct(buckets[counted]):
             own = counted & (buckets == index)
@@ -329,7 +328,7 @@ class PartitionWindowState(Generic[Partial]):
     def _count_unscored(
         self, buckets: Ints, unscored: Bools, positions: Ints | None, lost: Ints
     ) -> None:
-        """Count dead letters, whose positions are `positions` (n,), and records lost in gaps."""
+        """Count dead letters (`positions`, (n,), are their positions) and records lost in gaps."""
         for index in distinct(buckets[unscored]):
             own = unscored & (buckets == index)
             bucket = self.open_buckets[index]
@@ -339,7 +338,7 @@ class PartitionWindowState(Generic[Partial]):
                 bucket.max_dead_letter_position = later(bucket.max_dead_letter_position, largest)
 
     def _place_early(self) -> None:
-        """Move gaps that were read before any position was known to the oldest record's bucket."""
+        """Move gaps read before any position was known to the bucket of the oldest record."""
         if self._early is not None and self.open_buckets:
             bucket = min(self.open_buckets.values(), key=lambda bucket: bucket.first[0])
             bucket.lost += self._early.lost
@@ -351,7 +350,7 @@ class PartitionWindowState(Generic[Partial]):
 
     def close(self) -> tuple[int, list[tuple[int, Bucket[Partial]]]] | None:
         """Close the buckets before the watermark. Return the first open bucket, and the newly
-        closed buckets with their indices in order, or None if no bucket was closed."""
+        closed buckets in order, each with its index. Return None if no bucket was closed."""
         if self.watermark is None:
             return None
         closed = self._bucket_of(self.watermark)
@@ -362,7 +361,7 @@ class PartitionWindowState(Generic[Partial]):
         return closed, [(index, self.open_buckets.pop(index)) for index in indices]
 
     def checkpoint(self) -> Committed:
-        """Return the oldest offset that an open bucket needs, with the state just before it."""
+        """Return the oldest offset that an open bucket needs, and the state just before it."""
         early = () if self._early is None else (self._early,)
         offset, watermark, source = min(
             (bucket.first for bucket in (*self.open_buckets.values(), *early)),
@@ -376,8 +375,8 @@ class PartitionWindowState(Generic[Partial]):
             self.closed,
             published if published > offset else 0,
             self._grid.name,
-            # If the record that started this log is read again, earlier records are from another
-            # log.
+            # If the record that started this log will be reread, `source` at `offset` is from an
+            # older log.
             self._log if offset > self._log_offset else "",
             self._axis,
         )
@@ -390,7 +389,7 @@ def later(known: int | None, new: int | None) -> int | None:
 
 
 def distinct(values: Ints) -> list[int]:
-    """Return the distinct values in ascending order, with a fast path for a single value."""
+    """Return the distinct values in ascending order. This is fast if all values are equal."""
     if not len(values):
         return []
     low, high = int(values.min()), int(values.max())

@@ -2,8 +2,8 @@
 
 Input: a sample's rows. Output: structs from `driftline.wire.partial_aggregates`. Large aggregates
 are split into chunks that add up to the whole. Arrays are encoded as base64 of their little-endian
-bytes: a record with 20 numbers takes 0.2 µs and 213 bytes. As JSON numbers, it would take 1.2 µs
-and up to 390 bytes, and with zlib 4 µs and 150 bytes. A class score takes 2.7 bytes.
+bytes, so that a record with 20 numbers takes 0.2 µs and 213 bytes. JSON numbers would take 1.2 µs
+and up to 390 bytes, and zlib compression 4 µs and 150 bytes. A class score takes 2.7 bytes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from monitor.bottom_k_sample import Rows
 from monitor.class_scores import ClassScores
 from monitor.watched_columns import WatchedColumn
 
-# Maximum size of the chunks in a record, which leaves room for the record's other fields.
+# Maximum total size of a record's chunks, which leaves room for the record's other fields.
 _MAX_BYTES: Final = MAX_KEY_AND_VALUE_BYTES - 1024
 # Maximum size of a chunk's sample. The other half of the chunk is for counts, whose size grows with
 # the number of columns and classes.
@@ -98,7 +98,7 @@ def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
 def unpack_records(
     packed: SampledRecords, partition: int, columns: Sequence[WatchedColumn]
 ) -> Rows | None:
-    """Return a chunk's rows. Return None if a column is missing or has another kind, because the
+    """Return a chunk's rows. Return None if a column is missing or has another kind because the
     stream file has changed since the chunk was written."""
     for name, kind, _ in columns:
         if isinstance(packed.columns.get(name), bytes if kind == "number" else Codes):
@@ -155,8 +155,8 @@ def _halves(rows: Rows) -> tuple[Rows, Rows]:
 
 
 def _size(packed: SampledRecords) -> int:
-    """Estimate the JSON size in bytes, ignoring escapes, for which a chunk's other half has
-    room."""
+    """Estimate the JSON size in bytes. Escapes are ignored, because the other half of a chunk has
+    room for them."""
     size = len(packed.hashes) + len(packed.positions) + len(packed.offsets)
     size += sum(map(len, packed.scores.values()))
     texts = sum(len(name.encode()) + 6 for name in packed.scores)

@@ -1,8 +1,8 @@
 """Rewrite Evidently's HTML report so that a browser cannot execute any of its data.
 
-Input: a page from Evidently, which inserts unescaped data into its scripts. Output: a page with the
-same contents, in which data is inert text. Only scripts whose hashes the page lists may run. The
-page loads nothing from other addresses.
+Input: the text of a page from Evidently, which inserts unescaped data into its scripts. Output: a
+page with the same content, in which all data is inert text. Only scripts whose hashes the page
+lists can run, and the page loads nothing from other addresses.
 """
 
 import base64
@@ -21,8 +21,8 @@ _DRAW: Final = """
 const data = JSON.parse(document.getElementById("data").textContent);
 window.drawDashboard(data.dashboard, new Map(Object.entries(data.graphs)), "root");
 """
-# The policy forbids other scripts, event handlers in attributes, requests, forms and frames. It
-# allows inline styles for React and Plotly, and images that Plotly makes of its plots.
+# The policy forbids unlisted scripts, event handlers in attributes, requests, forms and frames. It
+# allows inline styles, which React and Plotly use, and the images that Plotly makes of its plots.
 _POLICY: Final = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
     "font-src data:; base-uri 'none'; form-action 'none'"
@@ -82,7 +82,7 @@ def _data(page: str) -> dict[str, Any]:
 
 
 def _json(page: str, start: int) -> tuple[Any, int]:
-    # NaN is not valid JSON. Replace it with null, which the report draws in the same way.
+    # NaN is not valid JSON. Replace it with null, which the report draws in the same way as NaN.
     return json.JSONDecoder(parse_constant=lambda _: None).raw_decode(page, start)
 
 

@@ -49,8 +49,8 @@ _DECISIONS: Final = Kind(
     DecisionsCheckpoint, "all windows are read again, and their drift events are published again"
 )
 
-# One call of `_merge` stops after testing this many sample values, which takes about 0.5 s. The
-# open transaction must be committed before it times out.
+# One call to `_merge` stops after testing this many sample values, which takes about 0.5 s, so that
+# the open transaction can be committed before it times out.
 MAX_TESTED: Final = 200_000
 
 
@@ -68,7 +68,7 @@ class MonitorHandler(Handler):
     `packages` provides the references. Without a `reports` folder, no reports are drawn.
 
     Raises StreamFileError if a test or detector does not exist, and MissingExtra if a test needs
-    Evidently and Evidently is not installed.
+    Evidently but Evidently is not installed.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class MonitorHandler(Handler):
         self._waiting: deque[Message] = deque()
         self._snapshots = Snapshots(stream, state)
         self._decider: Decider | None = None  # None unless `windows` is assigned
-        # Offset in `windows` before which the decider has read all records. It is set from the
+        # The decider has read all records in `windows` before this offset. It is set from the
         # snapshot when `windows` is assigned, then advanced by `_decide` and `reject`.
         self._read = 0
-        # Offset in `windows` before which all decisions were published. It is set from the
-        # checkpoint, and exceeds `_read` only while windows are read again.
+        # All decisions on records in `windows` before this offset were published. It is set from
+        # the checkpoint, and exceeds `_read` only while windows are being reread.
         self._published = 0
 
     @property
@@ -237,7 +237,7 @@ class MonitorHandler(Handler):
     def _tested(self, event: WindowsEvent) -> int:
         if not isinstance(event, DataWindow):
             return event.records
-        # The domain classifier is slow, so a test with it ends this call of `_merge`.
+        # The domain classifier is slow, so `_merge` stops after any test that uses it.
         if self._stream.drift.classifier and any(group.tested for group in event.groups):
             return MAX_TESTED
         return sum(

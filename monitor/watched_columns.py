@@ -1,4 +1,4 @@
-"""List the columns that a stream tests for drift, and drop missing values from arrays."""
+"""List a stream's columns that the monitor tests for drift, and drop missing values from arrays."""
 
 from typing import Any, NamedTuple
 

@@ -124,7 +124,7 @@ class FeatureProducer:
 
     @property
     def next_row(self) -> int:
-        """The number (`@row`) of the next record. Meaningless if the stream has no numbers."""
+        """The number (`@row`) of the next record. Meaningless if the stream needs no `@row`."""
         return self._row
 
     def flush(self) -> None:

@@ -158,7 +158,7 @@ def _guess_step(column: str) -> str:
 
 
 def _backwards(times: Sequence[int | None]) -> tuple[int, int]:
-    """Return how many times precede the latest time so far, and the largest difference in µs."""
+    """Return the number of times that precede an earlier row's time, and the largest gap in µs."""
     count = furthest = 0
     newest: int | None = None
     for time in times:

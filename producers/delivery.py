@@ -44,7 +44,7 @@ class Delivery:
         self._reached: int | None = None
 
     def send(self, play: Play) -> None:
-        """Queue one item. Call `confirm` after every `confirm_every` items. Raises BrokerError."""
+        """Queue one item, and call `confirm` every `confirm_every` items. Raises BrokerError."""
         try:
             self._producer.send(
                 Outgoing(topic=self._topics[play.kind], key=play.key, value=play.value)

@@ -1,4 +1,4 @@
-"""Draft a stream file from the profile of a data set, with a comment on every guess."""
+"""Draft a stream file as text from a data set's profile, with a comment on every guess."""
 
 import re
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Final
 from driftline.config.stream_keys import quoted, quoted_key
 from producers.profile import Column, DataProfile
 
-# Twenty windows are enough to show when a change occurred. The size is bounded below, because each
-# window needs enough records for its tests.
+# Twenty windows are enough to show when a change occurred. The window size has a lower bound,
+# because each window needs enough records for its tests.
 _WINDOWS: Final = 20
 _LEAST_WINDOW: Final = 200
 _LARGEST_WINDOW: Final = 5000
 
 
 def stream_name(data: str) -> str:
-    """Derive a stream's name from its data file's name, or from the folder's name for `data.…`.
+    """Derive a stream name from a data file's name or, if that is `data.…`, its folder's name.
 
     >>> stream_name("data/elec2/data.csv.gz"), stream_name("Bike Sharing.parquet")
     ('elec2', 'bike-sharing')

@@ -1,4 +1,4 @@
-"""Determine the next record number (`@row`) of a stream from its Kafka topics.
+"""Determine a stream's next record number (`@row`) from its Kafka topics.
 
 Input: the newest records of the features topic and, if records were deleted from that topic, also
 of the predictions and windows topics. Output: a number above the numbers of all earlier records.
@@ -51,7 +51,7 @@ def next_row(broker: Broker, stream: Stream) -> int:
 
     Returns 0 if no record has been sent yet. A number is plausible if inference accepts it and a
     `PartitionClock` does not find it too far above the next lower numbers. Thus, a single record
-    with a huge number, sent by another program, does not use up the numbers. If retention has
+    with a huge number, sent by another program, does not exhaust the numbers. If retention has
     deleted all records of a partition, the result is above the highest number in `predictions` and
     `windows`, increased by the number of records after the partition's newest prediction. Run only
     one producer for a numbered stream, because two concurrent producers would use the same numbers.
@@ -96,7 +96,9 @@ def next_row(broker: Broker, stream: Stream) -> int:
 
 
 def highest_plausible(rows: Iterable[int], max_ahead: int) -> int:
-    """Return the highest number not too far above the lower numbers. `rows` may be unsorted.
+    """Return the highest number that is not too far above the next lower numbers.
+
+    `rows` may be unsorted.
 
     >>> highest_plausible([7, 3, 5, 9_999], max_ahead=100)
     7
@@ -149,7 +151,7 @@ def _tails(
     spans: Mapping[TopicPartition, OffsetRange],
     read: Callable[[bytes], T | None],
 ) -> dict[TopicPartition, list[T]]:
-    """Return the values that `read` extracts from each partition's newest records, without None."""
+    """Return the values, except None, that `read` extracts from each partition's newest records."""
     found: dict[TopicPartition, list[T]] = {partition: [] for partition in spans}
     length = _TAIL_OFFSETS
     todo = dict(spans)

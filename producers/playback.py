@@ -1,4 +1,4 @@
-"""Turn a data set into the messages of a stream: feature records and labels, in a fixed order.
+"""Turn a data set into a stream's messages: feature records and labels, in a fixed order.
 
 Input: a stream and a data source. Output: the warm-up rows for the first model, then `Play` items
 in the order in which to send them. This module sends nothing and never waits.
@@ -139,11 +139,11 @@ class Playback:
         self._number = max(self._number, row)
 
     def warm_up(self, share: float) -> WarmUp:
-        """Return the first rows as training data. `share` is their fraction, between 0 and 1.
+        """Return the first rows, a fraction `share` of all rows (between 0 and 1), for training.
 
         With `label_delay = "data"`, only records whose label is also among the first rows are used
         for training. `play` counts the later labels of warm-up records, but does not send them.
-        Raises DataError, for example if no row has the target or the id.
+        Raises DataError, for example if no row contains the target column.
         """
         records: list[bytes] = []
         labels: list[str | float] = []
@@ -190,7 +190,7 @@ class Playback:
         return self._play_with_delay(self._delay)
 
     def require_columns(self) -> None:
-        """Raise DataError if the target column or the id column is in none of the rows read."""
+        """Raise DataError if the target or id column is missing from all rows read so far."""
         for name, key in self._absent.items():
             if self._columns:
                 near = get_close_matches(name, self._columns, n=1)

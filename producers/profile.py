@@ -221,7 +221,7 @@ def _target(
 def _identity(
     table: dict[str, list[Any]], id: str | None, target: str, rows: int, notes: list[str]
 ) -> tuple[bool, int]:
-    """Return whether later rows contain labels of earlier rows, and the number of records."""
+    """Return whether later rows contain the labels of earlier rows, and the number of records."""
     if id is None:
         return False, rows
     waiting: dict[str, bool] = {}  # id → whether its label is still missing
@@ -339,7 +339,7 @@ def _warn(
 ) -> None:
     if records < 1000:
         notes.append(f"only {records} records, too few for meaningful windows and tests")
-    # If a column is constant in the warm-up, the first model has never seen it vary.
+    # If a column is constant during the warm-up, the first model cannot learn its effect.
     for column in columns:
         if column.use != "feature" or not column.watch:
             continue

@@ -15,7 +15,9 @@ from producers.shaping import Unusable, as_number
 
 
 def recorded_row(value: Any, *, textual: bool) -> int | Unusable | None:
-    """Return a recorded `@row`, or None if it is missing. `textual`: the source has only text.
+    """Return a recorded `@row`, or None if it is missing.
+
+    `textual` is true if the source contains only text, as a CSV file does.
 
     >>> recorded_row(7.0, textual=False), recorded_row("7", textual=True)
     (7, 7)

@@ -13,12 +13,12 @@ from driftline.errors import DataError
 from producers.rows import Change, Row, RowSource
 
 TARGET: Final = "target"
-# Generators are infinite. This many rows can show a few drifts, and take about a second.
+# Generators are infinite. This many rows can contain a few drifts, and take about a second to run.
 DEFAULT_ROWS: Final = 10_000
 
 
 class RiverSource:
-    """The rows of a River data set: its features and `target`. Each call of `rows` calls `make`."""
+    """A River data set's rows: its features and `target`. Each call to `rows` calls `make`."""
 
     textual: Final = False
 
@@ -44,7 +44,7 @@ def open_river(name: str) -> RowSource:
     - A bundled set: `river:Phishing`.
     - A generator: `river:SEA:variant=2,seed=1,n=20000`. `n` is the number of rows. `seed` (default
       0) is the generator's seed. All other parameters are passed to River.
-    - Two generators joined by `/`, which drift from the first to the second (`ConceptDriftStream`):
+    - Two generators joined by `/`, drifting from the first to the second (`ConceptDriftStream`):
       `river:SEA:variant=0/SEA:variant=3,at=5000,width=1000,n=10000`. The drift is a sigmoid around
       row `at` (default: the middle) over about `width` rows (default: 1, or more if River needs
       it).
@@ -63,7 +63,7 @@ def open_river(name: str) -> RowSource:
 
 
 def _bundled(name: str, class_name: str, parameters: dict[str, Any]) -> RowSource | None:
-    """Open a data set from River's wheel, or return None if the wheel has none of this name."""
+    """Open the data set with this name in River's wheel, or return None if there is none."""
     from river import datasets
     from river.datasets import base
 

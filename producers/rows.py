@@ -36,7 +36,7 @@ class Change(NamedTuple):
 
 @runtime_checkable
 class Changing(Protocol):
-    """A data source, for demos and benchmarks, that knows the rows at which its data change."""
+    """A data source for demos and benchmarks, with known rows at which the data changes."""
 
     @property
     def changes(self) -> tuple[Change, ...]: ...

@@ -108,8 +108,8 @@ class Shaper:
         )
 
     def label(self, shaped: Shaped, record_id: str, at: int | Unusable | None) -> bytes:
-        """Encode a converted row's label. A regression target that is not a number is left as it
-        is."""
+        """Encode a converted row's label. A regression target that is not a number is left
+        unchanged."""
         target = shaped.target
         if self._stream.task == "classification":
             target = text(target)

@@ -1,1 +1,1 @@
-"""Trainer service: collect, clean, split, search, judge, package and publish, a file per step."""
+"""Trainer service: train models on outcomes from Kafka and publish them, one module per step."""

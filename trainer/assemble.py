@@ -1,7 +1,7 @@
-"""Refit the search's winner with the held-out rows and package it (step 9 of docs/model-life.md).
+"""Refit the winning model on all its rows and package it as bytes (step 9 of docs/model-life.md).
 
-Input: the winner and the cleaned rows. Output: a manifest and the package's bytes. The same rows,
-seed and libraries always produce the same bytes.
+Input: the search's winner and the cleaned rows. Output: a manifest and the package's bytes. The
+same rows, seed and libraries always produce the same bytes.
 """
 
 import logging
@@ -47,7 +47,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class CandidateFailed(TrainingError):
-    """The search's winner cannot be refitted with the held-out rows or cannot be packaged."""
+    """Refitting or packaging the search's winner failed."""
 
     def __init__(self, candidate: str, reason: str) -> None:
         super().__init__(f"{candidate}: {reason}")
@@ -58,8 +58,8 @@ class CandidateFailed(TrainingError):
 def without_failing(attempt: Callable[[Mapping[str, str]], T]) -> T:
     """Return the result of `attempt`. Whenever a candidate fails, call `attempt` again without it.
 
-    The argument of `attempt` maps each failed candidate to the reason. `attempt` passes this
-    mapping to `search`, which raises TrainingError when no candidate is left.
+    `attempt` receives a mapping from each failed candidate to its failure, and passes the mapping
+    to `search`, which raises TrainingError when no candidate is left.
     """
     failed: dict[str, str] = {}
     while True:
@@ -91,9 +91,9 @@ def assemble(
     removed: tuple[Removed, ...],
     trials: tuple[Trial, ...],
 ) -> tuple[Manifest, bytes]:
-    """Refit the winner on its range and the held-out rows together, and package it.
+    """Refit the winner on its range together with the held-out rows, and package it.
 
-    `held` contains the indices of the held-out rows in `rows`. Raises CandidateFailed.
+    `held` contains the held-out rows' indices in `rows`. Raises CandidateFailed.
     """
     winner = found.fitted
     with _failures_of(winner.candidate.name):
@@ -136,7 +136,7 @@ def assemble(
 
 
 def _scorer(fitted: Fitted, stream: Stream, conversion: Conversion) -> Scorer:
-    """Return the scorer that will serve, so that the check records contain its results."""
+    """Return the scorer that will serve. The check records contain this scorer's results."""
     if conversion.scoring == "onnx" and conversion.onnx is not None:
         return OnnxScorer(conversion.onnx, stream.task, fitted.schema.classes)
     return SklearnScorer(fitted.estimator, stream.task, fitted.schema.classes)

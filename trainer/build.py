@@ -32,8 +32,8 @@ def build_trainer(
 ) -> TrainerHandler:
     """Return the trainer's handler. Create a signing key if there is none.
 
-    With `synchronous`, the handler trains in this thread and uses this broker. Otherwise, it trains
-    in a separate process with its own connection.
+    With `synchronous`, the handler trains in this thread and uses this `broker`. Otherwise, it
+    trains in a separate process, which has its own connection to the broker.
     """
     ensure_key(settings.keys)
     runner: Runner

@@ -1,7 +1,7 @@
 """Define candidate models: kinds of scikit-learn estimator, each with a small parameter grid.
 
-Input: a name from the stream file. Output: a `Candidate`, which builds estimators. All estimators
-take a float32 matrix, run in one thread and use the stream's seed.
+Input: a candidate's name from the stream file. Output: a `Candidate`, which builds estimators. All
+estimators are fitted on a float32 matrix, run in one thread and use the stream's seed.
 """
 
 import inspect
@@ -29,8 +29,8 @@ NAMES: Final = (
 class Candidate(msgspec.Struct, frozen=True):
     """One kind of model. `grid[0]` holds its default parameters.
 
-    The model is fitted on the newest `max_rows` rows at most. `scoring` is the library to score
-    with. If `scoring` is None, `convert` measures which library is faster.
+    The model is fitted on at most the newest `max_rows` rows. `scoring` is the library to score
+    with. If it is None, `convert` measures whether ONNX or scikit-learn is faster.
     """
 
     name: str
@@ -63,9 +63,9 @@ def candidate(name: str, task: Task) -> Candidate:
                 lambda parameters, seed: _tree(classifies, parameters, seed),
             )
         case "k_nearest_neighbours":
-            # Scoring time grows with the number of training rows: 0.2 ms per record at 20,000 rows.
-            # ONNX is about as fast up to 300 rows, slower above, and 20 times slower at 10,000.
-            # Noise would decide a measurement, so two identical runs could choose differently.
+            # Scoring time grows with the number of training rows, to 0.2 ms per record at 20,000.
+            # ONNX is about as fast up to 300 rows, slower above, and 20 times slower at 10,000. The
+            # library is fixed, because measurement noise could make identical runs differ.
             return Candidate(
                 name,
                 _grid({"n_neighbors": 15}, {"n_neighbors": 5}, {"n_neighbors": 45}),

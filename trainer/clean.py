@@ -1,9 +1,9 @@
 """Remove duplicates, errors and noise from training rows (step 3 of docs/model-life.md).
 
-Input: collected rows in any order. Output: one row per record id, ordered by (position, id). Only
-the stream file defines which values are out of range. Rows with such values are removed only while
-they are rare, so that drift is never mistaken for noise. Identical records with different ids are
-all kept.
+Input: collected rows in any order, as arrays. Output: one row per record id, ordered by (position,
+id). The ranges declared in the stream file alone decide which values are out of range. Rows with
+such values are removed only if they are rare, so that drift is not mistaken for noise. Identical
+records with different ids are all kept.
 """
 
 from typing import Final

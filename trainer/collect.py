@@ -26,11 +26,11 @@ from trainer.rows import TrainingRows, from_batch
 
 log = logging.getLogger(__name__)
 
-# The number of records to decode at once (a few MB).
+# Number of records to decode at once (a few MB).
 _CHUNK: Final = 5000
 # With more outcomes, training candidates takes minutes on one core and hardly improves them.
 MAX_OUTCOMES: Final = 500_000
-# The number of records in a package that inference scores to check the model before it serves.
+# Number of check records in a package. Inference scores them before the model serves.
 CHECK_RECORDS: Final = 16
 
 
@@ -38,16 +38,17 @@ class OutcomeLog(Protocol):
     """The outcomes published so far."""
 
     def read(self) -> Iterable[Outcome]:
-        """Return all outcomes, in a fixed order only within partitions. Raises BrokerError."""
+        """Return all outcomes. Only the order within a partition is fixed. Raises BrokerError."""
 
     def count(self) -> int:
-        """Return the number of outcomes, or slightly more. Cheap; the result never decreases."""
+        """Return the number of outcomes, or slightly more. This is cheap, and never decreases."""
 
 
 class BrokerOutcomeLog:
-    """The outcomes topic, up to its end at the time when reading begins.
+    """The outcomes topic, read up to its end at the time when reading begins.
 
-    Outcomes that are ahead are skipped, because the range to train on ends at the newest record.
+    Outcomes marked as ahead are skipped: the range to train on ends at the newest record, so one
+    wrong position would shift the range.
     """
 
     def __init__(self, broker: Broker, stream: Stream) -> None:
@@ -66,14 +67,14 @@ class BrokerOutcomeLog:
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """The unsorted records within the range, and the number of removed records by reason."""
+    """The unsorted records in the training range, and the number of removed records by reason."""
 
     rows: TrainingRows
     removed: tuple[Removed, ...]
 
 
 def collect(outcomes: Iterable[Outcome], stream: Stream) -> Collected:
-    """Collect the outcomes within `retrain.train_on` of the newest outcome."""
+    """Collect the outcomes that are at most `retrain.train_on` older than the newest outcome."""
     collector = _Collector(stream)
     for outcome in outcomes:
         collector.add(outcome)
@@ -155,7 +156,8 @@ class _Collector:
 
 
 def in_range(rows: TrainingRows, span: Span | None) -> NDArray[np.bool_]:
-    """Return a bool mask (n,) of the records within `span` of the newest, or of all if None."""
+    """Return a bool mask (n,) of the records within `span` of the newest record. If `span` is None,
+    the mask selects all records."""
     if span is None or not len(rows):
         return np.ones(len(rows), dtype=bool)
     if span.us is not None:

@@ -1,8 +1,8 @@
-"""Convert a model to ONNX, and choose ONNX or scikit-learn to score it with.
+"""Convert a fitted model to ONNX in memory, and choose whether ONNX or scikit-learn scores with it.
 
 ONNX is chosen if its results are equal and it is not clearly slower. Input: a fitted estimator, and
-rows to compare on. Output: the ONNX model, if there is one, and the choice. Packages must be
-reproducible, so measured times are not stored in them.
+rows to compare the two on. Output: the ONNX model, if there is one, and the choice. Measured times
+are not stored in packages, because packages must be reproducible.
 """
 
 import logging
@@ -23,12 +23,13 @@ from trainer.search import Fitted, one_thread
 
 log = logging.getLogger(__name__)
 
-# For models that convert well, ONNX scores one row 5 to 500 times faster. The margin keeps
-# measurement noise from changing the choice.
+# ONNX is chosen unless it takes more than this many times as long. The margin keeps measurement
+# noise from changing the choice: for models that convert well, ONNX is 5 to 500 times faster on one
+# row.
 CLEARLY_SLOWER: Final = 2.0
 BATCH_SIZES: Final = (1, 256)
-# The largest accepted difference between two probabilities. For regression, it is the largest
-# accepted difference between two predictions, relative to the predictions' spread.
+# The largest accepted difference between two scorers' probabilities or, for regression, between
+# their predictions, relative to the predictions' spread.
 MAX_DIFFERENCE: Final = 1e-4
 _COMPARED_ROWS: Final = 1000
 _REPEATS: Final = 5
@@ -37,7 +38,7 @@ Timer = Callable[[], float]
 
 
 class Conversion(msgspec.Struct, frozen=True):
-    """The choice. `onnx` is None if the model has no ONNX form or its ONNX form is unusable."""
+    """The chosen library. `onnx` is None if the model has no ONNX form, or an unusable one."""
 
     onnx: bytes | None
     scoring: Scoring
@@ -47,7 +48,7 @@ class Conversion(msgspec.Struct, frozen=True):
 def convert(
     fitted: Fitted, stream: Stream, matrix: NDArray[np.float32], timer: Timer = time.perf_counter
 ) -> Conversion:
-    """Convert the model and choose. `matrix`, float32 (n, width), has the rows to compare on."""
+    """Convert the model and choose a library by comparing both on `matrix`, float32 (n, width)."""
     classes = fitted.schema.classes
     sklearn = SklearnScorer(fitted.estimator, stream.task, classes)
     onnx = to_onnx(fitted, matrix.shape[1])
@@ -75,7 +76,8 @@ def convert(
 
 
 def to_onnx(fitted: Fitted, width: int) -> bytes | str:
-    """Return the ONNX model, with input float32 (n, width), or the reason why there is none."""
+    """Return the ONNX model's bytes, or the reason why there is none. Its input is float32
+    (n, width)."""
     try:
         from skl2onnx import to_onnx as skl_to_onnx
         from skl2onnx.common.data_types import FloatTensorType
@@ -135,7 +137,7 @@ def _name_in_order(graph: Any) -> None:
 
 
 def equal(one: Scores, other: Scores) -> bool:
-    """Return whether two scorers agree, apart from rounding and ties decided by rounding."""
+    """Return whether two scorers' results agree, apart from rounding and ties that it decides."""
     if one.probabilities is not None and other.probabilities is not None:
         if one.probabilities.shape != other.probabilities.shape:
             return False
@@ -155,7 +157,7 @@ def equal(one: Scores, other: Scores) -> bool:
 
 
 def _seconds(scorer: Scorer, matrix: NDArray[np.float32], rows: int, timer: Timer) -> float:
-    """Return the shortest time of several calls with `rows` rows. Noise can only add time."""
+    """Return the shortest time of several calls on `rows` rows, because noise can only add time."""
     batch: Any = np.resize(matrix, (rows, matrix.shape[1]))
     scorer.score(batch)
     times = []

@@ -1,7 +1,7 @@
 """Serialize a scikit-learn estimator to joblib bytes that depend only on its content.
 
-Plain `joblib.dump` produces different bytes for equal estimators, because the padding in tree nodes
-is arbitrary and a pickle records which equal strings are the same object.
+Plain `joblib.dump` produces different bytes for equal estimators: the padding bytes in tree nodes
+are arbitrary, and a pickle encodes which of several equal strings are the same object.
 """
 
 import io
@@ -24,7 +24,7 @@ class _Pickler(NumpyPickler):  # type: ignore[misc]  # joblib has no types
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
-        self._first: dict[Any, Any] = {}  # the first of several equal strings or data types
+        self._first: dict[Any, Any] = {}  # first object seen for each string or data type
 
     def save(self, obj: Any, *args: Any, **options: Any) -> Any:
         if type(obj) is str or isinstance(obj, np.dtype):

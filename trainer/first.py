@@ -1,7 +1,7 @@
 """Train a stream's first model on records and labels from a file, then sign and store it.
 
-Input: feature records with one label each. Output: a `TrainedModel`, with records for the `models`
-topic. The new model is not compared with a champion.
+Input: feature records with one label each. Output: a `TrainedModel`, with records to publish to the
+`models` topic. The new model is not compared with a champion.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,8 +29,7 @@ from trainer.rows import TrainingRows
 from trainer.search import Progress, Range, no_progress, search
 from trainer.split import split
 
-# With fewer rows, the default share would hold out fewer than three records, and the metric would
-# be mere chance.
+# With fewer rows, fewer than three would be held out by default, too few for a meaningful metric.
 MIN_ROWS = 15
 
 
@@ -48,7 +47,7 @@ class TrainedModel(msgspec.Struct, frozen=True):
 
     @property
     def candidate(self) -> str:
-        """Return the name of the candidate that won."""
+        """Return the winning candidate's name."""
         return self.manifest.candidate
 
     @property
@@ -68,10 +67,10 @@ def train_first(
     promote: bool = True,
     progress: Progress = no_progress,
 ) -> TrainedModel:
-    """Train on feature records (JSON, as in the topic) with one label each.
+    """Train on feature records (JSON, as in the features topic) with one label each.
 
-    `catalog` contains the current champion; by default, there is none. With `promote`, the result's
-    records make the model champion. Create a signing key if there is none. Raises TrainingError or
+    `catalog` contains the current champion, if there is one. With `promote`, the result's records
+    make the new model champion. If there is no signing key, one is created. Raises TrainingError or
     PackageError.
     """
     catalog = catalog or Catalog(Trusted(settings.keys))

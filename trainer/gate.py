@@ -1,6 +1,7 @@
 """Decide whether a challenger model beats the champion (step 7 of docs/model-life.md).
 
-Input: the predictions of both models for the same held-out rows. Output: a verdict and its reason.
+Input: both models' predictions for the same held-out rows. Output: a verdict and its reason. This
+module only computes on arrays.
 """
 
 from typing import Final
@@ -13,8 +14,8 @@ from driftline.config.stream_sections import Metric
 from driftline.learning.metrics import Values, better, evaluate, higher_is_better
 from trainer.split import Places
 
-# The gain's standard error is computed from the gain in this many blocks of held-out rows. Blocks
-# keep consecutive rows together, because such rows are correlated.
+# The gain's standard error is computed from the gains on this many blocks of held-out rows. Each
+# block consists of consecutive rows, because these are correlated.
 BLOCKS: Final = 10
 # A champion looks better on rows that it was trained on, so models are judged on newer rows only.
 # With fewer newer rows than this, chance would decide, so they are judged on all held-out rows.
@@ -33,7 +34,7 @@ class Verdict(msgspec.Struct, frozen=True):
 def judged_places(held_positions: Places, champion_last: int | None) -> Places:
     """Return the indices of the held-out rows to judge the models on.
 
-    Use the rows that the champion was not trained on, or all rows if there are too few.
+    These are the rows newer than the champion's training rows, or all rows if too few are newer.
     `held_positions`, int64 (m,), contains the held-out rows' positions. `champion_last` is the
     newest position that the champion was trained on, or None if there is no champion.
     """
@@ -60,7 +61,7 @@ def judge(stream: Stream, labels: Values, challenger: Values, champion: Values |
     if not better(metric, ours, theirs):
         return Verdict(False, ours, theirs, f"{comparison}: the champion stays")
     noise = _noise(metric, stream, labels, challenger, champion)
-    if abs(ours - theirs) <= noise * (1 + 1e-9):  # a one-row gain equals `noise` up to rounding
+    if abs(ours - theirs) <= noise * (1 + 1e-9):  # a one-row gain equals `noise`, up to rounding
         reason = f"{comparison}: the gain may be chance (± {noise:.2g}), so the champion stays"
         return Verdict(False, ours, theirs, reason)
     return Verdict(True, ours, theirs, comparison)

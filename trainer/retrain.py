@@ -1,7 +1,8 @@
-"""Run one retraining job: collect, clean, split, search, judge, package and store, in this order.
+"""Run one retraining job, from reading outcomes from the broker to storing the winning model.
 
-Input: a request, the champion's announcement and the log of outcomes. Output: a `TrainingResult`,
-with an announcement if a model beat the champion. The handler publishes that announcement.
+The steps are collect, clean, split, search, judge, package and store, in this order. Input: a
+request, the champion's announcement and the outcome log. Output: a `TrainingResult`, with an
+announcement if a model beat the champion. The handler publishes the announcement.
 """
 
 import logging
@@ -33,8 +34,8 @@ _SHORTER: Final = (("half", 2), ("quarter", 4))
 
 
 class TrainingJob(msgspec.Struct, frozen=True):
-    """The input of a training job. `trained_at` is an RFC 3339 time from the handler's clock.
-    `earlier` contains announced models that may become champion again."""
+    """A training job's input. `trained_at` is an RFC 3339 time from the handler's clock. `earlier`
+    contains announced models that may become champion again."""
 
     request: RetrainRequest
     champion: ModelAnnounced | None
@@ -43,11 +44,11 @@ class TrainingJob(msgspec.Struct, frozen=True):
 
 
 class TrainingResult(msgspec.Struct, frozen=True):
-    """The result of a training job.
+    """A training job's result.
 
     `announcement` announces the new or earlier model to promote. It is None if the champion stays.
-    `wait_for` is the number of further outcomes since the change that the training needs, or 0 if
-    the result is final.
+    `wait_for` is how many more outcomes since the change the training needs, or 0 if the result is
+    final.
     """
 
     reason: str
@@ -71,9 +72,9 @@ def retrain(
 ) -> TrainingResult:
     """Collect, clean, split, search and judge. If the challenger won, package and store it.
 
-    Raises BrokerError, which is temporary, so the request is trained again. If the model store is
-    unreachable, the result has `passes` set. Any other failure would recur, so the result reports
-    it as the reason.
+    Raises BrokerError, which is temporary, so the caller trains the request again. If the model
+    store is unreachable, the result has `passes` set. Any other failure would recur, so it becomes
+    the result's reason.
     """
     try:
         return _retrain(job, stream, outcomes, models, publisher, progress)
@@ -84,7 +85,7 @@ def retrain(
     except DriftlineError as error:
         return TrainingResult(reason=f"training failed: {error.message}")
     except Exception as error:
-        # If this error ended the trainer, the next trainer would read the request and end too.
+        # If this error stopped the trainer, the next trainer would reread the request and stop too.
         log.exception("training for request %s failed", job.request.id)
         return TrainingResult(reason=f"training failed: {type(error).__name__}: {error}")
 
@@ -145,7 +146,7 @@ def _searched(
     )
     if not verdict.won:
         return result
-    if recalled is not None:  # the winning earlier model is already stored and announced
+    if recalled is not None:  # an earlier model won, which is already stored and announced
         return msgspec.structs.replace(result, announcement=recalled)
     # Refit the winner, package it and store it (9).
     progress("packaging", 0, 1)
@@ -172,9 +173,9 @@ def ranges_and_held(
 
     `recent` contains the rows since the change that the request names, or all rows. Only `recent`
     rows are held out, because the newest rows best show how well a model will serve. The ranges are
-    the rest of `recent`, the rest of all rows, and the newest half and quarter of the latter, in
-    case of changes that no request names. Letting the newest rows decide how far back to learn
-    follows Klinkenberg, "Learning drifting concepts: example selection vs. example weighting"
+    the other `recent` rows, all rows not held out, and the newest half and quarter of those rows,
+    which help after changes that no request names. Letting the newest rows decide how far back to
+    learn follows Klinkenberg, "Learning drifting concepts: example selection vs. example weighting"
     (2004).
     """
     how = stream.models
@@ -249,7 +250,7 @@ def _predictions_of(
 ) -> Iterator[tuple[ModelAnnounced, NDArray[np.object_]]]:
     """Yield (announcement, predictions) for each usable earlier model.
 
-    A usable model passes its check and was not trained on the rows to judge on.
+    A model is usable if it passes its check and was not trained on the rows to judge on.
     """
     for announced in earlier:
         try:

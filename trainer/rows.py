@@ -1,4 +1,4 @@
-"""Labelled records as NumPy arrays: the input and output of every training step."""
+"""Hold labelled records as NumPy arrays, the input and output of the training steps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from driftline.config.stream import Stream
 from driftline.wire.columns import Batch, Columns
 from driftline.wire.events import Value
 
-# The placeholder for a missing row number or time, smaller than any valid one.
+# The placeholder for a missing row number or time, smaller than any valid value.
 NONE = np.iinfo(np.int64).min
 
 
 class TrainingRows(msgspec.Struct, frozen=True):
-    """`n` labelled records, ordered by (position, id) once they are cleaned.
+    """`n` labelled records. `clean` orders them by (position, id).
 
     `positions`, `rows`, `times_us`, `revisions`: int64 (n,). `labels`: object (n,) of class names,
-    or float64 (n,). `newest`: the JSON of a few of the newest records, for the package's check.
+    or float64 (n,). `newest`: a few of the newest records as JSON, for the package's check.
     """
 
     ids: NDArray[np.object_]

@@ -1,8 +1,8 @@
 """Run a training job in this thread (`driftline run`, tests) or in a separate process.
 
-Input: a job. Output: the job's result, from `poll`. With a separate process, the service's loop
-keeps polling the broker during the training. If polling stopped, the consumer group would evict the
-worker, and the training would restart again and again.
+Input: a job. Output: the job's result, returned by `poll`. A separate process lets the service's
+loop keep polling the broker during the training. If polling stopped, the consumer group would evict
+the worker, and the training would restart again and again.
 """
 
 import multiprocessing
@@ -19,7 +19,7 @@ from trainer.search import Progress, no_progress
 
 Train = Callable[[TrainingJob, Progress], TrainingResult]
 
-# How long a terminated process may take to exit before it is killed.
+# After SIGTERM, a training process has this long to exit before it is killed.
 _END_S = 5.0
 
 
@@ -30,7 +30,7 @@ class Runner(Protocol):
         """Start a job. No other job may be running."""
 
     def poll(self) -> TrainingResult | None:
-        """Return the result exactly once, and None before and after. Never wait for a process.
+        """Return the job's result exactly once, and None before and after. Never block.
 
         Raises BrokerError if the outcomes could not be read.
         """
@@ -63,15 +63,15 @@ class InlineRunner:
 class ProcessRunner:
     """Trains in a spawned process. `train` must be picklable.
 
-    If the process dies (killed, out of memory), the result's reason contains the exit code.
+    If the process dies (for example, out of memory), the result's reason contains the exit code.
     """
 
     def __init__(self, train: Train, progress: Progress = no_progress) -> None:
         self._train = train
         self._progress = progress
         self._context = multiprocessing.get_context("spawn")  # client threads do not survive a fork
-        # `start` sets both attributes, and `cancel` resets them. Once there is a result, `poll`
-        # calls `cancel`.
+        # `start` sets both attributes, and `cancel` resets them. `poll` calls `cancel` after it has
+        # received the result.
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -124,8 +124,9 @@ class ProcessRunner:
 
 
 def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
-    """Train in the child process. Send progress, then the result or the broker's error message."""
-    # Ctrl-C reaches every process in the group, but the service decides when this one ends.
+    """Train in the child process. Send progress, and finally the result or the broker's error."""
+    # Ctrl-C reaches every process in the process group, but the service decides when to stop this
+    # process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""Tune and train every candidate model on every range of rows, and return the best one.
+"""Tune and train every candidate model on every range of rows, in memory; return the best model.
 
 This module covers steps 4 (features), 5 (model choice), 6 (training) and 8 (tuning) of
 docs/model-life.md.
@@ -30,10 +30,11 @@ from trainer.split import Places, split
 
 log = logging.getLogger(__name__)
 
-# With this many rows, parameters matter more than noise, and trying a whole grid takes seconds.
+# On this many rows, differences between parameters exceed the noise, and a whole grid takes
+# seconds.
 TUNE_ROWS: Final = 10_000
 NOT_FINITE: Final = "its predictions are not finite"
-# The controller that limits library threads, by the number of modules when it was created.
+# The controller that limits library threads, keyed by the number of modules loaded at its creation.
 _controllers: dict[int, Any] = {}
 
 Progress = Callable[
@@ -124,9 +125,10 @@ def search(
 
 
 def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
-    """Return the grid's best parameters, judged on one part of the newest `TUNE_ROWS` rows.
+    """Return the grid's best parameters, according to the newest `TUNE_ROWS` rows.
 
-    All parameters are fitted on the other part. If every fit fails, return the default parameters.
+    Each point of the grid is fitted on one part of these rows and judged on the other part. If
+    every fit fails, the default parameters are returned.
     """
     if not stream.models.tune or len(kind.grid) == 1:
         return kind.grid[0]
@@ -136,7 +138,7 @@ def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
         share=stream.models.holdout,
         how=stream.models.split,
         task=stream.task,
-        seed=stream.models.seed + 1,  # the held-out rows were drawn with another seed
+        seed=stream.models.seed + 1,  # differs from the seed that drew the held-out rows
     )
     learn, truth = recent.take(fit_on), recent.take(judge_on)
     best, best_metric = kind.grid[0], None
@@ -153,7 +155,7 @@ def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
 
 
 def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: TrainingRows) -> Fitted:
-    """Fit a candidate on these rows, or on the newest `max_rows` of them if it has that limit.
+    """Fit a candidate on these rows, or on the newest `max_rows` rows if the candidate has a limit.
 
     Raises whatever the candidate's library raises, and TrainingError if there is only one class.
     """
@@ -179,8 +181,8 @@ def one_thread() -> Iterator[None]:
     # scikit-learn depends on threadpoolctl.
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-    # Creating a controller takes 7 ms, and a search needs one hundreds of times. A new controller
-    # is needed only after more libraries were loaded, which increases the number of modules.
+    # Creating a controller takes 7 ms, and a search uses a controller hundreds of times. A new
+    # controller is needed only when more libraries, and so more modules, have been loaded.
     modules = len(sys.modules)
     if modules not in _controllers:
         _controllers.clear()

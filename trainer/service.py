@@ -1,8 +1,8 @@
 """Trainer handler: turn retrain requests from Kafka into announcements, pointers and decisions.
 
-It handles one request at a time through a `Runner`, and publishes a `RetrainDecision` for each.
-No commit passes a request that has no decision yet, so after a crash the request is trained again.
-The trainer never replaces a pointer that an operator published during the training.
+The handler trains for one request at a time through a `Runner`, and publishes a `RetrainDecision`
+for each request. It commits no offset past an undecided request, so that the request is trained
+again after a crash. It never replaces a pointer that an operator published during the training.
 """
 
 import logging
@@ -36,12 +36,13 @@ from trainer.runner import Runner
 
 log = logging.getLogger(__name__)
 
-# The trainer abandons a request after this many attempts during which the trainer exited. The limit
-# is not lower, because ordinary service restarts count as attempts too.
+# The trainer abandons a request after it has exited during this many attempts. The limit is not
+# lower, because an ordinary restart of the service also ends an attempt.
 MAX_ATTEMPTS: Final = 5
-# The number of earlier models to compare with the champion. Loading each of them takes time.
+# At most this many earlier models are compared with the champion, because loading models takes
+# time.
 EARLIER: Final = 10
-# The interval at which outcomes are counted while a request waits for more outcomes.
+# While a request waits for more outcomes, they are counted at this interval.
 _LOOK_AGAIN_S: Final = 1.0
 # If training cannot reach the model store, the first retry comes after this delay. Each further
 # retry doubles the delay, up to `LONGEST_RETRY_S`.
@@ -62,7 +63,7 @@ class _Work(msgspec.Struct):
     attempt: int
     pointer: str | None  # id of the champion's pointer when the training began
     counted: int  # number of records in the outcomes topic when the training began
-    # The request waits until the outcomes topic has this many records. None during training.
+    # The request waits until the outcomes topic holds this many records. None during training.
     until: int | None = None
     look_at_s: float = 0.0  # while the request waits, the time of the next count
     retry_s: float = 0.0  # the last delay set by `_retry`; 0 while the model store is reachable
@@ -206,15 +207,15 @@ class TrainerHandler(Handler):
     # ---- one request ----------------------------------------------------------------------------
 
     def _next(self) -> list[Outgoing]:
-        """Start with the newest request. Decide all older requests at once, even a waiting one."""
+        """Start the newest request. Decide all older requests at once, even a waiting request."""
         if self._sent is not None:
-            return []  # the champion is unknown until our own pointer has been read back
+            return []  # wait until our own pointer has been read back, which decides the champion
         *older, newest = self._queue
         if self._work is not None:
             older.insert(0, self._work.asked)
         self._queue = []
         self._work = _Work(newest, self._attempt(newest), None, 0)
-        # If an earlier attempt ended the trainer, the commit's metadata contains its number.
+        # If the trainer exited during an earlier attempt, the commit's metadata has its number.
         if self._work.attempt > MAX_ATTEMPTS:
             tried = self._work.attempt - 1
             failed = TrainingResult(
@@ -259,8 +260,8 @@ class TrainerHandler(Handler):
             log.info("the model store is available again")
             work.retry_s = 0.0
         if result.wait_for:
-            # The count includes transaction markers. The minimum keeps the trainer from reading the
-            # topic too often in vain.
+            # Transaction markers count as records, so `until` may be reached too early. The minimum
+            # keeps the trainer from rereading the topic too often.
             more = max(result.wait_for, self._stream.retrain.min_outcomes // 10)
             work.until = work.counted + more
             work.look_at_s = self._clock.monotonic() + _LOOK_AGAIN_S
@@ -270,7 +271,7 @@ class TrainerHandler(Handler):
         announced = result.announcement
         if announced is None:
             return [self._decide(work.asked, result)]
-        # Announce the model unless it is an earlier one. Promote it if the pointer rules allow it.
+        # Announce the model if it is new, and promote it unless `_why_not_promoted` has a reason.
         is_new = announced.digest not in self._catalog.announcements
         output = [self._signed(announced)] if is_new else []
         stays = self._why_not_promoted(work)

@@ -1,1 +1,1 @@
-"""The measurements that the documentation quotes; run `python -m benchmarks.evidence NAME`."""
+"""Measurements quoted in the documentation; run them with `python -m benchmarks.evidence NAME`."""

@@ -1,6 +1,6 @@
-"""Run one of the measurements in this folder: `python -m benchmarks.evidence NAME [OPTIONS]`.
+"""Run a measurement from this folder: `python -m benchmarks.evidence NAME [OPTIONS]`.
 
-With `all` in place of a name, run all of them one after the other, which takes some hours.
+With `all` as the name, run every measurement in sequence. This takes several hours.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def names() -> list[str]:
-    """Return the names of the measurements: the modules in this folder that have a `main`."""
+    """Return the measurements' names: the modules in this folder that have a `main`."""
     found = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
     return [
         name
@@ -21,7 +21,7 @@ def names() -> list[str]:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the measurements that the arguments name, and return the exit code."""
+    """Run the measurements named in the arguments, and return the exit code."""
     known = names()
     if arguments == ["all"]:
         codes = []

@@ -1,8 +1,8 @@
-"""Compare detectors of error changes: what they find, how late, and how many alarms are false.
+"""Compare error detectors, on generated streams and data files: changes found, delay, false alarms.
 
-In: generated streams (with other seeds than those used for tuning), and data sets with known
-changes. Out: tables of precision, recall, F1, delay and false alarms, of recall by the number of
-rows that the best possible test needs, and of the delays on the data sets.
+Input: generated streams, with seeds not used for tuning, and data sets with known changes.
+Output: a table of precision, recall, F1, delay and false alarms; a table of recall by the number of
+rows that the best possible test needs; and a table of the delays on the data sets.
 """
 
 import csv
@@ -36,16 +36,16 @@ from driftline.config.stream import Stream
 from driftline.config.stream_sections import Drift
 from monitor.decisions.detectors import DETECTORS
 
-SEEDS: Final = 30  # number of streams of each family, both abrupt and gradual
-FIRST_SEED: Final = 1_000  # first seed of the reported results; tuning uses seeds from 0 on
-# An alarm up to this many rows after the end of a change counts as finding it.
+SEEDS: Final = 30  # number of abrupt streams per family, and of gradual streams
+FIRST_SEED: Final = 1_000  # first seed for reported results; tuning uses seeds starting at 0
+# A change counts as found if an alarm is raised at most this many rows after the change ends.
 HORIZON: Final = 2_000
 BOUNDS: Final = (50, 100, 200, 500, 1_000, 2_000, math.inf)
-SEEN: Final = 500  # F1 covers only changes that the best test finds within this many rows
+SEEN: Final = 500  # F1 covers only changes that the best possible test finds within this many rows
 
 
 class File(msgspec.Struct, frozen=True):
-    """A data set with known changes. The model is trained on its first rows."""
+    """A data set with known changes, whose first rows train the model."""
 
     name: str
     training: int = 2_000
@@ -61,7 +61,7 @@ FILES: Final = (
 
 
 class Score(msgspec.Struct):
-    """The results of one detector, summed over streams."""
+    """One detector's results, summed over streams."""
 
     rows: int = 0
     found: int = 0
@@ -74,7 +74,7 @@ class Score(msgspec.Struct):
     seconds: float = 0.0
 
     def add(self, stream: Drifting, result: WatcherResult, seconds: float = 0.0) -> None:
-        """Add the alarms on a stream, and the time that it took to find them."""
+        """Add the alarms raised on one stream, and the time that the detector took."""
         self.seconds += seconds
         self.rows += len(stream.y) - stream.training
         taken: set[int] = set()
@@ -105,7 +105,7 @@ class Score(msgspec.Struct):
         self.false += len(result.alarms) - len(taken)
 
     def row(self) -> dict[str, float]:
-        """Return the figures of a table row."""
+        """Return the values of a table row."""
         precision = self.found / max(1, self.found + self.false)
         recall = self.found / max(1, self.found + self.missed)
         return {
@@ -123,7 +123,7 @@ class Score(msgspec.Struct):
 
 
 def _next(stream: Drifting, result: WatcherResult, change: int, end: int) -> int | None:
-    """Return the first alarm between the limit `end` and the next change: it is late, not false."""
+    """Return the first alarm between the limit `end` and the next change, which counts as late."""
     until = [*(other.row for other in stream.changes), len(stream.y)][change + 1]
     return next((k for k, a in enumerate(result.alarms) if end < a.row <= until), None)
 
@@ -136,7 +136,7 @@ Contestants = dict[str, tuple[Callable[[Stream], Watch], tuple[str, ...]]]
 
 
 def contestants(names: Sequence[str], events: bool) -> Contestants:
-    """Return for each name the class that watches a stream, and its detectors."""
+    """Return, for each name, the class that watches a stream and the detectors that it uses."""
     chosen: Contestants = {name: (DetectorWatch, (name,)) for name in names}
     if events:
         default = Drift().detectors
@@ -148,7 +148,7 @@ def contestants(names: Sequence[str], events: bool) -> Contestants:
 def generated(
     chosen: Contestants, families: Sequence[Family], seeds: range
 ) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
-    """Return the scores by contestant, and by contestant and family."""
+    """Return the scores by contestant, and also by contestant and family."""
     whole: dict[str, Score] = {name: Score() for name in chosen}
     scores: dict[str, dict[str, Score]] = {name: {} for name in chosen}
     for family, gradual, seed in itertools.product(families, (False, True), seeds):
@@ -199,7 +199,7 @@ HEAD: Final = (
 
 
 def read(file: File, data: Path) -> Drifting:
-    """Read a data set as a stream."""
+    """Read a data set's file as a stream."""
     item = SETS[file.name]
     target, changes = item.target, item.changes
     with gzip.open(item.file(data), "rt", newline="") as text:
@@ -235,7 +235,7 @@ def on_files(chosen: Contestants, data: Path) -> list[list[str]]:
 
 
 def main(argv: list[str]) -> int:
-    """Measure, print the tables, and with `--json` write the numbers to a file."""
+    """Run the measurement and print the tables. With `--json`, also write the numbers to a file."""
     parser = options("detectors", __doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="streams of each family")
     parser.add_argument("--tune", action="store_true", help="on the tuning seeds, not the others")

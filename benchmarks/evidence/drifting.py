@@ -1,7 +1,6 @@
-"""Generate streams whose concept changes, and compute how soon the best test could find this.
+"""Generate streams with concept changes (pure NumPy), and bound how soon a test can detect them.
 
-In: a family and a seed. Out: rows, labels, and the rows at which the concept changes. This module
-needs only NumPy.
+Input: a family and a seed. Output: rows, labels, and the rows at which the concept changes.
 """
 
 import math
@@ -17,25 +16,25 @@ Rng = np.random.Generator
 
 TRAINING: Final = 2_000
 SPACING: Final = (
-    4_000  # mean number of rows between two changes; JITTER is the largest deviation from it
+    4_000  # mean number of rows between two changes; each gap deviates from it by at most JITTER
 )
 JITTER: Final = 500
 CHANGES: Final = 3
 ROWS: Final = TRAINING + SPACING * (CHANGES + 1)
-WIDTH: Final = 1_000  # rows of a gradual change
-# The best test raises one false alarm in this many rows.
+WIDTH: Final = 1_000  # number of rows over which a gradual change takes place
+# The best possible test raises one false alarm in this many rows.
 BOUND_ROWS: Final = 10_000
 
 
 class ConceptChange(msgspec.Struct, frozen=True):
-    """A change of concept that begins at `row` and is complete `width` rows later."""
+    """A concept change that begins at `row` and is complete `width` rows later."""
 
     row: int
     width: int
 
 
 class Family(msgspec.Struct, frozen=True):
-    """A kind of stream; `draw(rng)` returns a function (rng, rows, concept number) → (x, y)."""
+    """A kind of stream. `draw(rng)` returns a function (rng, rows, concept number) → (x, y)."""
 
     name: str
     draw: Callable[[Rng], Callable[[Rng, int, int], tuple[Floats, Floats]]]
@@ -43,7 +42,7 @@ class Family(msgspec.Struct, frozen=True):
 
 
 class Drifting(msgspec.Struct, frozen=True):
-    """A stream: `x` (n, columns) and `y` (n,). `fresh(concept)` draws more rows of a concept."""
+    """A stream: `x` (n, columns) and `y` (n,). `fresh(concept)` draws new rows from a concept."""
 
     x: Floats
     y: Floats
@@ -54,7 +53,7 @@ class Drifting(msgspec.Struct, frozen=True):
 
 
 def draw(family: Family, seed: int, *, gradual: bool) -> Drifting:
-    """Draw a stream of a family. The same seed always gives the same stream."""
+    """Draw a stream from a family. The same seed always gives the same stream."""
     rng = np.random.default_rng([seed, gradual, *family.name.encode()])
     sample = family.draw(rng)
     width = WIDTH if gradual else 0
@@ -70,17 +69,17 @@ def draw(family: Family, seed: int, *, gradual: bool) -> Drifting:
     parts = [sample(rng, ROWS, concept) for concept in range(CHANGES + 1)]
     x = np.stack([part[0] for part in parts])[concepts, rows]
     y = np.stack([part[1] for part in parts])[concepts, rows]
-    # Use different random numbers, so that errors are not measured on the rows of the training.
+    # Use different random numbers, so that errors are not measured on training rows.
     others = np.random.default_rng([seed, gradual, 1, *family.name.encode()])
     return Drifting(x, y, changes, family.regression, lambda c: sample(others, 4_000, c))
 
 
 def bound(before: float, after: float) -> float:
-    """Return how many rows the best test needs to find an increase of the error rate.
+    """Return how many rows the best possible test needs to detect an increase in the error rate.
 
-    This test knows both error rates and raises a false alarm once in `BOUND_ROWS` rows. It needs
-    log(rows between false alarms) / KL(after‖before) rows (G. Lorden, 1971). Infinite if the error
-    does not increase.
+    This test knows both error rates and raises one false alarm per `BOUND_ROWS` rows. It needs
+    log(rows between false alarms) / KL(after‖before) rows (G. Lorden, 1971). The result is infinite
+    if the error does not increase.
     """
     if after <= before:
         return math.inf
@@ -92,8 +91,8 @@ def bound(before: float, after: float) -> float:
 
 
 def bound_of_errors(before: Floats, after: Floats) -> float:
-    """Return the same bound for absolute errors (n,), as if they were normal with the variance of
-    `before`.
+    """Return the same bound for absolute errors (n,), treated as normally distributed with the
+    variance of `before`.
     """
     rise = float(after.mean() - before.mean())
     if rise <= 0.0:
@@ -110,7 +109,7 @@ def _noisy(rng: Rng, y: Any, share: float) -> Floats:
 
 
 def _sea(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # W. N. Street and Y. Kim, 2001: their four thresholds in random order.
+    # W. N. Street and Y. Kim, 2001, with their four thresholds in random order.
     thresholds = rng.permutation([7.0, 8.0, 9.0, 9.5])
 
     def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
@@ -121,8 +120,8 @@ def _sea(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _sine(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Gama et al., 2004: the class is whether a point is below one of two sine curves, or the
-    # reverse.
+    # J. Gama et al., 2004: the class tells whether a point is below a sine curve; there are two
+    # curves, and either class can be the one below.
     order = rng.permutation(4)
 
     def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
@@ -135,8 +134,8 @@ def _sine(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _mixed(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Gama et al., 2004: two of three conditions must hold; in every other concept, the class is
-    # reversed in a share of the area.
+    # J. Gama et al., 2004: the class tells whether two of three conditions hold. In every other
+    # concept, the class is reversed in a share of the area.
     shares = rng.uniform(0.2, 1.0, CHANGES + 1)
 
     def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
@@ -150,7 +149,7 @@ def _mixed(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _stagger(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Schlimmer and R. Granger, 1986: three rules on size, colour and shape, which recur.
+    # J. Schlimmer and R. Granger, 1986: three recurring rules on size, colour and shape.
     order = [*rng.permutation(3), *rng.permutation(3)]
     order = [rule for i, rule in enumerate(order) if not i or rule != order[i - 1]]
     noise = rng.uniform(0.0, 0.2)
@@ -185,8 +184,8 @@ def _hyperplane(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _circles(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Gama et al., 2004: the class is whether a point is inside a circle, whose centre and radius
-    # change.
+    # J. Gama et al., 2004: the class tells whether a point is inside a circle. The circle's centre
+    # and radius change.
     centres = rng.uniform(0.3, 0.7, (CHANGES + 1, 2))
     radii = rng.uniform(0.15, 0.35, CHANGES + 1)
 
@@ -199,7 +198,7 @@ def _circles(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _friedman(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Friedman, 1991. In each change, two columns swap their roles (E. Ikonomovska et al., 2011).
+    # J. Friedman, 1991. At each change, two columns swap roles (E. Ikonomovska et al., 2011).
     orders = [np.arange(5)]
     for _ in range(CHANGES):
         order = orders[-1].copy()

@@ -1,10 +1,10 @@
-"""Measure false alarms of the default detector on autocorrelated errors.
+"""Measure the default detector's false alarms on autocorrelated errors from real data files.
 
-In: the errors of a first model on real data sets, in blocks that are shuffled. So the error has no
-lasting change, but neighbouring errors stay together. Out: alarms per 1,000 rows, of increases that
-are large enough to matter. The detector runs in three variants: it assumes independent errors, or
-it allows for the variance inflation of the model's held-out errors, or also for that of the errors
-themselves.
+Input: a first model's errors on real data sets, shuffled in blocks. Shuffling removes any lasting
+change, but neighbouring errors stay together. Output: alarms per 1,000 rows, counting only
+increases that are large enough to matter. The detector runs in three variants. The first assumes
+independent errors, the second allows for the variance inflation of the model's held-out errors,
+and the third also allows for the variance inflation of the watched errors.
 """
 
 import sys
@@ -23,8 +23,8 @@ from monitor.decisions.autocorrelation_check import Autocorrelation
 from monitor.decisions.detectors import ErrorDetector
 from monitor.reference.autocorrelation import variance_inflation
 
-# Rows in a block: a week, or a month if rows are days. Without a calendar, a block has 200 rows, so
-# that it preserves the autocorrelation.
+# Rows per block: a week, or a month if each row is a day. Without calendar times, a block has 200
+# rows, enough to preserve the autocorrelation.
 BLOCKS: Final = {
     "elec2": 336,
     "bike_sharing": 168,
@@ -40,7 +40,7 @@ PANE: Final = 50
 
 
 class AlarmRates(msgspec.Struct, frozen=True):
-    """The result of one data set: alarms per 1,000 rows, averaged over the shuffles."""
+    """One data set's results: alarms per 1,000 rows, averaged over the shuffles."""
 
     set: str
     block: int
@@ -87,7 +87,7 @@ def measure(name: str, data: Path, shuffles: int) -> AlarmRates:
     counts = [0, 0, 0]
     for _ in range(shuffles):
         shuffled = blocks[rng.permutation(len(blocks))].ravel()
-        # Without `add`, only the given inflation counts.
+        # Without `add`, the detector allows only for the given variance inflation.
         with patch.object(Autocorrelation, "add"):
             counts[0] += _alarms(ErrorDetector("glr", task), shuffled)
             counts[1] += _alarms(ErrorDetector("glr", task, more), shuffled)

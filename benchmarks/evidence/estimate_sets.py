@@ -1,7 +1,7 @@
-"""Labelled data sets, each with the model that Driftline trains on its first fifth.
+"""Read labelled data files, train Driftline's model on each set's first fifth, and score the rest.
 
-In: a folder of data sets (`name/data.csv.gz`, with rows in the order of the stream). Out: the
-model's reference, and its predictions for all later records, with their labels.
+Input: a folder of data sets (`name/data.csv.gz`, with rows in stream order). Output: the model's
+reference, its predictions for all later records, and these records' labels.
 """
 
 import tempfile
@@ -25,15 +25,15 @@ from driftline.wire.feature_records import RecordCodec
 from producers.draft import window_records
 from trainer.first import train_first
 
-# The default of `driftline run`.
+# The share of the rows that `driftline run` trains on by default.
 WARM_UP: Final = 0.2
 
 
 class LabelledSet(msgspec.Struct, frozen=True):
     """A data set and the metric to estimate.
 
-    also_drop: more columns to leave out. tuned_on: whether the set was used to choose the
-    estimator. All other sets were only measured.
+    also_drop: additional columns to leave out. tuned_on: whether the set was used to choose the
+    estimator; other sets were only measured.
     """
 
     data: DataSet
@@ -43,7 +43,7 @@ class LabelledSet(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The name of the data set."""
+        """The data set's name."""
         return self.data.name
 
 
@@ -58,13 +58,13 @@ LABELLED: Final = (
     LabelledSet(SETS["airlines_delayed_labels"]),
     LabelledSet(SETS["california_housing_nml"]),
     LabelledSet(SETS["phishing_sites"]),
-    # The description repeats `weather_main` in more detail.
+    # `weather_description` repeats `weather_main` in more detail.
     LabelledSet(SETS["metro_traffic"], metric="mae", also_drop=("weather_description",)),
 )
 
 
 class Followed(msgspec.Struct, frozen=True):
-    """A model and the records after its training data, in the stream's order."""
+    """A model, and the records after its training data in stream order."""
 
     stream: Stream
     reference: Reference
@@ -74,22 +74,22 @@ class Followed(msgspec.Struct, frozen=True):
     labels: NDArray[Any]
 
     def windows(self) -> list[slice]:
-        """Return the complete windows, one after the other."""
+        """Return the complete windows in order."""
         return [
             slice(start, start + self.window)
             for start in range(0, len(self.labels) - self.window + 1, self.window)
         ]
 
     def realised(self, at: slice, metric: Metric) -> float:
-        """Return the metric over these records."""
+        """Return the metric computed from these records' labels."""
         predictions = self.scores.predictions[at]
         return evaluate(metric, self.stream.task, self.labels[at], predictions)
 
 
 def follow(chosen: LabelledSet, folder: Path, *, metric: Metric | None = None) -> Followed:
-    """Train on the first fifth of a set as Driftline does, and score the rest.
+    """Train on a set's first fifth as Driftline does, and score the rest.
 
-    Rows without a label are left out. metric: replaces the metric of the set.
+    Rows without a label are left out. metric: replaces the set's metric.
     """
     import pandas as pd
 

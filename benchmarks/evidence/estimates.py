@@ -1,16 +1,17 @@
-"""Compare estimated with realised metrics of windows, for Driftline and other estimators.
+"""Compare estimated and realised window metrics on data files, for Driftline and other estimators.
 
 usage: python -m benchmarks.evidence estimates [--data FOLDER] [--nannyml PYTHON] [--json FILE] …
 
-For each labelled set, a model is trained on the first fifth as Driftline does, and the metric of
-each window of the rest is estimated without labels. The other estimators are:
+For each labelled set, a model is trained on the first fifth of the rows as Driftline does. Each
+later window's metric is then estimated without labels. The other estimators are:
 
 - the model's held-out metric, unchanged;
 - average thresholded confidence (ATC; Garg et al., Leveraging unlabeled data to predict
   out-of-distribution performance, 2022);
 - difference of confidences (DoC; Guillory et al., Predicting with confidence on unseen
   distributions, 2021);
-- NannyML's CBPE and DLE with their defaults, if `--nannyml` names a Python that has NannyML.
+- NannyML's CBPE and DLE with default settings, if `--nannyml` is the path of a Python interpreter
+  that has NannyML installed.
 """
 
 import json
@@ -39,7 +40,7 @@ Estimates = Sequence[tuple[float, float, float]]  # value, low, high; NaN if mis
 
 
 class EstimatorResult(msgspec.Struct, frozen=True):
-    """The result of one estimator on one data set."""
+    """One estimator's result on one data set."""
 
     name: str
     estimator: str
@@ -49,11 +50,11 @@ class EstimatorResult(msgspec.Struct, frozen=True):
     window: int
     mean_absolute_error: float
     covered: float | None  # None if the estimator gives no interval
-    width: float | None  # mean width of its intervals
+    width: float | None  # mean width of the intervals
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print a table."""
+    """Run the measurement and print a table."""
     parser = options("estimates", __doc__)
     parser.add_argument("--nannyml", type=Path, help="a Python that has NannyML")
     parser.add_argument("--window", type=int, help="records; default: as a drafted stream file has")
@@ -152,7 +153,7 @@ def _sample(followed: Followed, at: slice) -> Sample:
 
 
 def _confidences(followed: Followed) -> dict[str, Estimates]:
-    """Estimate accuracy by ATC and DoC from the largest score of each record."""
+    """Estimate accuracy by ATC and DoC, from each record's largest score."""
     reference, probabilities = followed.reference, followed.scores.probabilities
     if reference.held_scores is None or probabilities is None:
         return {}

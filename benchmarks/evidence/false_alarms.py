@@ -1,9 +1,9 @@
-"""Measure how often windows without drift open an event, and how often real shifts are found.
+"""Measure how often shuffled data files open drift events, and how often injected shifts are found.
 
-In: data sets, shuffled by rows or in whole blocks, so that they do not drift. Out: events per
-window with a confidence interval, the windows that Evidently's defaults flag, and the share of
-injected shifts that each finds. Many references are drawn. The interval accounts for the
-correlation of windows that share a reference.
+Input: data sets, shuffled by rows or in whole blocks, so that they do not drift. Output: events per
+window with a confidence interval, the share of windows that Evidently's default tests flag, and the
+shares of injected shifts that Driftline and Evidently find. Many references are drawn. The interval
+accounts for the correlation between windows that share a reference.
 """
 
 import sys
@@ -32,20 +32,20 @@ RATE: Final = 0.005
 EFFECT: Final = 0.1  # the default `effect_size`, and Evidently's threshold for both distances
 SIZES: Final = (100, 500, 5000)
 ORDERS: Final = ("rows", "blocks")
-# Rows of a reference as in a model package, but at most this share of a data set, so that enough
-# rows remain for windows.
+# A reference has as many rows as in a model package, but at most this share of the data set, so
+# that enough rows remain for windows.
 REFERENCE: Final = 10_000
 SHARE: Final = 0.4
-MAX_WINDOWS: Final = 40  # windows for one reference
+MAX_WINDOWS: Final = 40  # windows per reference
 RESOLVE_AFTER: Final = 2
-# The injected drift: one numeric column shifts by this many standard deviations.
+# The injected drift shifts one numeric column by this many standard deviations.
 SHIFT: Final = 0.5
-WITHIN: Final = 3  # windows within which the shift should be found
+WITHIN: Final = 3  # a shift counts as found if detected within this many windows
 
 Columns = list[NDArray[Any]]
 
 
-# These data sets were used to design the rule; the others were only measured.
+# The data sets used to design the rule. The sets in `OTHERS` were only measured.
 TUNED_ON: Final = ("sea_abrupt", "car_loan_nml", "elec2", "noaa_weather", "phishing_sites")
 OTHERS: Final = (
     "bike_sharing",
@@ -57,11 +57,11 @@ OTHERS: Final = (
 
 
 class Count(msgspec.Struct):
-    """The counts for one reference and its windows."""
+    """The counts over one reference's windows."""
 
     windows: int = 0
-    events: int = 0  # events by the calibrated scores alone
-    large: int = 0  # events if only columns with a large enough effect count, as in the monitor
+    events: int = 0  # events according to the calibrated scores alone
+    large: int = 0  # events for columns with a large enough effect, as in the monitor
     evidently: int = 0  # windows in which Evidently's tests flag any column
     shifts: int = 0
     found: int = 0
@@ -76,7 +76,7 @@ class TableRow(msgspec.Struct, frozen=True):
     references: int
     windows: int
     rate: float
-    error: float  # half of the width of the 95% interval
+    error: float  # half the width of the 95% interval
     large: float
     evidently: float
     power: float
@@ -84,7 +84,7 @@ class TableRow(msgspec.Struct, frozen=True):
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print the tables."""
+    """Run the measurement and print the tables."""
     parser = options("false_alarms", __doc__)
     parser.add_argument("--sets", choices=("tuned", "others", "all"), default="all")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
@@ -119,9 +119,9 @@ def main(argv: list[str]) -> int:
 
 
 def columns_of(item: DataSet, data: Path) -> Columns:
-    """Return the columns that a stream file drafted by `driftline init` watches.
+    """Return the columns that are watched under the stream file drafted by `driftline init`.
 
-    Rows after a known drift of the data set are left out.
+    Rows after the data set's first known drift are left out.
     """
     import pandas as pd
 
@@ -144,14 +144,14 @@ def columns_of(item: DataSet, data: Path) -> Columns:
 def measure(
     columns: Columns, size: int, block: int, rng: np.random.Generator, classifier: bool = False
 ) -> Count:
-    """Shuffle the data, then measure one reference and the windows after it."""
+    """Shuffle the data, then test the windows that follow one reference."""
     total = len(columns[0])
     order = rng.permutation(total // block)[:, None] * block + np.arange(block)
     columns = [values[order.ravel()] for values in columns]
     length = min(REFERENCE, int(SHARE * total))
     reference = [values[:length] for values in columns]
     known = Histograms(reference, paired=len(reference))
-    # The tests and the classifier get half of the rate each, as in the monitor.
+    # As in the monitor, the tests and the classifier each get half of the rate.
     rate = RATE / 2 if classifier else RATE
     calibration = ThresholdCalibration(known, rate=rate)
     thresholds = calibration.of(size)
@@ -191,7 +191,7 @@ def measure(
 
 
 def events(scores: NDArray[np.float64], thresholds: Thresholds) -> int:
-    """Return how many events the scores (columns, windows) open by the monitor's rule."""
+    """Return how many events scores of shape (columns, windows) open under the monitor's rule."""
     highest = scores.max(axis=0)
     warned = highest >= thresholds.warning
     opened, is_open, quiet = 0, False, 0
@@ -206,15 +206,15 @@ def events(scores: NDArray[np.float64], thresholds: Thresholds) -> int:
 
 
 def _distances(known: Histograms, windows: Sequence[Columns]) -> NDArray[np.float64]:
-    """Return the distances (columns and pairs, windows) from the reference."""
+    """Return the distances from the reference, with shape (columns and pairs, windows)."""
     counts = np.stack([known.count(window) for window in windows], axis=1)
     return known.distances(counts, known.total[:, None])
 
 
 def _effects(reference: Columns, window: Columns) -> list[float]:
-    """Return the results of Evidently's default tests for references of more than 1,000 rows.
+    """Return the results of the tests that Evidently uses by default above 1,000 reference rows.
 
-    These are the Wasserstein distance for numbers and the Jensen-Shannon distance for categories.
+    Numbers are tested by Wasserstein distance and categories by Jensen-Shannon distance.
     """
     found = []
     for old, new in zip(reference, window, strict=True):
@@ -228,7 +228,8 @@ def _effects(reference: Columns, window: Columns) -> list[float]:
 
 
 def pooled(order: str, size: int, counts: Sequence[Count]) -> TableRow:
-    """Pool the counts of all references. The error is that of a ratio of sums over references."""
+    """Pool the counts of all references. The rate is a ratio of two sums over references, and its
+    error is computed accordingly."""
     windows = np.array([count.windows for count in counts])
     opened = np.array([count.events for count in counts])
     rate = float(opened.sum() / windows.sum())

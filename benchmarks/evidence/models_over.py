@@ -1,8 +1,8 @@
-"""Run a model over a drifting stream, retrain it after each alarm, and collect the alarms.
+"""Run a model over an in-memory drifting stream, retrain it after each alarm, and collect alarms.
 
-In: a stream, and the detectors or the decider that watch the errors. Out: the rows of the alarms,
-and the rows that the best test would need to find each change. Each new model is trained on the
-rows since the onset of the drift.
+Input: a stream, and the detectors or the decider that watches the errors. Output: the rows at which
+alarms were raised, and how many rows the best possible test would need to detect each change. Each
+new model is trained on the rows since the drift's onset.
 """
 
 import math
@@ -26,34 +26,34 @@ Floats = NDArray[np.float64]
 
 WINDOW: Final = 1_000
 PANES: Final = 20  # panes in a window
-# A new model is trained on this many rows or more since the onset; with fewer, it would be poor.
+# A new model is trained on at least this many rows since the onset. With fewer, it would be poor.
 RETRAIN_ROWS: Final = 1_000
 HELD_OUT: Final = 5  # every fifth row is held out to measure the model's error
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """An alarm at `row` about a change whose estimated beginning is `onset`."""
+    """An alarm raised at `row`, for a change estimated to have begun at `onset`."""
 
     row: int
     onset: int | None
 
 
 class WatcherResult(msgspec.Struct, frozen=True):
-    """The alarms, and for each change the number of rows that the best test would need."""
+    """The alarms, and how many rows the best possible test would need to detect each change."""
 
     alarms: tuple[Alarm, ...]
     bounds: tuple[float, ...]
 
 
 class Watch(Protocol):
-    """A watcher that gets panes and windows and returns an alarm or None."""
+    """A watcher that receives panes and windows, and returns an alarm or None for each."""
 
     def pane(self, pane: PerformancePane) -> Alarm | None: ...
     def window(self, window: PerformanceWindow) -> Alarm | None: ...
 
 
 class DetectorWatch:
-    """Watches with detectors alone."""
+    """A watcher that uses only detectors."""
 
     def __init__(self, stream: Stream) -> None:
         self._errors = ErrorWatch(stream)
@@ -67,7 +67,7 @@ class DetectorWatch:
 
 
 class EventWatch:
-    """Watches with the decider; an alarm is a drift event that opens or is updated."""
+    """A watcher that uses the decider. Each drift event opened or updated raises an alarm."""
 
     def __init__(self, stream: Stream) -> None:
         self._decider = Decider(stream)
@@ -88,7 +88,7 @@ class EventWatch:
 def stream_with(
     detectors: Sequence[str], *, regression: bool = False, window: int = WINDOW
 ) -> Stream:
-    """Return a stream with these detectors and otherwise default settings."""
+    """Return a stream file with these detectors and default settings otherwise."""
     names = ", ".join(f'"{name}"' for name in detectors)
     task = "regression" if regression else "classification"
     return loads(
@@ -98,7 +98,7 @@ def stream_with(
 
 
 class _Model:
-    """A decision tree, its held-out errors, and its errors on the whole stream."""
+    """A decision tree with its held-out errors and its errors on the whole stream."""
 
     def __init__(self, stream: Drifting, rows: slice, name: str) -> None:
         from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
@@ -125,7 +125,7 @@ class _Model:
 
 
 def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> WatcherResult:
-    """Watch a stream pane by pane. A new model serves from the pane after its training."""
+    """Watch a stream pane by pane. A new model serves from the first pane after its training."""
     watch = make(config)
     window = config.window_size
     size = window // PANES

@@ -1,11 +1,11 @@
-"""Run NannyML's estimators in a separate Python: CBPE for classification, DLE for regression.
+"""Run NannyML's estimators on CSV files in a separate Python: CBPE (classes) or DLE (regression).
 
 usage: PYTHON nannyml_estimates.py FOLDER CHUNK METRIC    (PYTHON has NannyML installed)
 
-In: `reference.csv` and `analysis.csv` in the folder. Their columns are `prediction`, `truth` (the
-label, only in the reference), and either `score:CLASS` for each class or the features.
-Out: one line of JSON with [value, low, high] for each chunk. This script imports nothing from
-Driftline, which is not installed in that Python.
+Input: `reference.csv` and `analysis.csv` in the folder. Their columns are `prediction`, `truth`
+(the label, only in the reference), and either `score:CLASS` for each class or the features.
+Output: one line of JSON with [value, low, high] for each chunk. This script imports nothing from
+Driftline, which is not installed in that Python environment.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def estimate(folder: Path, chunk: int, metric: str) -> None:
-    """Estimate the metric of each chunk and print the estimates."""
+    """Estimate the metric for each chunk, and print the estimates."""
     warnings.simplefilter("ignore")
     import nannyml  # type: ignore[import-not-found]
     import pandas as pd
@@ -27,7 +27,7 @@ def estimate(folder: Path, chunk: int, metric: str) -> None:
     estimator: Any
     if not scores:
         inputs = [name for name in analysis if name != "prediction"]
-        for name in inputs:  # columns of text are categories
+        for name in inputs:  # treat text columns as categories
             if reference[name].dtype == object:
                 reference[name] = reference[name].astype("category")
                 analysis[name] = analysis[name].astype("category")

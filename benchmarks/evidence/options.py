@@ -1,4 +1,4 @@
-"""The command-line options that all measurements share."""
+"""Parse the command-line options that all measurements of `benchmarks.evidence` share."""
 
 import argparse
 from pathlib import Path

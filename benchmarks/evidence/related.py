@@ -1,7 +1,8 @@
-"""Draw windows in which the dependence between columns changed but no single column drifted.
+"""Draw windows, generated or from elec2's file, in which only the columns' dependence changes.
 
-In: a random generator and a number of rows. Out: the columns of a reference and of windows with
-each kind of change. Rows are independent of each other; real data are shuffled.
+Input: a random generator and a number of rows. Output: the columns of a reference, and of windows
+with each kind of change. No single column drifts. Rows are independent, because real data is
+shuffled.
 """
 
 from collections.abc import Mapping
@@ -18,11 +19,11 @@ from benchmarks.evidence.false_alarms import columns_of
 from benchmarks.evidence.sets import SETS
 
 REFERENCE: Final = 10_000  # number of rows in a reference
-QUIET: Final = "no drift"  # the name of the windows without a change
-# Before this row, three columns of elec2 are constant.
+QUIET: Final = "no drift"  # name for windows without a change
+# elec2 is used from this row on, because three columns are constant before it.
 _ELEC2_SINCE: Final = 17_424
 _DEMAND: Final = 1  # the index of nswdemand in the watched columns
-_NUMBERS: Final = 16  # numeric columns; the other 4 are categories
+_NUMBERS: Final = 16  # number of numeric columns; the other 4 columns are categories
 _LETTERS: Final = np.array(list("abcde"), dtype=object)
 _CUTS: Final = np.array([NormalDist().inv_cdf(share) for share in (0.2, 0.4, 0.6, 0.8)])
 
@@ -32,13 +33,13 @@ Rng = np.random.Generator
 
 
 class Draw(Protocol):
-    """A function that draws the columns of a window with the given number of rows."""
+    """A function that draws a window with the given number of rows and returns its columns."""
 
     def __call__(self, rng: Rng, rows: int, /) -> Columns: ...
 
 
 class WindowSource(msgspec.Struct, frozen=True):
-    """A reference, and by name a function that draws windows with each kind of change."""
+    """A reference, and for each kind of change, by name, a function that draws windows with it."""
 
     name: str
     reference: Columns
@@ -69,9 +70,9 @@ def generated(
 ) -> Columns:
     """Draw 16 normal columns, of which 8 share a common factor, and 4 categories of five letters.
 
-    pair, turned: the correlations of two pairs of columns. category: the correlation of a number
-    with the normal variable from which a category is made. xor: the sign of one column is the
-    product of the signs of two others.
+    pair, turned: the correlations within two pairs of columns. category: the correlation between a
+    numeric column and the normal variable from which a category is made. xor: whether one column's
+    sign is the product of the signs of two other columns.
     """
     x = rng.normal(size=(20, rows))
     x[1] = _mixed(x[0], x[1], pair)
@@ -89,7 +90,7 @@ def _mixed(common: Floats, own: Floats, correlation: float) -> Floats:
 
 
 def real_source(seed: int, data: Path) -> WindowSource:
-    """Return a source of elec2 rows. A change permutes nswdemand among some rows of a window."""
+    """Return a source of elec2 rows. A change permutes nswdemand among some of a window's rows."""
     columns = [values[_ELEC2_SINCE:] for values in columns_of(SETS["elec2"], data)]
     order = np.random.default_rng(seed).permutation(len(columns[0]))
     reference, others = order[:REFERENCE], order[REFERENCE:]

@@ -1,8 +1,9 @@
-"""Measure which test finds dependence drift of column pairs, when no single column drifts.
+"""Measure which drift test detects dependence drift between columns, on generated and elec2 rows.
 
-In: generated windows of 20 columns, and shuffled rows of elec2. Out: the power and the CPU time of
-three tests at the same rate of false alarms: Driftline's score with column pairs, its score without
-pairs, and a domain classifier. Rows are independent in all data, without blocks or seasons.
+Input: generated windows of 20 columns, and shuffled elec2 rows; no single column drifts. Output:
+the power and CPU time of three tests at the same false-alarm rate: Driftline's score with column
+pairs, its score without pairs, and a domain classifier. In both inputs, rows are independent, with
+neither autocorrelation nor seasons.
 """
 
 import sys
@@ -27,9 +28,9 @@ from monitor.reference.domain_classifier import DomainClassifier
 from monitor.reference.histograms import Histograms
 from monitor.reference.thresholds import ThresholdCalibration
 
-RATE: Final = 0.005  # false alarms per window, for all tests
+RATE: Final = 0.005  # false alarms per window, the same for all tests
 SIZES: Final = (500, 2_000)
-# For Driftline's scores, which cost little: windows without drift, and windows of each change.
+# For Driftline's scores, which are cheap: windows without drift, and windows of each change.
 NULLS: Final = 2_000
 WINDOWS: Final = 200
 
@@ -45,7 +46,7 @@ class Power(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """The CPU seconds of a test: for each window, and once for each reference and window size."""
+    """A test's CPU seconds: per window, and for calibration per reference and window size."""
 
     data: str
     size: int
@@ -57,8 +58,8 @@ class Cost(msgspec.Struct, frozen=True):
 class WindowTest(Protocol):
     """A test that compares windows with a reference.
 
-    limit: the test raises an alarm if its score reaches this limit. None if the limit is measured
-    on windows without drift.
+    limit: the test raises an alarm if a window's score reaches this limit. It is None if the limit
+    must first be measured on windows without drift.
     """
 
     limit: float | None
@@ -67,7 +68,7 @@ class WindowTest(Protocol):
 
 
 class CalibratedDistance:
-    """Driftline's score: the largest distance, relative to distances that occur by chance."""
+    """Driftline's score: the largest distance, relative to the distances that occur by chance."""
 
     limit: float | None = None
 
@@ -81,7 +82,7 @@ class CalibratedDistance:
 
 
 class Classifier:
-    """Driftline's test with `[drift] classifier`, which gets its limit from the reference."""
+    """Driftline's domain classifier (`[drift] classifier`), with a limit from the reference."""
 
     limit: float | None = 1.0
 
@@ -93,12 +94,12 @@ class Classifier:
 
     def score(self, window: Columns) -> float:
         result = self._classifier.test(window)
-        assert result is not None  # it is None only for small windows and short references
+        assert result is not None  # None only for small windows or short references
         return result.excess
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print the tables."""
+    """Run the measurement and print the tables."""
     parser = options("relations", __doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
     parser.add_argument("--windows", type=int, default=25, help="the classifier's, of each change")
@@ -156,10 +157,10 @@ def measure(
     windows: int,
     seed: int,
 ) -> tuple[dict[str, float], tuple[float, float]]:
-    """Return the share of windows with an alarm by change, and the CPU seconds of a window and of
-    the calibration.
+    """Return the share of windows with an alarm for each change, and the CPU seconds per window and
+    for calibration.
 
-    All tests get the same windows, but slow tests get fewer of them.
+    All tests are given the same windows, but slow tests are given fewer of them.
     """
 
     took, seen = 0.0, 0

@@ -1,9 +1,9 @@
-"""Compare the retrain policy `harm` with no retraining and with periodic retraining.
+"""Compare the retrain policy `harm` with no and periodic retraining, in backtests on data files.
 
-In: labelled data sets, each played through the services as in `driftline backtest`. Out, for every
-data set: the metric and number of trainings of each policy, the differences with paired block
-standard errors, wins and losses, and the drift events, also on shuffled rows. A plot shows quality
-by number of trainings.
+Input: labelled data sets, each replayed through the services as in `driftline backtest`. Output for
+each data set: each policy's metric and number of trainings, the differences with paired block
+standard errors, wins and losses, and the drift events on the original and on shuffled rows. A plot
+shows the error by number of trainings.
 """
 
 import math
@@ -32,12 +32,12 @@ from producers.draft import draft
 from producers.profile import look
 from producers.sources import open_source
 
-# Numbers of periodic trainings, evenly spaced over the streamed rows. They are the same for all
-# sets and were chosen before the measurement.
+# Numbers of periodic trainings, evenly spaced over the streamed rows. These numbers are the same
+# for all sets and were chosen before the measurement.
 GRID: Final = (1, 2, 4, 8, 16)
 # A difference of more than this many standard errors counts as a win or a loss.
 CLEAR: Final = 2.0
-# The labelled sets, in the order of the table.
+# The labelled sets, in table order.
 NAMES: Final = (
     "sea_abrupt",
     "thu_sine_0123_abrupto",
@@ -54,14 +54,15 @@ NAMES: Final = (
 
 
 class PolicyOnSet(msgspec.Struct, frozen=True):
-    """The result of one retrain policy on one set.
+    """One retrain policy's result on one set.
 
-    harm_gain: how much better `harm` is than this policy; harm_gain_error: its standard error.
+    harm_gain: how much better `harm` is than this policy. harm_gain_error: the standard error of
+    `harm_gain`.
     """
 
     name: str
     metric: float | None
-    error: float  # mean of the errors: 0 or 1 for classification, absolute for regression
+    error: float  # mean error: error rate for classification, mean absolute error for regression
     trainings: int
     train_seconds: float
     harm_gain: float | None = None
@@ -77,16 +78,16 @@ class PolicyOnSet(msgspec.Struct, frozen=True):
 
 
 class SetResult(msgspec.Struct, frozen=True):
-    """The results of all policies on one set."""
+    """All policies' results on one set."""
 
     set: str
     metric: str
     rows: int
     policies: tuple[PolicyOnSet, ...]
-    matched: str  # the name of the periodic policy with as many trainings as `harm`
+    matched: str  # name of the periodic policy with as many trainings as `harm`
     alerts: tuple[Alert, ...]  # the drift events under `harm`
-    shuffled_alerts: int  # drift events on the same rows in random order, without retraining
-    previous_label: float | None  # the metric if each prediction is the previous label
+    shuffled_alerts: int  # number of drift events on the same rows, shuffled, without retraining
+    previous_label: float | None  # the metric when each prediction is the previous label
     seconds: float
 
     def policy(self, name: str) -> PolicyOnSet:
@@ -95,7 +96,7 @@ class SetResult(msgspec.Struct, frozen=True):
 
 
 def main(argv: list[str]) -> int:
-    """Play the sets and print the table."""
+    """Replay the sets and print the tables."""
     parser = options("retraining", __doc__)
     parser.add_argument("--sets", nargs="+", choices=NAMES, help="default: all")
     parser.add_argument("--limit", type=int, help="rows of each set, at most")
@@ -117,14 +118,14 @@ def main(argv: list[str]) -> int:
 
 
 def stream_of(item: DataSet, folder: Path) -> Stream:
-    """Return the stream that `driftline init` drafts for a data set."""
+    """Return the stream file that `driftline init` drafts for a data set."""
     source = open_source(str(item.file(folder)))
     profile = look(source, item.target, time=item.time, id=item.id, key=None, drop=item.drop)
     return loads(draft(profile, item.name.replace("_", "-")), name=item.name)
 
 
 def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> SetResult:
-    """Play one set under all policies."""
+    """Replay one set under all policies."""
     began_s = time.monotonic()
     stream = stream_of(item, folder)
     with tempfile.TemporaryDirectory() as models:
@@ -179,7 +180,7 @@ def _policy(stream: Stream, name: str, play: Played, harm: Played | None = None)
 
 
 def _never(stream: Stream, harm: Played) -> PolicyOnSet:
-    """Return the result without retraining: each play also has the first model's predictions."""
+    """Return the result without retraining, from the first model's predictions in `harm`."""
     compared = harm.compared
     mean = float(errors(stream.task, compared.labels, compared.predicted["static"]).mean())
     return PolicyOnSet(
@@ -191,7 +192,7 @@ def _never(stream: Stream, harm: Played) -> PolicyOnSet:
 
 
 def table(results: Sequence[SetResult]) -> str:
-    """Format Markdown: a table of the metrics, a table of drift events, and wins and losses."""
+    """Format Markdown: a table of metrics, a table of drift events, and the wins and losses."""
     lines = [
         "| set | metric | harm | trainings | seconds | never | harm − never | periodic, as many "
         "trainings | harm − periodic | best of the grid | its trainings | previous label |",
@@ -242,9 +243,9 @@ def table(results: Sequence[SetResult]) -> str:
 
 
 def delays(result: SetResult) -> str:
-    """Return the rows from each known change to the first event before the next change.
+    """Return, for each known change, the number of rows until the first event.
 
-    A dash stands for a change without an event.
+    Only events before the next change are considered. A dash stands for a change without an event.
     """
     found = []
     changes = [change.row for change in SETS[result.set].changes]
@@ -276,7 +277,7 @@ _RIGHT: Final = 230
 
 
 class _Scale:
-    """The scale of the plot: the error as a share of the first model's, by trainings."""
+    """The plot's scale: number of trainings across, error relative to the first model's up."""
 
     def __init__(self, results: Sequence[SetResult]) -> None:
         shares = [self.share(result, policy) for result in results for policy in result.policies]
@@ -295,10 +296,10 @@ class _Scale:
 
 
 def plot(results: Sequence[SetResult]) -> ET.Element:
-    """Plot the error, as a share of the first model's, by the number of trainings.
+    """Plot the error, relative to the first model's error, by the number of trainings.
 
-    A line shows periodic retraining and a ring shows `harm`, with one colour for each set. Lower
-    and further left is better.
+    Each set has its own colour. A line shows no and periodic retraining, and a ring shows `harm`.
+    Lower and further left is better.
     """
     scale = _Scale(results)
     drawn = [
@@ -331,7 +332,7 @@ def _axes(scale: _Scale) -> Iterator[ET.Element]:
 
 
 def _set(scale: _Scale, number: int, result: SetResult) -> Iterator[ET.Element]:
-    """Draw the line, the ring and the legend of one set."""
+    """Draw one set's line, ring and legend entry."""
     colour = _COLOURS[number % len(_COLOURS)]
     policies = [policy for policy in result.policies if policy.name != "harm"]
     path = " ".join(

@@ -1,7 +1,7 @@
-"""The data sets of the measurements: the role of their columns, and their known changes.
+"""Describe the data sets that the measurements read: column roles, block lengths, known changes.
 
-The data are not part of the project. Each set is a folder with a README. How a measurement uses a
-set is documented in the measurement.
+The data files are not part of the project. Each set is a folder with a README. Each measurement
+documents how it uses a set.
 """
 
 from pathlib import Path
@@ -15,31 +15,31 @@ DATA: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 class DataSet(msgspec.Struct, frozen=True):
-    """A data set, with its rows in the order of the stream.
+    """A data set with its rows in stream order.
 
     drop: columns that are not features, because they reveal the target or only count time.
     """
 
-    name: str  # the name of its folder
+    name: str  # the data set's folder name
     target: str
     drop: tuple[str, ...] = ()
     time: str | None = None
     id: str | None = None
-    block: int = 1  # block length in records: neighbours within a block may be autocorrelated
-    rows: int | None = None  # the number of rows before the inputs drift, if known
-    changes: tuple[ConceptChange, ...] = ()  # the known changes
+    block: int = 1  # block length in records; records within a block may be autocorrelated
+    rows: int | None = None  # number of rows before the inputs drift, if known
+    changes: tuple[ConceptChange, ...] = ()  # known concept changes
 
     @property
     def no_features(self) -> tuple[str, ...]:
-        """All columns that are neither features nor the target."""
+        """The columns that are neither features nor the target."""
         return (*self.drop, *(name for name in (self.time, self.id) if name is not None))
 
     def file(self, data: Path = DATA) -> Path:
-        """Return the path of its table in the folder of all data sets."""
+        """Return the path of the set's table. `data` is the folder that holds all data sets."""
         return data / self.name / "data.csv.gz"
 
 
-_DAY: Final = 24  # records of a day, if each covers an hour
+_DAY: Final = 24  # records per day, for hourly records
 
 
 def _abrupt(*rows: int) -> tuple[ConceptChange, ...]:
@@ -79,10 +79,10 @@ SETS: Final = {
             changes=_abrupt(75_000),
         ),
         DataSet("circle_menelaus", "y", changes=(ConceptChange(1_000, 250),)),
-        # Before the change, three columns are constant.
+        # In elec2, three columns are constant before the change.
         DataSet("elec2", "class", drop=("date",), block=2 * _DAY, changes=_abrupt(17_424)),
         DataSet("metro_traffic", "traffic_volume", drop=("heavy",), time="date_time", block=_DAY),
-        DataSet("noaa_weather", "rain", block=30),  # rows are days, so a block is a month
+        DataSet("noaa_weather", "rain", block=30),  # one row per day, so a block is a month
         DataSet("phishing_sites", "target"),
         DataSet("sea_abrupt", "y", changes=_abrupt(12_500, 25_000, 37_500)),
         DataSet(

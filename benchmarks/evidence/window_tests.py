@@ -1,8 +1,8 @@
-"""Measure how long the tests of one window take, compared with Evidently's preset.
+"""Measure how long drift tests of one window of random data take, compared with Evidently's preset.
 
-In: random columns, four fifths of them numbers. Out: the median time of several rounds, in which
-both run in turn on the same rows, and the time to compute thresholds, which is needed once for each
-model and size of window.
+Input: random columns, four fifths of them numeric. Output: the median time over several rounds, in
+which Driftline's tests and Evidently's preset run in turn on the same rows, and the time to compute
+thresholds. Thresholds are computed once per model and window size.
 """
 
 import os
@@ -37,7 +37,7 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print the table."""
+    """Run the measurement and print the table."""
     parser = options("window_tests", __doc__, data=False)
     parser.add_argument("--columns", type=int, nargs="+", default=(20, 100))
     parser.add_argument("--repeats", type=int, default=5)
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
 
 
 def measure(count: int, repeats: int) -> Timing:
-    """Measure with this number of columns."""
+    """Measure the tests' times on this number of columns."""
     rng = np.random.default_rng(0)
     stream = stream_of(count)
     old, new = drawn(rng, stream), drawn(rng, stream)
@@ -76,7 +76,7 @@ def measure(count: int, repeats: int) -> Timing:
 
 
 def stream_of(count: int) -> Stream:
-    """Return a stream with this many features, of which every fifth is a category."""
+    """Return a stream file with this many features. Every fifth feature is a category."""
     features = "\n".join(
         f'c{place} = "{"category" if place % 5 == 4 else "number"}"' for place in range(count)
     )
@@ -112,7 +112,7 @@ def reference_of(columns: Columns, predictions: NDArray[Any]) -> Reference:
 
 
 def evidently_preset(old: Columns, new: Columns) -> Callable[[], object]:
-    """Return a function that runs Evidently's report of data drift as its documentation does."""
+    """Return a function that runs Evidently's data drift report as in its documentation."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     import pandas as pd
     from evidently import Report

@@ -1,5 +1,6 @@
-"""The programs that Driftline is compared with, each as a good engineer would write it.
+"""Programs to compare Driftline's inference with, each written as a good engineer would write it.
 
-They do not import Driftline and run in any Python that has their library. In: a topic of feature
-records, and the ONNX model. Out: one result in the sink topic for each record.
+They do not import Driftline, and run in any Python environment that has their library.
+Input: a topic of feature records, and an ONNX model. Output: one result per record, in the sink
+topic.
 """

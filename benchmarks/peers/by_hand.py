@@ -1,4 +1,7 @@
-"""A hand-written loop that sends only the prediction: confluent-kafka, msgspec, ONNX in batches."""
+"""Benchmark peer: a hand-written Kafka loop that scores batches and sends only predictions.
+
+It uses confluent-kafka, msgspec and ONNX.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +13,8 @@ from benchmarks.peers.loops import Work, at_least_once
 
 
 def predictions(given: Arguments) -> Work:
-    """Return the function that converts a batch of messages to ids, classes and probabilities."""
+    """Return a function that converts a batch of messages to values to send: JSON objects with id,
+    class and probability."""
     scorer = OnnxModel(given)
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     encode = msgspec.json.Encoder().encode

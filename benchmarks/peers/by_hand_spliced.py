@@ -1,4 +1,7 @@
-"""A hand-written loop that sends the same as Driftline: prediction, record, source and model."""
+"""Benchmark peer: a hand-written Kafka loop that sends the same content as Driftline.
+
+It sends the prediction, the scored record, the record's position and the model.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +21,7 @@ class SourcePosition(msgspec.Struct):
 
 
 class SplicedPrediction(msgspec.Struct, tag_field="type", tag="prediction"):
-    """The value to send. The bytes of the record are copied into it unchanged."""
+    """The value to send. The record's bytes are copied into it unchanged."""
 
     record_id: str
     time: str | None
@@ -31,7 +34,7 @@ class SplicedPrediction(msgspec.Struct, tag_field="type", tag="prediction"):
 
 
 def predictions(given: Arguments) -> Work:
-    """Return the function that converts a batch of messages to the values to send."""
+    """Return a function that converts a batch of messages to the values to send."""
     scorer = OnnxModel(given)
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     encode = msgspec.json.Encoder().encode

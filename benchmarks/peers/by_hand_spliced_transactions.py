@@ -1,4 +1,4 @@
-"""The hand-written loop that sends the same as Driftline, with transactions of 200 ms."""
+"""Benchmark peer: `by_hand_spliced`, but with Kafka transactions of 200 ms."""
 
 from benchmarks.peers.by_hand_spliced import predictions
 from benchmarks.peers.common import arguments

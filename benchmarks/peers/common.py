@@ -1,4 +1,4 @@
-"""Code that the peers share: their arguments, the scoring, and librdkafka's settings."""
+"""Share code between the benchmark peers: arguments, ONNX scoring and librdkafka settings."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-# The time between two commits of offsets, and the length of a transaction. Both are as in
-# Driftline. After a crash, the work since the last commit is repeated.
+# The time between offset commits, and a transaction's length. Both are the same as Driftline's.
+# After a crash, the work since the last commit is repeated.
 COMMIT_INTERVAL_S = 1.0
 TRANSACTION_S = 0.2
-# Records per batch. Larger batches would not be faster: with some hundred records or more, scoring
-# adds little to the cost of a record.
+# Records per batch. Larger batches would not be faster: in batches of a few hundred records or
+# more, scoring is only a small part of the cost per record.
 MAX_BATCH = 5000
-# The longest time that `consume(n, timeout)` waits for `n` records.
+# The timeout passed to `consume(n, timeout)`, which waits at most this long for `n` records.
 MAX_WAIT_S = 0.1
 
 
 class Arguments(argparse.Namespace):
-    """The command-line arguments of each peer."""
+    """A peer's command-line arguments."""
 
     bootstrap: str
     source: str
@@ -49,11 +49,12 @@ def arguments() -> Arguments:
 
 
 class OnnxModel:
-    """The ONNX model: it converts a float32 matrix (n, features) to probabilities of classes."""
+    """An ONNX model, which maps a float32 matrix (n, features) to class probabilities."""
 
     def __init__(self, given: Arguments) -> None:
         options = onnxruntime.SessionOptions()
-        # As in Driftline: for batches of this size, a second thread costs more than it saves.
+        # As in Driftline, use one thread: for batches of this size, a second would cost more time
+        # than it saves.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
@@ -65,12 +66,12 @@ class OnnxModel:
         self.features = given.features
 
     def score(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the probabilities (n, classes), float32."""
+        """Return the class probabilities: float32, shape (n, classes)."""
         (found,) = self._session.run([self._output], {self._input: matrix})
         return np.asarray(found)
 
     def classify(self, records: Sequence[dict[str, Any]]) -> list[tuple[str, list[float]]]:
-        """Return the most probable class of each decoded record, and all probabilities."""
+        """Return each decoded record's most probable class and the probabilities of all classes."""
         matrix = np.array(
             [[record[name] for name in self.features] for record in records], dtype=np.float32
         )
@@ -81,19 +82,19 @@ class OnnxModel:
 
 
 def consumer_settings(given: Arguments) -> dict[str, Any]:
-    """Return librdkafka's settings for a consumer with explicit commits and a fast catch-up."""
+    """Return librdkafka settings for a consumer that commits explicitly and catches up fast."""
     return {
         "bootstrap.servers": given.bootstrap,
         "group.id": given.group,
         "auto.offset.reset": "earliest",
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
-        "fetch.queue.backoff.ms": 5,  # with the default of 1000, a catch-up is four times slower
+        "fetch.queue.backoff.ms": 5,  # with the default, 1000, catching up takes four times as long
     }
 
 
 def producer_settings(given: Arguments) -> dict[str, Any]:
-    """Return librdkafka's settings for a producer that loses no records."""
+    """Return librdkafka settings for a producer that loses no records."""
     return {
         "bootstrap.servers": given.bootstrap,
         "acks": "all",
@@ -101,7 +102,8 @@ def producer_settings(given: Arguments) -> dict[str, Any]:
         "partitioner": "murmur2_random",
         "delivery.report.only.error": True,
         "on_delivery": _stop_on_failure,
-        # Room for all records between two commits, so that `produce` never finds the queue full.
+        # Large enough for all records between two commits, so that `produce` never fails because
+        # the queue is full.
         "queue.buffering.max.messages": 1_000_000,
     }
 

@@ -1,7 +1,7 @@
-"""Two hand-written loops with confluent-kafka: offsets after delivery, or in transactions.
+"""Run a benchmark peer's Kafka loop, at least once or in transactions, with confluent-kafka.
 
-In: `work`, a function that converts a batch of messages to values to send, one for each message.
-The results have the keys of the messages.
+Input: `work`, a function that converts a batch of messages to values, one for each message.
+Output: the values, sent to the sink topic with the messages' keys.
 """
 
 import time
@@ -24,7 +24,7 @@ Work = Callable[[Sequence[Any]], Sequence[bytes]]
 
 
 def at_least_once(given: Arguments, work: Work) -> None:
-    """Send the results until killed; commit the offsets of delivered results every second."""
+    """Send results until killed. Every second, commit the offsets whose results were delivered."""
     consumer = Consumer(consumer_settings(given))
     consumer.subscribe([given.source])
     producer = Producer(producer_settings(given))
@@ -46,12 +46,12 @@ def at_least_once(given: Arguments, work: Work) -> None:
 
 
 def transactions(given: Arguments, work: Work) -> None:
-    """Send the results and commit offsets in transactions of 200 ms until killed."""
+    """Send results and commit offsets in transactions of 200 ms, until killed."""
     consumer = Consumer(consumer_settings(given))
     consumer.subscribe([given.source])
     settings = {
         "transactional.id": given.group,
-        # The wait before a retry while the last transaction is still ending; the default is 100.
+        # The delay before a retry while the previous transaction is still ending (default: 100).
         "retry.backoff.ms": 10,
     }
     producer = Producer(producer_settings(given) | settings)

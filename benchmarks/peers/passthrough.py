@@ -1,4 +1,4 @@
-"""A loop that copies bytes with librdkafka: the upper limit of this client in Python."""
+"""Benchmark peer: copy bytes from topic to topic, the most that librdkafka can do in Python."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from benchmarks.peers.loops import at_least_once
 
 
 def work(messages: Sequence[Any]) -> list[bytes]:
-    """Return the values unchanged."""
+    """Return the messages' values unchanged."""
     return [message.value() for message in messages]
 
 

@@ -1,4 +1,4 @@
-"""Pathway: its engine parses records and scores them in batches; only the prediction is sent."""
+"""Benchmark peer: Pathway, whose engine parses and scores in batches and sends only predictions."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pathway as pw  # type: ignore[import-not-found, unused-ignore]
 
 from benchmarks.peers.common import MAX_BATCH, OnnxModel, arguments
 
-# How long the engine collects input before it processes it. The default of 1500 would dominate the
+# How long the engine collects input before processing it. The default, 1500 ms, would dominate the
 # latency.
 GATHERED_MS = 20
 
@@ -17,7 +17,7 @@ def main() -> None:
     given = arguments()
     scorer = OnnxModel(given)
     settings = {"bootstrap.servers": given.bootstrap}
-    # `id` means something else to Pathway.
+    # The column is not named `id`, because that name has another meaning in Pathway.
     schema = pw.schema_from_types(record_id=str, **dict.fromkeys(given.features, float))
     records = pw.io.kafka.read(
         settings

@@ -1,4 +1,4 @@
-"""Quix Streams: its data frame calls a function for each record; only the prediction is sent."""
+"""Benchmark peer: Quix Streams, which scores one record at a time and sends only predictions."""
 
 from typing import Any
 

@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 # How long the loading thread may hold the interpreter lock. With Python's default of 5 ms, the
 # scoring thread could wait 5 ms for the lock at each call into the Kafka client.
 _SWITCH_INTERVAL_S = 0.0005
-# The first retry of an unusable package comes after this delay. Each further retry doubles the
-# delay, up to `LONGEST_RETRY_S`. Meanwhile, an operator may restore the package or trust its key,
-# or the store may become reachable again.
+# An unusable package is first retried after this delay. Each further retry doubles the delay, up to
+# `LONGEST_RETRY_S`. In the meantime, an operator may restore the package or trust its key, or the
+# store may become reachable again.
 FIRST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 300.0
 
@@ -68,7 +68,7 @@ class Champion:
 
     @property
     def rejected(self) -> Mapping[str, str]:
-        """Return the reasons for rejections, by model digest or by key of a `models` record."""
+        """Return the reasons for rejections, by model digest or by `models` record key."""
         failed = {
             digest: self._failed[digest].why
             for digest in self.catalog.lineage()
@@ -77,7 +77,7 @@ class Champion:
         return failed | self.catalog.rejected
 
     def apply(self, message: Message) -> None:
-        """Apply a record of the `models` topic. Raises DataError if the record is unreadable."""
+        """Apply a record from the `models` topic. Raises DataError if the record is unreadable."""
         self.catalog.apply(message)
 
     def swap(self) -> None:

@@ -49,7 +49,7 @@ _CHECKPOINT: Final = Kind(
 
 
 class InferenceHandler(Handler):
-    """Scores feature records. With `background`, a second thread loads new champions."""
+    """Scores feature records. With `background`, new champions are loaded in a second thread."""
 
     def __init__(
         self, stream: Stream, models: ModelLoader, clock: Clock, *, background: bool = False
@@ -85,7 +85,7 @@ class InferenceHandler(Handler):
 
     @property
     def rejected(self) -> Mapping[str, str]:
-        """Return the reasons for rejections, by model digest or by key of a `models` record."""
+        """Return the reasons for rejections, by model digest or by `models` record key."""
         return self._champion.rejected
 
     def on_broadcast(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
@@ -97,7 +97,7 @@ class InferenceHandler(Handler):
                 unreadable = error.message
             self._examined.read(message, unreadable)
         self._swap()
-        return ()  # `on_tick` publishes the dead letters, in only one worker
+        return ()  # `on_tick` publishes the dead letters, and only in one worker
 
     def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         resume = usable(
@@ -241,7 +241,8 @@ class InferenceHandler(Handler):
     def _ignore_ahead(
         self, found: Messages, batch: Batch, values: list[bytes], positions: list[int | None]
     ) -> None:
-        """Replace implausible `positions` with None, and mark the predictions there as ahead."""
+        """Replace implausible `positions` with None, and mark the predictions at the same indices
+        as ahead."""
         others = batch.rows if self._stream.axis == "time" else batch.times_us
         if batch.rejected:
             known = dict(zip(batch.kept, others, strict=True))
@@ -272,10 +273,11 @@ class InferenceHandler(Handler):
         reasons: Mapping[int, str],
         positions: Sequence[int | None],
     ) -> list[Outgoing | OutgoingBatch]:
-        """Return predictions and dead letters, with a watermark in place of each dead letter.
+        """Return predictions and dead letters, with a watermark in place of each rejected record's
+        prediction.
 
-        `reasons` maps the index in `found` of each dead letter to its reason. `values` are the
-        predictions for the records in `batch.kept`, which has all other indices. An item of
+        `reasons` maps each rejected record's index in `found` to the reason. `values` are the
+        predictions for the records in `batch.kept`, which contains all other indices. An item of
         `positions` is None if the record's position is missing or was not accepted.
         """
         output: list[Outgoing | OutgoingBatch] = []
@@ -283,9 +285,9 @@ class InferenceHandler(Handler):
         for (_, partition), at in found.runs:
             keys: list[bytes | None] = []
             own: list[bytes] = []
-            # The largest position among the predictions since the last dead letter.
+            # The largest position of the predictions since the last dead letter.
             max_position: int | None = None
-            has_scored = False  # whether any prediction has followed the last dead letter
+            has_scored = False  # whether a prediction has followed the last dead letter
             for place in range(at.start, at.stop):
                 message = found[place]
                 if (reason := reasons.get(place)) is None:
@@ -315,7 +317,7 @@ class InferenceHandler(Handler):
     def _unfit(
         self, model: Model, batch: Batch, keys: Sequence[bytes | None], values: Sequence[bytes]
     ) -> dict[int, str]:
-        """Return the reason, by index, for each prediction that must not be published."""
+        """Return, by index, the reason for each prediction that must not be published."""
         bad = {}
         if self._stream.record.unseen == "dead_letter":
             bad = _unseen(model, batch)
@@ -340,8 +342,8 @@ def _largest(positions: Sequence[int | None]) -> int | None:
 def _latest_start(stream: Stream, manifest: Manifest) -> int:
     """Return the largest plausible position of a partition's first record.
 
-    This is the last training row's position plus either the span of the training rows or
-    `windows.max_ahead`, whichever is longer.
+    It is the last training row's position plus the training rows' span or `windows.max_ahead`,
+    whichever is larger.
     """
     length = manifest.last_position - manifest.first_position
     return manifest.last_position + max(stream.max_ahead, length)
@@ -354,7 +356,7 @@ def _find(places: Sequence[int], place: int) -> int | None:
 
 
 def _unseen(model: Model, batch: Batch) -> dict[int, str]:
-    """Return the reason, by index, for each record with a category unseen in training."""
+    """Return, by index, the reason for rejecting each record with a category unseen in training."""
     found: dict[int, str] = {}
     for column, mask in model.unseen(batch.columns).items():
         for place in np.flatnonzero(mask).tolist():

@@ -1,9 +1,10 @@
 """Compute watermarks for idle partitions of the features topic, so that windows can close.
 
-Input: record positions, and the watermarks that the group's other workers committed. Output:
-watermarks for partitions without records for `windows.idle`. An idle partition advances to the
-largest watermark that any partition had `windows.idle` ago, so that records in transit are not
-late. Each watermark is published as a record, so every reader sees time advance at the same offset.
+Input: record positions, and the watermarks committed by the group's other workers. Output:
+watermarks for partitions that have had no records for `windows.idle`. An idle partition advances
+only to the largest watermark that any partition had `windows.idle` ago, so that records in transit
+do not arrive late. The handler publishes each watermark as a record, so that all readers advance
+the partition at the same offset.
 """
 
 from collections import deque
@@ -24,8 +25,8 @@ from driftline.runtime.partition_clock import (
 )
 from driftline.wire.commit_metadata import Offset, Position, metadata_of
 
-# A stream is live if its newest record is at most this old when inference reads the record. A live
-# stream's event time advances with the wall clock. The event time of replayed data does not.
+# A stream is live if its newest record is at most this old when inference reads it. A live stream's
+# event time advances with the wall clock; replayed data's event time does not.
 _LIVE_WITHIN_S = 60.0
 
 
@@ -39,7 +40,7 @@ class InferenceCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     watermark: Position | None = None
     clock: ClockState = ClockState()
     other_clock: ClockState = ClockState()
-    # Partition 0 only: unreadable `models` records before this offset have become dead letters.
+    # Partition 0 only: all unreadable `models` records before this offset have become dead letters.
     models: Offset = 0
     sequence: Offset = 0  # sequence number of the newest champion pointer seen so far
     champion: str | None = None  # digest of the model in the newest champion pointer
@@ -80,9 +81,9 @@ class IdlePartitions:
         # Increases of the largest watermark, as (time, watermark). `_raise_front` adds them, and
         # `_front_at` removes increases that are too old to matter.
         self._front: deque[tuple[float, int]] = deque()
-        self._is_live = False  # updated when this worker's records raise the largest watermark
-        # `_ticked_s` is the time of the last call of `watermarks`. `_looked_s` is the time of the
-        # last such call before the latest `on_group_progress`.
+        self._is_live = False  # updated whenever this worker's records raise the largest watermark
+        # `_ticked_s` is the time of the last call to `watermarks`. `_looked_s` is the time of the
+        # last call to `watermarks` before the latest `on_group_progress`.
         self._ticked_s = self._looked_s = clock.monotonic()
         self._own: dict[int, _Partition] = {}  # added by `on_assigned`, removed by `on_revoked`
         # The largest plausible position of a partition's first record, or None if unknown. The
@@ -122,8 +123,8 @@ class IdlePartitions:
     ) -> list[int]:
         """Return the indices of the partition's next records that are implausibly far ahead.
 
-        They are ahead of earlier records on the axis of windows (`positions`) or on the other axis
-        (`others`).
+        A record can be ahead of earlier records on the axis of windows (`positions`) or on the
+        other axis (`others`).
         """
         own = self._own[partition]
         own.clock.latest_start = self.latest_start
@@ -143,8 +144,8 @@ class IdlePartitions:
     def rejected(self, partition: int, position: int | None) -> int | None:
         """Note a dead letter's position, if any, and return the partition's watermark.
 
-        A partition that produces only dead letters counts as idle after `windows.idle`. Otherwise,
-        the join and the outcome windows would wait for predictions that never arrive.
+        A partition that has produced only dead letters for `windows.idle` is treated as idle.
+        Otherwise, the join and the outcome windows would wait for predictions that never arrive.
         """
         own = self._own[partition]
         if position is not None:
@@ -154,11 +155,11 @@ class IdlePartitions:
     def on_group_progress(self, progress: GroupProgress) -> None:
         """Note how many records are left to read.
 
-        If a partition has had no records for half of `windows.idle`, also fetch the watermarks that
-        the group's workers committed.
+        If a partition has had no records for half of `windows.idle`, also fetch the watermarks
+        committed by the group's workers.
         """
         now_s = self._clock.monotonic()
-        self._looked_s = self._ticked_s  # the progress was fetched after this time
+        self._looked_s = self._ticked_s  # `progress` was fetched after `_ticked_s`
         for (topic, partition), lag in progress.lags.items():
             if (own := self._own.get(partition)) is not None:
                 own.lag = lag
@@ -192,7 +193,7 @@ class IdlePartitions:
         return moved
 
     def _is_silent(self, own: _Partition) -> bool:
-        """Return whether the partition had no records, or only dead letters, for `windows.idle`."""
+        """Return whether, for `windows.idle`, the partition had no records except dead letters."""
         if own.lag == 0 and self._looked_s - own.since_s >= self._idle_s:
             return True
         rejecting_s = own.rejecting_since_s
@@ -258,7 +259,8 @@ class IdlePartitions:
 
 
 def _take(clock: PartitionClock, positions: Sequence[int | None]) -> list[int]:
-    """Pass all positions except None to `clock.take`. Return the indices of positions ahead."""
+    """Pass all positions except None to `clock.take`. Return the indices of positions that are
+    ahead."""
     if None not in positions:
         return clock.take(positions)  # type: ignore[arg-type]  # no position is None here
     places = [place for place, position in enumerate(positions) if position is not None]

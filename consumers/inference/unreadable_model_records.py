@@ -16,7 +16,7 @@ _MAX_KEPT: Final = 1_000
 
 
 class Examined:
-    """The unreadable records of `models`, and which of them have already become dead letters."""
+    """The unreadable records in `models`, and the offset up to which they became dead letters."""
 
     def __init__(self) -> None:
         self._unreadable: deque[tuple[Message, str]] = deque(maxlen=_MAX_KEPT)
@@ -31,7 +31,7 @@ class Examined:
         return self._until or 0
 
     def read(self, message: Message, unreadable: str | None) -> None:
-        """Note a record of `models`. `unreadable` says why it is unreadable, or is None."""
+        """Note a `models` record. `unreadable` says why it is unreadable, or is None."""
         self._end = message.offset + 1
         if unreadable is not None:
             self._unreadable.append((message, unreadable))

@@ -1,4 +1,4 @@
-"""Choose which of a partition's two topics to pause when the join reads it too far ahead.
+"""Choose which of the join's two Kafka topics to pause in a partition if it is read too far ahead.
 
 Input: how far each topic was read (offsets and positions), and both topics' end offsets. Output:
 the topic to pause until the other topic catches up. The choice affects memory and speed, never the
@@ -10,8 +10,8 @@ from collections import deque
 from consumers.outcomes.buffer import BEFORE_ALL
 from consumers.outcomes.low_watermark import TopicProgress
 
-# The number of marks per topic. Marks are at least 1/16 of `slack` apart, so 64 marks span at least
-# four times `slack`.
+# Number of marks kept per topic. Marks are at least 1/16 of `slack` apart, so 64 marks span at
+# least four times `slack`.
 _MARKS = 64
 _MARKS_OF_SLACK = 16
 # A paused topic resumes when its lead has dropped to 1/4 of `slack`. Refetching its records takes
@@ -36,7 +36,7 @@ class _ReadHistory:
         self._offset, self._position = last, position
 
     def records_ahead_of(self, other: "_ReadHistory") -> int:
-        """Return how many records were read since this topic was at the other topic's position.
+        """Return how many records were read since this topic passed the other topic's position.
 
         A single record with a wrong position distorts the result for at most one batch.
         """
@@ -49,7 +49,7 @@ class _ReadHistory:
 
 
 class Backpressure:
-    """Limits how far one topic is read ahead of the other, to `slack` records."""
+    """Limits how many records one topic is read ahead of the other, to `slack`."""
 
     def __init__(self, predictions: TopicProgress, labels: TopicProgress) -> None:
         self.slack = 0  # set by `PartitionJoin.limit_memory` after each assignment
@@ -62,7 +62,8 @@ class Backpressure:
         self._histories[side].note(first, last, position, self.slack // _MARKS_OF_SLACK)
 
     def topic_to_pause(self) -> TopicProgress | None:
-        """Return the topic to pause, or None. While one is paused, the other has unread records."""
+        """Return the topic to pause, or None. A topic is paused only while the other topic has
+        unread records."""
         self._paused = next(
             (side for side, other in self._sides if self._must_wait(side, other)), None
         )

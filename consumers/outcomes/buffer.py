@@ -2,7 +2,7 @@
 
 Input: records with positions and increasing offsets. Output: an id's records, and the oldest offset
 still needed. The newest records are in memory. With a cache, older records are only in the cache.
-The join decides when to evict records. They are evicted in blocks of consecutive records.
+The join decides when records are evicted, which happens in blocks of consecutive records.
 """
 
 from bisect import bisect_right
@@ -38,15 +38,15 @@ class Block(msgspec.Struct, omit_defaults=True):
 
     first: int
     end: int
-    newest: int = BEFORE_ALL  # the block is evicted a join window after this position
+    newest: int = BEFORE_ALL  # the block is evicted one join window after this position
     count: int = 0
-    source: int = -1  # predictions: largest source offset before the block
-    last_source: int = -1  # predictions: largest source offset in the block
-    joined: int = 0  # predictions: how many have an outcome
+    source: int = -1  # predictions: largest source offset before this block
+    last_source: int = -1  # predictions: largest source offset in this block
+    joined: int = 0  # predictions: number that have an outcome
     # Labels: the smallest offset among the predictions that the block's labels were matched with.
     dependency_offset: int = msgspec.field(name="needs", default=NEVER)
-    waiting: bool = False  # labels: whether some were read before their predictions
-    # Labels: whether some have no position yet.
+    waiting: bool = False  # labels: whether any was read before its prediction
+    # Labels: whether any has no position yet.
     unpositioned: bool = msgspec.field(name="placeless", default=False)
 
 
@@ -180,7 +180,7 @@ class Buffer(Generic[T]):
 
     @property
     def is_cached(self) -> bool:
-        """Return whether some records are only in the cache, so that `get` needs `load` first."""
+        """Return whether any records are only in the cache, so that `load` must precede `get`."""
         return self._spilled > 0
 
     def load(self, ids: Iterable[str]) -> None:
@@ -202,14 +202,14 @@ class Buffer(Generic[T]):
         return found
 
     def newest(self, ids: Sequence[str]) -> list[T | None] | None:
-        """Return each id's record, or None for an id without records. Return None instead of a list
-        if an id may have several records or a cached record."""
+        """Return a list with each id's record, or None for an id without records. Return None
+        instead of the list if any id may have several records or a cached record."""
         if self._loaded or self._more:
             return None
         return list(map(self._memory.get, ids))
 
     def knows_none(self, ids: Sequence[str]) -> bool:
-        """Return True only if the ids certainly all differ and none of them has a record."""
+        """Return True only if the ids are certainly all different and none has a record."""
         return (
             not self._loaded and self._memory.keys().isdisjoint(ids) and len(set(ids)) == len(ids)
         )
@@ -272,7 +272,7 @@ class Buffer(Generic[T]):
         self._unconfirmed.clear()
 
     def undo_evictions(self) -> None:
-        """Restore blocks evicted from memory since the last commit. The next owner needs them."""
+        """Restore blocks evicted from memory since the last commit, which the next owner needs."""
         while self._unconfirmed:
             block, ids, records = self._unconfirmed.pop()
             self.blocks.insert(0, block)
@@ -316,7 +316,7 @@ class Buffer(Generic[T]):
         self._spilled = len(self.blocks)
 
     def evicted(self) -> int:
-        """Return how many evicted blocks are still to be deleted from the cache."""
+        """Return how many evicted blocks must still be deleted from the cache."""
         return len(self._evicted)
 
     def write(self, batch: CacheBatch, *, deletions: int, committed: int, everything: bool) -> None:

@@ -48,10 +48,10 @@ _CHECKPOINT: Final = Kind(
     "dead letters if their predictions are before this offset",
 )
 
-# The number of records of each topic that a worker with a cache on disk keeps in memory, over all
+# The number of records per topic that a worker with a disk cache keeps in memory, over all its
 # partitions. A prediction with four columns takes 0.8 kB, a label 0.4 kB.
 MEMORY_RECORDS = 300_000
-# The number of records at which a worker pauses after its cache has failed (about 2 GB of memory).
+# After its cache has failed, a worker pauses at this many records in memory (about 2 GB).
 UNCACHED_RECORDS = 3_000_000
 
 
@@ -79,7 +79,7 @@ class OutcomesHandler(Handler):
         self._caches = Caches(state)
         self._memory_records = memory_records
         self._uncached_records = uncached_records
-        self._is_full = False  # the last result of `_is_memory_full`, which logs a change to True
+        self._is_full = False  # last result of `_is_memory_full`, which logs changes to True
         self._topics = Topics(stream)
         self._reader = InputReader(stream)
         self._joins: dict[int, PartitionJoin] = {}  # the join of each assigned partition
@@ -94,9 +94,9 @@ class OutcomesHandler(Handler):
 
     @property
     def problem(self) -> str | None:
-        """Return why labels and their predictions are in different partitions.
+        """Return a description of the problem if labels are not in their predictions' partitions.
 
-        Return None if they are in the same partitions or too few keys were seen.
+        Return None if they are, or if too few keys have been seen.
         """
         return self._placement.problem
 
@@ -170,9 +170,9 @@ class OutcomesHandler(Handler):
         return lost_unread(change, self._topics.outcomes)
 
     def _remembered(self, change: LogChange) -> LogChange:
-        """Return `change` with `unread` set from the other topic's commit, if that commit has it.
+        """Return `change`, with `unread` set from the other topic's commit if it is stored there.
 
-        A topic that was recreated while no worker was running has lost its own commits.
+        If a topic was recreated while no worker was running, its own commits are lost.
         """
         progress = self._join(change.partition.partition).progress
         is_label = change.partition.topic == self._topics.labels
@@ -247,7 +247,7 @@ class OutcomesHandler(Handler):
             former.close()
         try:
             join = self._cached_join(partition, predictions, labels)
-        except CacheFailed:  # the failure is logged, and no cache is opened from now on
+        except CacheFailed:  # the failure was logged, and no cache will be opened until a restart
             join = self._cached_join(partition, predictions, labels)
         self._joins[partition] = join
         return join
@@ -311,7 +311,7 @@ class OutcomesHandler(Handler):
             first = bisect_left(messages.offsets, side.published)
             self._deferred.setdefault(partition, []).append((topic, messages[first:]))
             messages = messages[:first]
-            next_offset = side.published  # even if retention deleted the records just before it
+            next_offset = side.published  # even if retention deleted the last records before
         read = self._reader.read_labels if is_label else self._reader.read_predictions
         read(join, messages, publication)
         side.next_offset = next_offset

@@ -1,4 +1,4 @@
-"""Record types that the outcomes join buffers, and the interface that receives its results."""
+"""Define the records that the outcomes join buffers, and the interface that takes its results."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -14,8 +14,8 @@ Reason = Literal["late", "orphan"]
 class BufferedPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A prediction that is buffered until it is evicted.
 
-    `value` holds the prediction's bytes, as returned by `output_records.plain`. If `ahead`, the
-    position was not accepted, and no label is too early or too late for the prediction.
+    `value` holds the prediction's bytes, as returned by `output_records.plain`. If `ahead` is set,
+    the position was not accepted, and no label is too early or too late for the prediction.
     """
 
     offset: int
@@ -29,10 +29,10 @@ class BufferedPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True)
 class BufferedLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A label that is buffered until it is evicted.
 
-    `at` is the position at which the label became known, or None. If `ahead`, `at` is implausibly
-    far ahead of the preceding labels. `owner` is the offset of the prediction that the label
-    belongs to. `owner` is set only if several predictions had the label's id, because the choice
-    among them depends on the low watermark at that time.
+    `at` is the position at which the label became known, or None. If `ahead` is set, `at` is
+    implausibly far ahead of the preceding labels. `owner` is the offset of the prediction that the
+    label belongs to. It is set only if several predictions had the label's id, because choosing
+    among them depends on the low watermark at the time of the match.
     """
 
     offset: int
@@ -51,7 +51,8 @@ class Results(Protocol):
     def first_outcomes(
         self, predictions: Sequence[BufferedPrediction], labels: Sequence[BufferedLabel]
     ) -> None:
-        """Add each prediction's first outcome, with the label at the same index. Never empty."""
+        """Add each prediction's first outcome, with the label at the same index. Neither sequence
+        is empty."""
 
     def outcome(self, prediction: BufferedPrediction, label: BufferedLabel, revision: int) -> None:
         """Add the outcome of a prediction and a label that belongs to it."""

@@ -32,7 +32,7 @@ class JoinCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     max_position: Position = msgspec.field(name="reached", default=BEFORE_ALL)
     # Labels: predictions below this position no longer wait for labels.
     closed_up_to: Position = msgspec.field(name="passed", default=BEFORE_ALL)
-    watermark: Position | None = None  # predictions: a watermark that was read but not published
+    watermark: Position | None = None  # predictions: watermark that was read but not yet published
     token: str = ""  # identifies the commits that a cache belongs to
     log: str = ""  # predictions: id of the topic that `before` refers to; empty if unknown
     # The other topic's next offset. Kafka deletes a topic's own commits together with the topic.
@@ -72,18 +72,18 @@ class TopicProgress:
 
 
 class ReaderPosition(NamedTuple):
-    """A reader position. All records before `position` were handled before `end`, the end of the
-    partition's log, was fetched."""
+    """A reader position: the next offset to read, and the log's end, fetched later. All records
+    before `position` had been handled when `end` was fetched."""
 
     position: int
     end: int
 
 
 class Barrier(msgspec.Struct):
-    """A snapshot of where both topics ended.
+    """A snapshot of both topics' ends.
 
-    Once one topic has been read up to its end in the snapshot, every record that the join had read
-    from the other topic before the snapshot has been matched against all records up to that end.
+    Once one topic has been read up to its end in the snapshot, records that the join had read from
+    the other topic before the snapshot have been matched against all records up to that end.
     """
 
     predictions_end: int
@@ -105,7 +105,7 @@ class BarrierResult(msgspec.Struct, frozen=True):
 
 
 class JoinProgress:
-    """The progress of a partition's two topics. Positions advance time; the wall clock never does.
+    """The progress of a partition's two topics. Only positions advance it, never the wall clock.
 
     `low_watermark` is the smaller of the two topics' max positions, or `_closed_up_to` if that is
     larger. `_closed_up_to` is the max position that predictions had at the last barrier that labels
@@ -145,7 +145,7 @@ class JoinProgress:
             self.low_watermark = max(both, self._closed_up_to)
 
     def take_log(self, offset: int, log: Log) -> None:
-        """Note that predictions after `offset` have source offsets in this features log."""
+        """Note that source offsets of predictions after `offset` refer to this features log."""
         if log.topic_id != self._log:
             self._log, self._log_offset = log.topic_id, offset
             self.source = log.offset - 1
@@ -165,7 +165,7 @@ class JoinProgress:
         if self.is_rebuilding:
             for side, reader in sides:
                 if side.is_behind and reader.position >= side.published:
-                    side.next_offset = side.published  # retention deleted the last of these records
+                    side.next_offset = side.published  # retention deleted the rest
             return False
         for side, reader in sides:
             # Transaction markers may follow the last record.
@@ -182,7 +182,7 @@ class JoinProgress:
         return True
 
     def pass_barrier(self) -> BarrierResult:
-        """Return what the barrier has shown since the last call."""
+        """Return new conclusions, if a topic has passed the barrier since the last call."""
         barrier = self._barrier
         if barrier is None:
             return BarrierResult()

@@ -51,7 +51,7 @@ def plain(value: bytes, event: Prediction) -> bytes:
 
 
 def _with_label_ahead(value: bytes, prediction: BufferedPrediction) -> bytes:
-    """Mark an outcome whose label is ahead. A prediction that is ahead already has the mark."""
+    """Mark an outcome as ahead if its label is ahead and its prediction is not marked already."""
     return value if prediction.ahead else marked_ahead(value)
 
 
@@ -88,7 +88,7 @@ class Publication:
     def first_outcomes(
         self, predictions: Sequence[BufferedPrediction], labels: Sequence[BufferedLabel]
     ) -> None:
-        """See `join_records.Results`, which documents the methods without a docstring too."""
+        """See `join_records.Results`, which also documents the methods without a docstring."""
         known = [self._known(label) for label in labels]
         shared = [prediction.value[_SHARED] for prediction in predictions]
         values = list(map(_FIRST.__mod__, zip(shared, known, strict=True)))
@@ -137,16 +137,16 @@ class Publication:
         self._counts["unlabelled"] += predictions
 
     def duplicate(self) -> None:
-        """Count a prediction that was read before."""
+        """Count a prediction that has been read before."""
         self._counts["duplicates"] += 1
 
     def invalid_prediction(self, message: Message, reason: str) -> None:
-        """Count a prediction that cannot be used, and add its dead letter."""
+        """Count an unusable prediction, and add its dead letter."""
         self._counts["invalid"] += 1
         self._add_dead_letter(message, reason)
 
     def invalid_label(self, message: Message, reason: str, position: int | None) -> None:
-        """Count a label that cannot be used, and add its dead letter and watermark."""
+        """Count an unusable label, and add its dead letter and watermark."""
         self._counts["invalid"] += 1
         self._reject_label(message, reason, position)
 
@@ -186,7 +186,7 @@ class Publication:
         self._reject_label(message, reason, None if label.ahead else label.at)
 
     def _reject_label(self, message: Message, reason: str, position: int | None) -> None:
-        """Add a label's dead letter and, in place of its outcome, a watermark with its position.
+        """Add a label's dead letter and, in place of an outcome, a watermark at its position.
 
         Without the watermark, windows could not close if every label were rejected.
         """

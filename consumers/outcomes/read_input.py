@@ -1,4 +1,4 @@
-"""Decode prediction and label messages for the join, and turn unusable ones into dead letters.
+"""Decode prediction and label messages from Kafka for the join, and reject unusable messages.
 
 Input: messages of one topic and partition. Output: buffered records, passed to the partition's
 `PartitionJoin`, and dead letters, passed to its `Publication`.
@@ -73,7 +73,7 @@ class InputReader:
         found: Decoded[_Prediction | Watermark],
         publication: Publication,
     ) -> None:
-        """Read events of the predictions topic, including watermarks and unusable predictions."""
+        """Read events from the predictions topic, including watermarks and unusable predictions."""
         values, offsets, keys = messages.values, messages.offsets, messages.keys
         published = join.progress.predictions.published
         by_row = self._axis == "row"
@@ -90,8 +90,8 @@ class InputReader:
                     join.progress.take_log(offset, event.log)
                     newest = join.progress.source
                     continue
-                # Use only the watermarks of idle partitions. After a dead letter's or a gap's
-                # watermark, labels of earlier records may still arrive.
+                # Use only watermarks of idle partitions. After a watermark that belongs to a dead
+                # letter or a gap, labels of earlier records may still arrive.
                 is_silence = event.dead_letter is None and not event.gaps
                 if offset >= published and is_silence and event.position is not None:
                     # First join the predictions before the watermark. Otherwise, a batch that spans
@@ -172,8 +172,8 @@ def _plain_ones(
 ) -> list[BufferedPrediction] | None:
     """Return the predictions, or None if `_read_one_by_one` must read them.
 
-    It must if the batch contains a watermark, a duplicate, a prediction that is ahead or has no
-    row, or bytes that Driftline did not write.
+    `_read_one_by_one` is needed if the batch contains a watermark, a duplicate, a prediction that
+    is ahead or has no row, or bytes that Driftline did not write.
     """
     plains = [value for value in values if value is not None]
     if not events or set(map(type, events)) != {_Prediction} or not are_plain(plains):

@@ -19,7 +19,7 @@ from driftline.runtime.partition_clock import AGREEING
 class RecordJoin:
     """Matches each label with the prediction it belongs to, as soon as both have been read.
 
-    See `window_join.PartitionJoin` for the rule. A repeated label produces no outcome.
+    See `window_join.PartitionJoin` for the matching rule. A repeated label produces no outcome.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class RecordJoin:
         self._progress = progress
         self._predictions = predictions
         self._labels = labels
-        # (offset, position) of the latest consecutive predictions that are ahead. `_confirm` clears
-        # this deque when the next prediction is not ahead.
+        # (offset, position) of each prediction in the latest unbroken run of predictions that are
+        # ahead. `_confirm` clears this deque once a prediction is not ahead.
         self.ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
 
     def take_predictions(
         self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
     ) -> None:
-        """Join predictions with these record ids, whose cached records must be loaded already."""
+        """Join predictions with these record ids. The ids' cached records must have been loaded."""
         progress, side = self._progress, self._progress.predictions
         buffer, labels_of = self._predictions, self._labels.get
         for record_id, prediction in zip(ids, found, strict=True):
@@ -85,13 +85,13 @@ class RecordJoin:
     def take_labels(
         self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
     ) -> None:
-        """Join labels with these record ids, whose cached records must be loaded already."""
+        """Join labels with these record ids. The ids' cached records must have been loaded."""
         side, predictions_of = self._progress.labels, self._predictions.get
         for record_id, label in zip(ids, found, strict=True):
             at = label.at
             predictions = predictions_of(record_id)
             if predictions and at is not None:
-                last = at + self._join_window  # later predictions belong to a later record
+                last = at + self._join_window  # predictions after `last` belong to a later record
                 if len(predictions) > 1 or predictions[0].position > last:
                     predictions = [p for p in predictions if p.ahead or p.position <= last]
             if predictions:
@@ -111,7 +111,7 @@ class RecordJoin:
         predictions: Sequence[BufferedPrediction],
         results: Results,
     ) -> None:
-        """Match a label with the predictions that have its id and were read before it."""
+        """Match a label with predictions that have the same id and were read earlier."""
         # A label handled before a restart rebuilds the state but publishes nothing.
         is_new = label.offset >= self._progress.labels.published
         # The label is late for records before `oldest`. A label handled before a restart is not
@@ -123,13 +123,15 @@ class RecordJoin:
         if len(predictions) > 1:
             newest = max(map(self._buffer_position, predictions))
         if newest < oldest and not any(prediction.ahead for prediction in predictions):
-            # The label is late for all predictions. A block covers its offset without buffering it.
+            # The label is late for all predictions. A block covers its offset, but the label is not
+            # buffered.
             block = self._labels.cover(label.offset, newest)
             if is_new:
                 results.rejected(label, "late")
         else:
             # A label belongs to the first prediction for which it is in time. However, a label
-            # without `@at` revises the last label with its id, and belongs to the same prediction.
+            # without `@at` revises the last label with its id, so it belongs to that label's
+            # prediction.
             earlier = self._labels.get(record_id)
             owner = None
             if label.at is None and earlier:
@@ -137,7 +139,7 @@ class RecordJoin:
             if owner is None:
                 owner = next(p for p in predictions if p.position >= oldest or p.ahead)
             known, revision = self._newest(record_id, owner, earlier)
-            if len(predictions) > 1:  # store the choice: a higher low watermark could change it
+            if len(predictions) > 1:  # store the choice, which a higher low watermark could change
                 label = msgspec.structs.replace(label, owner=owner.offset)
             block = self._labels.add(record_id, label, newest)
             is_repeated = known is not None and known.label == label.label
@@ -162,7 +164,7 @@ class RecordJoin:
         labels: Sequence[BufferedLabel],
         results: Results,
     ) -> None:
-        """Match a prediction with the labels that have its id and were read before it."""
+        """Match a prediction with labels that have the same id and were read earlier."""
         position, join_window = self._buffer_position(prediction), self._join_window
         is_new = prediction.offset >= self._progress.predictions.published
         known, revision = None, -1

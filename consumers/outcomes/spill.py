@@ -2,7 +2,7 @@
 
 Input: the join's buffers and commits. Output: the cache's content. After an abort, the join rereads
 the records since the last commit, and may need records that it has evicted since then. The cache
-therefore always has the state of a commit, from which a restart continues.
+therefore always has the state of one commit, from which a restarted worker can continue.
 """
 
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class _Commit(msgspec.Struct, frozen=True):
-    """What a commit covers: next offsets, and how many evicted blocks can be deleted after it."""
+    """A commit's extent: next offsets, and how many evicted blocks can be deleted afterwards."""
 
     predictions: int
     labels: int

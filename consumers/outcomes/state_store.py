@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _VERSION = 1
-# The write buffer of one partition. After a kill, the records in it (about 30,000) are reread.
+# One partition's write buffer. After a kill, the records in the buffer (about 30,000) are reread.
 _WRITE_BUFFER_BYTES = 16 << 20
 # The next two limits apply to the whole process, for any number of partitions.
 _ALL_BUFFERS_BYTES = 64 << 20
@@ -91,7 +91,7 @@ class Caches:
 
 
 def _ignore(path: Path, error: Exception) -> None:
-    """Do nothing: a caller that opens a single cache handles the exception."""
+    """Do nothing. A caller that opens a single cache handles the exception itself."""
 
 
 class Cache:
@@ -111,7 +111,8 @@ class Cache:
         self._write.disable_wal = True
 
     def covered(self) -> Covered | None:
-        """Return the cache's extent, or None if it is new, unreadable or of another version."""
+        """Return the cache's extent, or None if the cache is new, unreadable or has another format
+        version."""
         with self._guard() as db:
             value = db.get(b"C")
         if value is None:
@@ -125,7 +126,7 @@ class Cache:
     def records(
         self, side: bytes, ids: list[str], batch: "CacheBatch | None" = None
     ) -> list[bytes | None]:
-        """Return the encoded records of each id. Unwritten changes in `batch` take precedence."""
+        """Return each id's encoded records. Unwritten changes in `batch` take precedence."""
         with self._guard() as db:
             found: list[bytes | None] = db.get([side + record_id.encode() for record_id in ids])
         if batch is not None and batch.records:
@@ -232,7 +233,7 @@ class CacheBatch:
 
     def __init__(self) -> None:
         self.operations = WriteBatch(raw_mode=True)
-        # The same record changes by (side, id), for `Cache.records`. None marks a deletion.
+        # The batch's record changes by (side, id), for `Cache.records`. None marks a deletion.
         self.records: dict[tuple[bytes, str], bytes | None] = {}
 
     def put_record(self, side: bytes, record_id: str, value: bytes) -> None:
@@ -263,9 +264,9 @@ def _open(path: Path, options: Options) -> Rdict:
 
 
 def _beside(path: Path) -> Path:
-    """Return the first folder path next to `path` that no process has open.
+    """Return the first alternative path next to `path` that no other process has open.
 
-    Delete the folder there, which a killed process may have left.
+    Delete the folder at this path, which a killed process may have left behind.
     """
     for number in itertools.count(1):
         other = path.with_name(f"{path.name}-{number}")

@@ -66,7 +66,7 @@ class PartitionJoin:
 
     @property
     def to_reread(self) -> int:
-        """Return how many offsets must be reread to rebuild the state."""
+        """Return how many offsets must be reread to rebuild the join's state."""
         sides = (self.progress.predictions, self.progress.labels)
         return sum(max(0, side.published - side.next_offset) for side in sides)
 
@@ -79,8 +79,9 @@ class PartitionJoin:
     def watermark(self) -> int | None:
         """Return the position before which no more outcomes are expected, or None if unknown.
 
-        Either both topics were read past this position, so that the outcomes of earlier labels were
-        published, or earlier labels are too late. No single label can move it: see `JoinProgress`.
+        Either both topics were read past this position, so that outcomes of earlier labels were
+        published, or earlier labels are too late. No single label can advance the watermark; see
+        `JoinProgress`.
         """
         progress = self.progress
         if progress.low_watermark == BEFORE_ALL:
@@ -91,7 +92,7 @@ class PartitionJoin:
         )
 
     def limit_memory(self, records: int) -> None:
-        """Set how many records of each topic stay in memory if a cache can hold the rest."""
+        """Set how many records of each topic stay in memory when a cache can hold the rest."""
         self.buffered_predictions.limit = self.buffered_labels.limit = records
         self.backpressure.slack = records // _SLACK_OF_MEMORY
 
@@ -128,7 +129,7 @@ class PartitionJoin:
         self.backpressure.read(side, found[0].offset, found[-1].offset, position)
 
     def reject_label(self, at: int | None) -> int | None:
-        """Note a rejected label's position. Return the position, or None if missing or ahead."""
+        """Note a rejected label's position. Return it, or None if it is missing or ahead."""
         if at is None or self.progress.label_clock.take([at]):
             return None
         self.progress.labels.raise_max_position(at)
@@ -214,7 +215,7 @@ class PartitionJoin:
         """Assign the predictions' max position to unpositioned labels before offset `end`.
 
         These labels were matched against all predictions published before the barrier, so their
-        join window starts at that position. Labels ahead of all predictions are treated likewise.
+        join window starts at this max position. Labels ahead of all predictions are treated alike.
         """
         max_position = self.progress.predictions.max_position
         if max_position == BEFORE_ALL:
@@ -248,7 +249,8 @@ class PartitionJoin:
             if block.newest + self.join_window >= self.progress.low_watermark:
                 return
             if needed is None:
-                # If buffered labels are reread after a restart, they must find these predictions.
+                # If buffered labels are reread after a restart, their predictions must be reread
+                # too.
                 needed = min(
                     (labels.dependency_offset for labels in self.buffered_labels.blocks),
                     default=NEVER,

@@ -1,7 +1,7 @@
 """Read the `deadletters` topic: list dead letters, and send their records again after a fix.
 
-Input: the `deadletters` topic. Output: dead letters, single or grouped by reason. `replay` sends
-the original bytes to their original topic and partition. Nothing is deleted.
+Input: the `deadletters` topic. Output: single dead letters, or groups of dead letters with the same
+reason. `replay` sends the original bytes to their original topic and partition. Nothing is deleted.
 """
 
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ class Replay(msgspec.Struct, frozen=True):
 def letters(
     broker: Broker, stream: Stream, *, reason: str = "", progress: Progress | None = None
 ) -> Iterator[Letter]:
-    """Yield all dead letters whose reason contains `reason`, by offset within each partition.
+    """Yield the dead letters whose reason contains `reason`, in offset order per partition.
 
     Raises BrokerError, and DataError for a message that Driftline did not write.
     """
@@ -127,7 +127,7 @@ def replay(
     """Send the records of dead letters again, to their original topics and partitions.
 
     Only feature records and labels are sent, and only if the reason contains `reason`. Dead letters
-    that an earlier replay sent are skipped unless `again` is set. `dry_run` counts without sending.
+    that an earlier replay sent are skipped unless `again` is set. With `dry_run`, nothing is sent.
 
     A record keeps its producer's headers and gets the header `driftline_replayed`. It is appended
     to its partition as a new record, which reconciliation counts as replayed, not as a duplicate.

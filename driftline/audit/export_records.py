@@ -2,7 +2,7 @@
 
 Input: a broker and a stream. Output: the file, and `Recorded`, which counts records and labels.
 Each line is a record with its label; `@at` is the position at which the label became known. Labels
-are joined within a partition, as the outcomes service does. `driftline backtest` can play the file.
+are joined within a partition, as in the outcomes service. `driftline backtest` can replay the file.
 All records are held in memory until the file is written.
 """
 
@@ -28,7 +28,7 @@ from driftline.wire.values import format_time
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """Counts of the exported topics. The file contains every readable record."""
+    """Counts of exported records and labels. The file contains every readable record."""
 
     records: int
     labelled: int  # records with a label
@@ -57,10 +57,10 @@ def write_recorded(
 ) -> Recorded:
     """Read both topics up to their current ends and write `file`.
 
-    Records keep the order of their partition. Partitions are merged by position; a late record
-    sorts at the largest position before it in its partition. `total` is called once with the number
-    of offsets to read, and `progress` with the number read since its last call. Raises DataError if
-    there are no records or no labels, and BrokerError if a topic does not exist.
+    Within a partition, records keep their order. Partitions are merged by position; a late record
+    is sorted by the largest earlier position in its partition. `total` is called once with the
+    number of offsets to read, and `progress` with the number read since its last call. Raises
+    DataError if there are no records or no labels, and BrokerError if a topic does not exist.
     """
     topics = Topics(stream)
     span = ranges(broker, [topics.features, topics.labels])
@@ -91,7 +91,7 @@ def write_recorded(
 
 
 class _Record(NamedTuple):
-    """A decoded record. Partitions are merged in the order of the first three fields."""
+    """A decoded record. Partitions are merged by sorting on the first three fields."""
 
     reached: int  # the largest accepted position in the partition, up to and including this record
     partition: int

@@ -53,7 +53,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class History:
-    """Windows, drift events, requests, decisions, models and pointers of a stream, by id."""
+    """A stream's windows, drift events, requests, decisions, models and pointers, by id."""
 
     def __init__(self, broker: Broker, stream: Stream, *, also_window: str = "") -> None:
         """Read the topics. Raises BrokerError.
@@ -207,8 +207,8 @@ class History:
     ) -> Node:
         """Return a model's node, with its causes and effects if requested.
 
-        The causes are the decisions that chose the model. Several decisions may have, because an
-        earlier model can be promoted again. With `request`, only decisions on that request count.
+        The causes are the decisions that chose the model. There may be several, because an earlier
+        model can be promoted again. With `request`, only decisions on that request are included.
         """
         known = self._models.get(digest)
         if known is None:

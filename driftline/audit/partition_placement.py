@@ -15,13 +15,13 @@ Side = Literal["records", "labels"]
 # Number of keys to sample from a batch. Murmur2 takes 2 µs per key in Python, so a larger sample
 # would slow the join down.
 _KEYS_OF_A_BATCH: Final = 8
-# In a sample of fewer keys, all keys may match a partitioner by chance.
+# In a sample with fewer keys, all keys could match a partitioner by chance.
 _LEAST_KEYS: Final = 20
 # When a sample reaches this many keys, its counts are halved, so that newer keys weigh more and a
 # corrected producer is noticed.
 _REMEMBERED: Final = 2_000
-# A producer uses a partitioner if at least this share of its keys matches. The share is below 1,
-# because the sample may still contain keys from a producer that was replaced.
+# Assume that a producer uses a partitioner if at least this share of its keys match it. The share
+# is below 1, because the sample may still contain keys from a producer that was replaced.
 _MOST: Final = 0.95
 
 

@@ -1,7 +1,8 @@
 """Read a stream's topics to account for every feature record and label, and list missing results.
 
 Input: a broker and a stream. Output: a `Reconciliation`. The services' own counters are not used.
-The topics are loaded into a temporary SQLite file, so that memory use does not grow with them.
+The topics are loaded into a temporary SQLite file, so that memory use does not grow with their
+size.
 
 Each record that inference has handled must be the source of a prediction or a dead letter. Each
 label that the join has handled must be in an outcome or a dead letter, unless it repeats the
@@ -32,7 +33,7 @@ from driftline.broker.scan import Progress, ranges, size
 from driftline.config.stream import Stream
 from driftline.wire.topics import Topics
 
-# Size of SQLite's page cache. Pages beyond it are only on disk.
+# Size of SQLite's page cache. Pages that do not fit are read from disk.
 _CACHE_KIB = 64 * 1024
 
 
@@ -58,7 +59,7 @@ class LabelCounts(msgspec.Struct, frozen=True):
 
 
 class Reconciliation(msgspec.Struct, frozen=True):
-    """Counts of all records and labels, up to where the topics ended when counting started.
+    """Counts of all records and labels that were in the topics when counting started.
 
     records = predictions + dead_letters + waiting + expired + missing
     predictions = outcomes + unlabelled
@@ -74,7 +75,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
     outcomes: int  # records whose prediction was joined with a label
     unlabelled: int
     revised: int  # label changes, each published as another outcome
-    duplicate_ids: int  # records that repeat an earlier record's id, without replayed records
+    duplicate_ids: int  # records that repeat an earlier record's id, except replayed ones
     replayed: int  # records that were sent again from dead letters
     redelivered: int  # repeated predictions for the same record, which readers drop
     doubled_outcomes: int  # duplicate outcomes, which exactly-once delivery should prevent
@@ -84,7 +85,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
     missing_records: tuple[Missing, ...]
     missing_labels: tuple[Missing, ...]
     named_misplaced: tuple[Misplaced, ...] = ()
-    foreign_records: int = 0  # messages in `predictions`, `outcomes` that Driftline did not write
+    foreign_records: int = 0  # `predictions` or `outcomes` messages that Driftline did not write
     # Records that were deleted before a service read them. `records` does not include them.
     lost: tuple[Lost, ...] = ()
 

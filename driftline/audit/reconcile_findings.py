@@ -1,4 +1,4 @@
-"""Find misplaced labels in the tables of `audit.reconcile`, and lost records in committed offsets.
+"""Find misplaced labels in `audit.reconcile`'s tables, and lost records by committed offsets.
 
 Input: the SQLite tables, a consumer group's committed offsets, and the topics' ids and offsets.
 Output: `Misplaced` labels with the cause, and `Lost` records.
@@ -82,9 +82,9 @@ def lost_records(
     ids: Mapping[str, str],
     spans: Mapping[TopicPartition, OffsetRange],
 ) -> Iterator[Lost]:
-    """Yield ranges of records that were deleted before a group, by its commits, had read them.
+    """Yield the ranges that, according to a group's commits, were deleted before it read them.
 
-    Either retention deleted them, or their topic was recreated.
+    Either retention deleted the records, or their topic was recreated.
     """
     for partition, at in committed.items():
         span = spans.get(partition)

@@ -1,8 +1,8 @@
 """Derive from watermarks which log each prediction was made from, and which records were lost.
 
 Input: each partition's watermarks and predictions, in order. Output: whether a prediction was made
-from the current feature topic, and the ranges that were deleted before inference read them. It
-reads no topic; `TableLoader` calls it.
+from the current feature topic, and the ranges that were deleted before inference read them. This
+module reads no topic; `TableLoader` passes it the watermarks.
 """
 
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ class ReadLogs:
     def is_present(self, partition: int, offset: int) -> bool:
         """Return whether the prediction with this source was made from the current topic.
 
-        Until a watermark identifies the log, this is assumed. Call this method for each prediction,
-        in order.
+        Until a watermark identifies the log, the result is true. Call this method for each
+        prediction, in order.
         """
         self._next[partition] = max(self._next.get(partition, 0), offset + 1)
         return self._of.get(partition, self._topic_id) == self._topic_id

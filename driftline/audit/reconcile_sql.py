@@ -1,4 +1,4 @@
-"""Define the SQL of `audit.reconcile`: tables for topic contents, and queries for the results."""
+"""Define the SQL for `audit.reconcile`: tables for topic contents, and queries for the results."""
 
 from typing import Final
 
@@ -12,12 +12,12 @@ CREATE TABLE letters (role TEXT, partition INT, offset INT);
 CREATE TABLE groups (topic TEXT, role TEXT, partition INT, held INT, handled INT);
 -- The offsets that each partition still contains.
 CREATE TABLE logs (topic TEXT, partition INT, start INT, end INT);
--- Partitions whose oldest results were deleted by retention: when the oldest remaining result was
--- published.
+-- For each partition whose oldest results retention deleted: the publish time of the oldest
+-- remaining result.
 CREATE TABLE kept (role TEXT, partition INT, oldest_ms INT);
 """
 
-# Create the indexes after inserting all rows: this costs a fraction of updating them for each row.
+# Create the indexes after inserting all rows, which is much faster than updating them row by row.
 ANALYSIS: Final = """
 CREATE TABLE predicted AS
     SELECT partition, source, id, min(offset) AS offset, min(key) AS key, count(*) AS times

@@ -1,7 +1,7 @@
 """Search the topics for an event, model or record by id, and follow its causes and effects.
 
-Input: the id of a window, drift event, retrain request, decision or record, or a model's digest or
-the beginning of it. Output: a `Node` for each match, with its causes and effects. Only the
+Input: the id of a window, drift event, retrain request, decision or record, or the beginning of a
+model's digest. Output: a `Node` for each match, with its causes and effects. Only the
 `History` of events and models, which is small, is held in memory. Other topics are read in batches.
 """
 

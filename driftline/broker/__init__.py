@@ -1,7 +1,7 @@
 """Select the client for a broker: in-memory, kafka-python or librdkafka.
 
-Input: the client's name, broker addresses and client properties. Output: a `Broker`, whose
-interface `broker.port` defines. Client libraries are imported only when they are used.
+Input: the client's name, broker addresses and client properties. Output: a `Broker`, as
+defined in `broker.port`. Client libraries are imported only when they are used.
 """
 
 from collections.abc import Mapping

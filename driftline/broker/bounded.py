@@ -24,14 +24,14 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
 
     Raises whatever the call raises, or TimeoutError if the call does not return within `timeout_s`
     seconds. After a timeout, the call keeps running in the background, so the caller must abandon
-    its client.
+    the client.
 
     >>> call_within(1.0, max, 1, 2)
     2
     """
-    # Pass the result through a queue, which drops each item as it is read. A local variable would
-    # form a reference cycle between an exception and its own frames, and the cycle would keep the
-    # client and its threads alive.
+    # Pass the result through a queue, which drops each item when it is read. An exception in a
+    # local variable would form a reference cycle with its own frames, and the cycle would keep the
+    # client and the client's threads alive.
     answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
     is_given_up = threading.Event()  # set when the caller stops waiting for the result
 
@@ -44,7 +44,7 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
         else:
             answers.put((result, None))
 
-    # Use a daemon thread, because a process waits for its pool threads before it exits.
+    # Use a daemon thread, because an exiting process would wait for a pool thread.
     threading.Thread(target=work, name="driftline-call", daemon=True).start()
     try:
         result, failure = answers.get(timeout=timeout_s)

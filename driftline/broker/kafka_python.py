@@ -200,8 +200,8 @@ class KafkaPythonBroker:
 
 
 def _network_client(made: list[KafkaNetClient], **options: Any) -> KafkaNetClient:
-    """Create the part of a client that owns its thread and sockets, and append it to `made`. If the
-    client's constructor cannot reach a broker, it raises an error without closing this part."""
+    """Create a client's network part, which owns a thread and sockets, and append it to `made`. If
+    the client's constructor cannot reach a broker, it raises an error but leaves this part open."""
     made.append(KafkaNetClient(**options))
     return made[-1]
 
@@ -335,7 +335,10 @@ class KafkaPythonAdmin:
             self._client.close()
 
     def _partitions(self, topics: list[str] | None) -> dict[str, int]:
-        """Return partition counts, by default of all topics. Omit unknown and internal topics."""
+        """Return the partition counts of these topics, or of all topics if `topics` is None.
+
+        Omit unknown and internal topics.
+        """
         if topics == []:
             return {}
         with translated("list topics"):
@@ -362,8 +365,8 @@ def _as_kafka_writes_it(topic_id: str) -> str:
 def _patiently(ask: Callable[[], Any]) -> Any:
     """Repeat a request until the group has a coordinator, because the client does not wait for one.
 
-    A new cluster has no coordinator for several seconds, and after a broker's failure another
-    broker must take over. Raises the client's error after 10 s.
+    A new cluster has no coordinator for several seconds. If the coordinator fails, another broker
+    must take over. Raises the client's error after 10 s.
     """
     deadline_s = time.monotonic() + _COORDINATOR_PATIENCE_S
     while True:

@@ -162,11 +162,11 @@ class KafkaPythonConsumer:
         let_go(partial(self._client.close, autocommit=False, timeout_ms=1000))
 
     def _fetch_again_what_was_parked(self) -> None:
-        """Make the client fetch again the records it set aside while their partition was paused.
+        """Make the client refetch the records that it set aside while their partition was paused.
 
         After `resume`, the client would rarely return those records, and it would fetch no other
-        records from the partition. (In kafka-python 3.0.12, `fetched_records` looks for them only
-        when its current batch is None, not when the batch is used up.)
+        records from the partition. (In kafka-python 3.0.12, `fetched_records` looks for records
+        that were set aside only when its current batch is None, not when the batch is used up.)
         """
         parked = self._client._fetcher._paused_partition_records
         for partition in parked.keys() - self._client.paused():
@@ -174,7 +174,7 @@ class KafkaPythonConsumer:
 
     def _is_fenced(self) -> bool:
         """Return whether another consumer has taken over this consumer's instance id. The only sign
-        that the client gives is that its heartbeats stop (kafka-python 3.0.12)."""
+        of a takeover is that the client's heartbeats stop (kafka-python 3.0.12)."""
         member = self._client._coordinator
         return (
             member.stable()
@@ -197,7 +197,8 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._client = client
         self._assigned = assigned
         self._revoked = revoked
-        self.held: list[TopicPartition] = []  # assigned; set by `_take`, cleared by `_give_up`
+        # The assigned partitions. Set by `_take`; cleared by `_give_up` and `abandon`.
+        self.held: list[TopicPartition] = []
         self._given_up: list[TopicPartition] = []  # the most recently revoked partitions
         # `poll` puts its timeout and record limit here. `abandon` puts None, which ends the worker
         # thread.
@@ -208,7 +209,7 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._result: list[Any] = []  # the last poll's records; set by `_finish`, removed by `poll`
         # Set when a poll is requested, reset when the poll's result is read from `_events`.
         self._polling = False
-        self._closing = False  # set by `abandon`, after which no callbacks are called
+        self._closing = False  # set by `abandon`, so that no more callbacks are called
 
     async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         await self._hand_over(self._take, assigned)
@@ -231,8 +232,8 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     def _take(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in map(kafka_partition, set(partitions).intersection(self._given_up)):
             # When a client gets a partition back, it restores the partition's old position and
-            # pause (kafka-python 3.0.12). Start at the committed offset instead, unpaused, as other
-            # clients do.
+            # paused state (kafka-python 3.0.12). As in other clients, start at the committed
+            # offset instead, and unpaused.
             known = self._client.committed(partition, timeout_ms=ANSWER_TIMEOUT_MS)
             if known is None:
                 self._client.seek_to_beginning(partition)
@@ -253,8 +254,8 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         try:
             callback(partitions)
         finally:
-            # The client's futures may be completed only in its I/O thread, for which there is no
-            # public API (kafka-python 3.0.12).
+            # The client's futures may be completed only in its I/O thread. There is no public API
+            # for running code in that thread (kafka-python 3.0.12).
             self._client._net.call_soon_threadsafe(lambda: done.success(None))
 
     def poll(self, *, timeout_ms: float, max_records: int) -> Mapping[Any, Any]:

@@ -62,7 +62,7 @@ class KafkaPythonProducer:
         self._limits = limits
         self._unconfirmed: deque[tuple[str, int, Any]] = deque()  # topic, size in bytes, future
         self._unconfirmed_bytes = 0
-        self._failed: list[str] = []  # errors from `_confirm`; cleared when raised and by `abort`
+        self._failed: list[str] = []  # errors from `_confirm`; cleared once raised, or by `abort`
         self._ready = False  # set by the first `begin`
         self._in_transaction = False
         self._dead = False  # set when an abort fails or a call hangs; prevents new transactions
@@ -97,9 +97,9 @@ class KafkaPythonProducer:
             self._confirm(len(self._unconfirmed) // 2)
 
     def _stop_writing(self, error: BaseException) -> None:
-        """Stop the client after a record has failed, before its sender thread sends any other.
+        """Stop the client because a record has failed, before another record is sent.
 
-        Runs in that thread.
+        The client calls this in its sender thread.
         """
         self._has_gap = True
         self._client._sender.force_close()
@@ -129,7 +129,7 @@ class KafkaPythonProducer:
         self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
     ) -> None:
         for partition in offsets:
-            # Raise an error for an unknown topic, for which the client would wait forever.
+            # Raise an error for an unknown topic. The client would wait for it forever.
             self._limits.partitions(partition.topic)
         with self._translated("send offsets"):
             self._answered(
@@ -163,7 +163,7 @@ class KafkaPythonProducer:
             self._answered("abort", self._client.abort_transaction)
         except (kafka_errors.KafkaError, BrokerUnavailable) as error:
             # The coordinator aborts the transaction: immediately if this producer has been fenced,
-            # otherwise at the transaction's timeout.
+            # otherwise when the transaction times out.
             self._dead = True
             _log.warning("could not abort %s's transaction; it will time out: %r", self._id, error)
 
@@ -190,7 +190,7 @@ class KafkaPythonProducer:
         let_go(close)
 
     def _confirm(self, keep: int) -> None:
-        """Wait for the oldest records until only `keep` records are unconfirmed."""
+        """Wait until all but the newest `keep` records are confirmed or have failed."""
         while len(self._unconfirmed) > keep:
             topic, size, future = self._unconfirmed.popleft()
             self._unconfirmed_bytes -= size

@@ -18,7 +18,7 @@ ANSWER_TIMEOUT_MS = 30_000
 PROGRESS_TIMEOUT_MS = 5_000
 
 # librdkafka (2.16) commits metadata with a trailing zero byte, as in C strings. When that byte is
-# missing, librdkafka reads past the end of the metadata. Therefore this adapter also writes it.
+# missing, librdkafka reads past the end of the metadata. So this adapter also appends a zero byte.
 _END = "\0"
 
 # The package that the client needs for each compression codec. Driftline depends on all of these
@@ -37,7 +37,7 @@ def committed_of(position: Any) -> Committed:
 
 
 def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> dict[Any, Any]:
-    """Convert offsets to commit to the client's types, with a zero byte after the metadata."""
+    """Convert offsets for a commit to the client's types. Append a zero byte to any metadata."""
     return {
         kafka_partition(partition): OffsetAndMetadata(
             position.offset, position.metadata and position.metadata + _END, -1
@@ -47,7 +47,7 @@ def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> dict[Any, Any]
 
 
 def unsupported_codec(doing: str, error: Exception) -> UnsupportedCodec:
-    """Return the error for records or a setting whose compression codec the client lacks."""
+    """Return the error for a compression codec that the client does not support."""
     for codec, package in _CODECS.items():
         if codec in str(error):
             return UnsupportedCodec(

@@ -22,8 +22,8 @@ from driftline.errors import SettingsError
 
 # The logger for the library's own messages (see `driftline.logs`).
 _client_log = logging.getLogger("librdkafka")
-# Drop the warning, which each gapless producer logs, that `enable.gapless.guarantee` is
-# experimental. tests/driftline/broker/test_gapless.py tests the property.
+# Drop each gapless producer's warning that `enable.gapless.guarantee` is experimental. The tests in
+# tests/driftline/broker/test_gapless.py cover this property.
 _client_log.addFilter(lambda record: "enable.gapless.guarantee is" not in record.getMessage())
 
 # Long enough for a slow broker start, and short enough for a user who is waiting for an error.
@@ -34,16 +34,16 @@ _CONSUMER: Mapping[str, object] = {
     "enable.auto.offset.store": False,
     "auto.offset.reset": "earliest",
     "isolation.level": "read_committed",
-    "enable.partition.eof": True,  # otherwise the position stays before a final marker
+    "enable.partition.eof": True,  # otherwise the position stops before a final transaction marker
     "partition.assignment.strategy": "range",
     "group.protocol": "classic",
     "queued.max.messages.kbytes": 32_768,  # prefetch limit for all partitions; default 64 MB
-    "fetch.queue.backoff.ms": 5,  # with the default, 1000 ms, a backlog takes four times as long
+    "fetch.queue.backoff.ms": 5,  # the default, 1000 ms, makes reading a backlog take 4x as long
     "fetch.wait.max.ms": 100,  # a seek or resume waits for a pending empty fetch; default 500 ms
     "session.timeout.ms": 10_000,  # how soon a killed worker's partitions move; default 45 s
     "heartbeat.interval.ms": 1000,  # how soon members notice a rebalance; default 3 s
 }
-# A send takes 3.7 µs, 0.4 µs of it to check the size. The median time from sending a record to
+# A send takes 3.7 µs, including 0.4 µs for the size check. The median time from sending a record to
 # reading it is 0.6 ms. A transaction takes 5 ms with one record and 15 to 22 ms with 1,000 records.
 _PRODUCER: Mapping[str, object] = {
     "acks": "all",
@@ -199,7 +199,7 @@ class LibrdkafkaBroker:
                 return
             except ck.KafkaException as error:
                 reason = error.args[0].str()
-            client.poll(0)  # calls `errors` with the cause
+            client.poll(0)  # makes the client report the cause to `errors`
             probe.raise_refusal(self._servers, self._properties)
         raise probe.unreachable(
             self._servers, without_secrets(errors.first or reason, self._properties)

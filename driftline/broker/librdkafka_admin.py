@@ -168,7 +168,10 @@ class LibrdkafkaAdmin:
         """Do nothing, because the client is freed with this object."""
 
     def _partitions(self, topics: Iterable[str] | None) -> dict[str, int]:
-        """Return partition counts, by default of all topics. Omit unknown and internal topics."""
+        """Return the partition counts of these topics, or of all topics if `topics` is None.
+
+        Omit unknown and internal topics.
+        """
         wanted = None if topics is None else set(topics)
         with translated("list topics"):
             found = self._client.list_topics(timeout=ANSWER_TIMEOUT_S).topics
@@ -186,7 +189,7 @@ class LibrdkafkaAdmin:
         """Raise AccessDenied if one of these unlisted topics exists but may not be described."""
         if not topics:
             return
-        # In a request by name, the broker distinguishes hidden topics from nonexistent topics.
+        # When asked for a topic by name, the broker distinguishes hidden and nonexistent topics.
         for name, answer in self._client.describe_topics(ck.TopicCollection(topics)).items():
             with translated(f"describe topic {name!r}"):
                 try:

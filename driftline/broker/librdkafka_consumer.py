@@ -55,11 +55,11 @@ class LibrdkafkaConsumer:
         # True while `assigned` runs. Seeks and pauses then only set fields, which `_restart` uses.
         self._assigning = False
         self._revoking = False  # True while `revoked` runs; only the calling thread may commit then
-        self._rebalances = 0  # number of rebalances so far, so that `poll` notices a new one
+        self._rebalances = 0  # number of rebalances; `poll` checks whether it has changed
         self._revoked: Rebalanced | None = None  # set by `subscribe`
         self._closed = False
         self._abandoned = False
-        # A partition whose position is outside its log. Set by `poll`; reset by `seek`, `_restart`.
+        # Partition with a position outside its log. Set by `poll`, reset by `seek` and `_restart`.
         self._out_of_range: TopicPartition | None = None
 
     def subscribe(

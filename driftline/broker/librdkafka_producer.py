@@ -43,7 +43,7 @@ class LibrdkafkaProducer:
         self._client = client
         self._id = transactional_id
         self._limits = limits
-        self._failed: list[str] = []  # errors from `_delivered`; cleared when raised, by `abort`
+        self._failed: list[str] = []  # errors from `_delivered`; cleared once raised, or by `abort`
         self._denied: AccessDenied | None = None  # the last ACL error, set by `_delivered`
         self._ready = False  # set by the first `begin`
         self._in_transaction = False
@@ -173,7 +173,7 @@ class LibrdkafkaProducer:
             self._call("abort", self._client.abort_transaction, TRANSACTION_ANSWER_TIMEOUT_S)
         except BrokerError as error:
             # The coordinator aborts the transaction: immediately if this producer has been fenced,
-            # otherwise at the transaction's timeout.
+            # otherwise when the transaction times out.
             _log.warning("could not abort %s's transaction; it will time out: %s", self._id, error)
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Convert values and errors between the broker interface (`port`) and confluent-kafka.
 
-Only this module imports the library, so that MissingExtra is raised if it is not installed.
+No other module imports confluent-kafka. If the library is not installed, importing this module
+raises MissingExtra.
 """
 
 import contextlib
@@ -55,7 +56,7 @@ def kafka_partition(partition: TopicPartition, offset: int | None = None) -> Any
 
 
 def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> list[Any]:
-    """Convert offsets to commit to the client's type."""
+    """Convert offsets for a commit to the client's type."""
     return [
         ck.TopicPartition(*partition, position.offset, metadata=position.metadata)
         for partition, position in offsets.items()

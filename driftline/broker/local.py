@@ -34,7 +34,7 @@ class LocalKafkaStatus(msgspec.Struct, frozen=True):
 
     pid: int
     port: int
-    token: str  # part of the command line, to recognise the process even if its pid is reused
+    token: str  # part of the command line; distinguishes Kafka from a process that reuses its pid
     kafka_version: str = KAFKA_VERSION
 
     @property

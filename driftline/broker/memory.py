@@ -136,7 +136,7 @@ class MemoryAdmin:
         with self._state.changed:
             for topic in topics:
                 self._state.topics.pop(topic, None)
-                for group in self._state.groups.values():  # Kafka also deletes its commits
+                for group in self._state.groups.values():  # Kafka also deletes a topic's commits
                     for partition in [p for p in group.committed if p.topic == topic]:
                         del group.committed[partition]
 

@@ -1,8 +1,8 @@
 """Hold the in-memory broker's partition logs, topics and groups, and save them to files.
 
 Input: messages that producers append, or saved files. Output: messages for consumers, and one file
-per partition plus an index. Equal content gives equal bytes. There are no threads, retention or
-compaction.
+per partition plus an index. Equal content gives equal bytes. The logs have no retention and no
+compaction, and this module starts no threads.
 """
 
 import struct
@@ -26,7 +26,7 @@ TOPIC_DEFAULTS: Mapping[str, str] = {
     "retention.bytes": "-1",
     "retention.ms": "604800000",
 }
-# Records per frame in a file. A frame takes a few MB, and the length prefixes are negligible.
+# Records per frame in a file. Such a frame takes a few MB, so its length prefix is negligible.
 _FRAME_RECORDS = 4096
 _LENGTH = struct.Struct(">I")
 _END = struct.Struct(">Q")
@@ -64,7 +64,7 @@ class TopicLogs(msgspec.Struct, frozen=True):
 
 
 class Member:
-    """A consumer in a group. `generation` belongs to its assignment, or is -1 if it has none."""
+    """A consumer in a group. `generation` is its assignment's generation, or -1 if it has none."""
 
     __slots__ = ("generation", "id", "topics")
 
@@ -99,7 +99,10 @@ class Group:
             self.rebalancing = bool(self.members)
 
     def settle(self, partitions: Mapping[str, int]) -> None:
-        """End the rebalance if all members are ready. `partitions` maps topics to their counts."""
+        """End the rebalance if all members are ready.
+
+        `partitions` contains each topic's partition count.
+        """
         if self.rebalancing and all(
             member.generation != self.generation for member in self.members.values()
         ):
@@ -128,8 +131,8 @@ def assign_ranges(
 ) -> dict[str, list[TopicPartition]]:
     """Assign partitions like Kafka's range assignor.
 
-    In order of their ids, members get consecutive partitions of each topic. A member gets the same
-    partition numbers in all topics with the same members and partition count.
+    In order of their ids, members get consecutive partitions of each topic. If several topics have
+    the same members and partition count, a member gets the same partition numbers in each of them.
     """
     assignment: dict[str, list[TopicPartition]] = {member.id: [] for member in members}
     topics = sorted({topic for member in members for topic in member.topics})

@@ -29,7 +29,7 @@ class MemoryProducer:
         self._written: list[PartitionLog] = []  # logs that the open transaction wrote to
         # The open transaction's offsets to commit. Cleared by `_end`, like `_written`.
         self._offsets: list[tuple[Group, Mapping[TopicPartition, Committed]]] = []
-        self._keyless = 0  # records sent without a key, which go to the partitions in turn
+        self._keyless = 0  # number of keyless records sent; they go to the partitions in turn
 
     def send(self, record: Outgoing) -> None:
         state = self._state

@@ -53,15 +53,15 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Messages(Sequence[Message]):
-    """A sequence of records in the order they were read, which can also be read as columns. An
-    adapter can provide the columns without creating a `Message` for each record."""
+    """Records in the order in which they were read, also available as columns. An adapter can
+    provide the columns without creating a `Message` for each record."""
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self._messages = messages
 
     @classmethod
     def of(cls, messages: Sequence[Message]) -> "Messages":
-        """Wrap a sequence of records so that it can be read as columns."""
+        """Wrap a sequence of records so that it is also available as columns."""
         return messages if isinstance(messages, Messages) else Messages(messages)
 
     def __len__(self) -> int:
@@ -189,18 +189,18 @@ class Consumer(Protocol):
     def poll(self, *, max_records: int, timeout_s: float) -> Sequence[Message]:
         """Return at most `max_records` records. If none are available, wait up to `timeout_s`.
 
-        Raises BrokerUnavailable, BrokerError, and UnsupportedCodec if the client cannot decompress
-        the records. If a position is outside its log, because retention has deleted the record or
-        the topic was recreated, a group member raises OffsetOutOfRange until `seek` is called. A
-        consumer without a group resumes at the earliest record instead.
+        Raises BrokerUnavailable or BrokerError. Raises UnsupportedCodec if the client cannot
+        decompress the records. If a position is outside its log, because retention has deleted the
+        record or the topic was recreated, a group member raises OffsetOutOfRange until `seek` is
+        called. A consumer without a group resumes at the earliest record instead.
         """
 
     def assignment(self) -> frozenset[TopicPartition]:
         """Return the partitions assigned to this consumer."""
 
     def position(self, partition: TopicPartition) -> int:
-        """Return the offset that `poll` will read next. It is higher than the offsets of all
-        records that `poll` has returned and of all transaction markers that the client has read."""
+        """Return the offset that `poll` will read next. It is higher than the offset of any record
+        that `poll` has returned and of any transaction marker that the client has read."""
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Make the next `poll` read this partition from `offset`."""
@@ -288,7 +288,8 @@ class Admin(Protocol):
     """Describe topics and groups; create and delete topics."""
 
     def describe(self, topics: Iterable[str] | None = None) -> dict[str, TopicInfo]:
-        """Describe these topics, or all but Kafka's internal topics. Unknown topics are omitted."""
+        """Describe these topics, or by default all topics except Kafka's internal topics. Unknown
+        topics are omitted."""
 
     def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """Return these topics' ids. Unknown topics are omitted. A topic that is deleted and
@@ -350,7 +351,7 @@ class Broker(Protocol):
 
     @property
     def max_message_bytes(self) -> int:
-        """Return the largest record size (key, value and headers) under Kafka's default limit.
+        """Return the largest record size (key, value, headers) that Kafka's default limit allows.
 
         A topic can have a different limit, which `send` checks.
         """

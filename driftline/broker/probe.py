@@ -18,7 +18,7 @@ from cryptography import x509
 from driftline.config.client_properties import variable
 from driftline.errors import AccessDenied, BrokerUnavailable, SettingsError
 
-# A reachable broker accepts a client within this time. Otherwise the probe looks for the reason.
+# A reachable broker accepts a client within this time. If it does not, run the probe.
 _FIRST_ATTEMPT_S = 2.0
 _TIMEOUT_S = 3.0
 # A broker that rejects a client's certificate sends an alert right after the TLS 1.3 handshake.

@@ -1,7 +1,7 @@
 """Turn an application's stream file path and broker address into a `Stream` and a `Broker`.
 
-Input: a path or a stream; an address or a broker. Output: the stream; the broker. No connection is
-opened before the broker's clients are used.
+Input: a path or a stream, and an address or a broker. Output: the stream and the broker. No
+connection is opened until one of the broker's clients is used.
 """
 
 from pathlib import Path
@@ -34,8 +34,7 @@ def as_broker(broker: Broker | str) -> Broker:
 def memory_broker(stream: Stream | str | Path) -> Broker:
     """Return an in-memory broker with a stream's topics, for an application's tests.
 
-    Pass it instead of an address. The broker belongs to this process and ends with it. Raises
-    StreamFileError.
+    Pass the broker instead of an address. It exists only in this process. Raises StreamFileError.
     """
     broker = MemoryBroker()
     broker.admin().create(Topics(as_stream(stream)).creation())

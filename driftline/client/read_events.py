@@ -1,4 +1,4 @@
-"""Iterate over a stream's predictions, outcomes or drift events, stored ones and new ones.
+"""Iterate over a stream's stored and new predictions, outcomes or drift events on a broker.
 
 Input: a broker and a stream. Output: iterators over events. The iterators join no consumer group
 and commit nothing, so they do not affect services or other readers.
@@ -42,12 +42,12 @@ def predictions(
 
     broker: a Kafka broker's address, `"host:port"`, or a broker object.
     stream: the path of a stream file, or a loaded stream.
-    start: begin with the earliest stored event, or after the latest one.
-    follow: wait for new events. Otherwise the iterator ends where the topic ended at the call.
+    start: `"earliest"` begins with the first stored event, `"latest"` after the last one.
+    follow: wait for new events. Otherwise, the iterator ends after the last event stored so far.
 
     Within a partition, predictions are in the order of their feature records. If inference repeats
-    a prediction after a restart, the repetition is skipped, unless the original was published
-    before the start. Records that Driftline did not write are logged and skipped. Raises
+    a prediction after a restart, the repetition is skipped, unless the iterator began after the
+    original. Records that Driftline did not write are logged and skipped. Raises
     StreamFileError, SettingsError and BrokerError; iterating can also raise BrokerError.
     """
     topic = Topics(as_stream(stream)).predictions
@@ -129,8 +129,8 @@ def _decoded(
 def _without_repeats(events: Iterable[tuple[int, PredictionsEvent]]) -> Iterator[Prediction]:
     """Skip watermarks, and repeated predictions for the same feature record.
 
-    Source offsets increase within a partition. They start again only with a new log, which a
-    watermark announces.
+    Source offsets increase within a partition. They restart only with a new log, which a watermark
+    announces.
     """
     logs: dict[int, Log] = {}  # partition → newest log of feature records
     newest: dict[int, int] = {}  # partition → largest source offset

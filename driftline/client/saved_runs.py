@@ -12,8 +12,8 @@ from driftline.config.settings import Settings, load_settings
 from driftline.config.stream import Stream, load
 from driftline.errors import SettingsError
 
-STREAM_FILE: Final = "stream.toml"  # name of the stream file in a run's folder
-TOPICS: Final = "topics"  # name of the topics' folder in a run's folder
+STREAM_FILE: Final = "stream.toml"  # name of the stream file in a run folder
+TOPICS: Final = "topics"  # name of the topics folder in a run folder
 
 
 def open_run(run: str | Path = "last") -> tuple[Stream, Broker]:
@@ -44,7 +44,7 @@ def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path
     if name == "last":
         runs = sorted(settings.runs.glob(f"*/{STREAM_FILE}"), key=lambda path: path.parent.name)
         for path in reversed(runs):
-            # Runs on Kafka, and runs that were killed, have no topics in their folder.
+            # Runs on Kafka, and runs that were killed, have no topics in their folders.
             if not has_topics(path.parent):
                 continue
             if stream is None or load(path).name == stream:

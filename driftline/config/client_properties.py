@@ -150,7 +150,10 @@ def check(properties: Mapping[str, str]) -> None:
 def unknown_property(
     name: str, client: str, detail: str = "", known: Iterable[str] = ()
 ) -> SettingsError:
-    """Return the error for a property that the client rejects. The client accepts `known` names."""
+    """Return the error for a property that the client rejects.
+
+    `known` contains names that the client accepts.
+    """
     names = dict.fromkeys((*_KAFKA_PYTHON_NAMES, *_FREQUENT, *known))
     near = [each for each in get_close_matches(name, names, 3, 0.75) if each not in (name, *OWNED)]
     return SettingsError(

@@ -54,8 +54,8 @@ _OPERATORS: Final[dict[type, Callable[..., Any]]] = {
     ast.Gt: _as_float(np.greater),
     ast.GtE: _as_float(np.greater_equal),
 }
-# Function name → implementation and allowed numbers of arguments. The number must be checked,
-# because numpy would use an extra argument as the output array.
+# Function name → implementation and allowed argument counts. The count must be checked, because
+# NumPy would use an extra argument as the output array.
 _FUNCTIONS: Final[dict[str, tuple[Callable[..., Any], tuple[int, ...]]]] = {
     "abs": (np.abs, (1,)),
     "ceil": (np.ceil, (1,)),
@@ -79,7 +79,7 @@ class Expression:
 
     It may use arithmetic, comparisons, `&`, `|`, `~`, and the functions in `FUNCTIONS`. Write a
     column name in backticks if it is not a Python identifier. A category can be compared with a
-    string by `==` or `!=`. If a record lacks a number that the expression uses, its result is NaN.
+    string by `==` or `!=`. If a record lacks a number that the expression uses, the result is NaN.
 
     >>> double = Expression("2 * `petal width`", {"petal width": "number"})
     >>> double.evaluate({"petal width": np.array([0.5, 2.0])}, {})
@@ -222,7 +222,7 @@ class Expression:
         return name
 
     def _try_out(self) -> None:
-        """Evaluate the expression once, so that errors surface at load rather than at a record."""
+        """Evaluate the expression once, so that errors surface now rather than at a record."""
         numbers = {name: np.ones(2) for name in self._used if self._kinds[name] == "number"}
         texts = {
             name: np.array(["", None], dtype=object) for name in self._used if name not in numbers

@@ -20,9 +20,9 @@ LogFormat = Literal["text", "json"]
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """One process's settings. Each field's comment contains its environment variable."""
+    """One process's settings. Each field's comment gives the field's environment variable."""
 
-    home: Path  # DRIFTLINE_HOME: folder of runs, models, keys, local broker; default: .driftline
+    home: Path  # DRIFTLINE_HOME: folder for runs, models, keys, local broker; default: .driftline
     bootstrap_servers: str  # KAFKA_BOOTSTRAP_SERVERS
     client: Client  # DRIFTLINE_CLIENT: kafka-python or librdkafka; default: librdkafka if installed
     # Kafka client properties from KAFKA_<PROPERTY>, such as KAFKA_SASL_USERNAME, or from the file
@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def broker(self) -> Path:
-        """Return the folder that contains the local Apache Kafka."""
+        """Return the folder that contains the local Kafka broker's files."""
         return self.home / "kafka"
 
     @property
@@ -56,8 +56,8 @@ class Settings(msgspec.Struct, frozen=True):
     def local_broker(self) -> str:
         """Return the address of the Kafka broker that `driftline broker up` starts.
 
-        The port comes from the file `port` in the broker's folder. Without that file, it is 9092.
-        Raises SettingsError.
+        The port comes from the file `port` in the broker's folder, or is 9092 if that file does not
+        exist. Raises SettingsError.
         """
         port = self.broker / "port"
         try:

@@ -108,7 +108,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def watermark_offset(self) -> int:
         """Return the number to add to a position to get the watermark: minus the lateness, plus 1
-        on the row axis. The record after row 4,999 is row 5,000, but its time may be the same."""
+        on the row axis. The next row number is 1 higher, but the next time may be the same."""
         return (1 if self.axis == "row" else 0) - self.lateness
 
     @property
@@ -284,7 +284,7 @@ def _with_defaults(stream: Stream) -> Stream:
 
 
 def _several(windows: Windows, count: float) -> Span:
-    """Return the length of `count` windows, at least one record if windows are in records."""
+    """Return the length of `count` windows, but at least one record on the row axis."""
     if windows.records is not None:
         return Span(records=max(1, int(count * windows.records)))
     return Span(us=int(count * amount(windows.span)))

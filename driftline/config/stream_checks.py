@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from driftline.config.spans import Span
     from driftline.config.stream import Stream
 
-# The largest allowed number. Larger ones would lose digits in JSON, and no stream needs them. Sums
-# of allowed numbers fit into 64 bits.
+# The largest allowed number. Larger numbers would lose digits in JSON, and no stream needs them.
+# Sums of allowed numbers fit into 64 bits.
 _MOST: Final = 2**53
 # Kafka limits topic names to 249 characters. A run's files are named after topics, with `-999.log`
 # appended, and file names are limited to 255 characters.
@@ -76,7 +76,7 @@ def problems(stream: "Stream") -> Iterator[Problem]:
 
 
 def _zero_spans(stream: "Stream") -> Iterator[Problem]:
-    """Yield a problem for each span that must not be zero, and for an idle time in records."""
+    """Yield a problem for each span that must not be 0 but is, and for an idle time in records."""
     for key, span in (
         ("time.step", stream.time.step),
         ("windows.span", stream.windows.span),

@@ -145,7 +145,7 @@ def quoted_key(name: str) -> str:
 def _compact(value: Any) -> str:
     """Format a struct as an inline table of its non-default values.
 
-    If there is only one, return it without the table: `"number"`, not `{ kind = "number" }`.
+    Format a single value without the table: `"number"`, not `{ kind = "number" }`.
     """
     if not isinstance(value, msgspec.Struct):
         return toml(value)
@@ -214,7 +214,7 @@ def _step(
 
 def _unknown(key: str, name: str, hint: Any, value: Any) -> str:
     # A table such as `{ mn = 3 }` may stand for one of several structs. Choose the struct that
-    # shares most keys with the table.
+    # shares the most keys with the table.
     structs = [part for part in _alternatives(hint) if _is_struct(part)]
     given = set(value) if isinstance(value, Mapping) else set()
     struct = max(structs, key=lambda part: len(given & set(part.__struct_fields__)))
@@ -303,7 +303,7 @@ def _is_struct(hint: Any) -> bool:
 
 
 def _struct(hint: Any, field: str | None = None) -> Any:
-    """Return the first struct in a type (with `field`: that has this field), or None."""
+    """Return the first struct in a type, or None. With `field`, the struct must have this field."""
     for part in _alternatives(hint):
         if _is_struct(part) and (field is None or field in part.__struct_fields__):
             return part

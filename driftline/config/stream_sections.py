@@ -133,7 +133,7 @@ class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     min_records: Annotated[
         Annotated[int, Meta(ge=1)],
-        Meta(description="fewest records that a model needs in a window to be tested"),
+        Meta(description="smallest number of a model's records for which a window is tested"),
     ] = 100
     max_sample: Annotated[
         Annotated[int, Meta(ge=100)],
@@ -188,8 +188,8 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     classifier: Annotated[
         bool,
         Meta(
-            description="whether to test, when no column and no pair of columns drifted, if "
-            "decision trees can distinguish the window from the reference; the test costs half a "
+            description="whether to test if decision trees can distinguish a window in which no "
+            "column and no pair of columns drifted from the reference; the test costs half a "
             "second per window, 15 seconds per model and window size, and half of false_alarm_rate"
         ),
     ] = False

@@ -19,10 +19,10 @@ from driftline.wire.values import text
 
 MISSING: Final = ""  # the level that represents missing values of a category
 # The largest number of levels per category. Each level is a matrix column, which costs memory and
-# time in every model. A model learns little from values beyond the hundred most frequent ones.
+# time in every model. A model learns little from values beyond the hundred most frequent.
 MAX_LEVELS: Final = 100
-# The schema also lists up to this many rarer values, so that they do not count as unseen. A column
-# with more values is free text rather than a category.
+# The schema also lists up to this many rarer values, so that they are not reported as unseen. A
+# column with more values is free text rather than a category.
 MAX_RARE: Final = 10_000
 
 # Models reject infinite values. They calculate in float32, where a value minus the mean must be
@@ -83,8 +83,8 @@ def fit_schema(stream: Stream, columns: Columns, labels: Sequence[str | float]) 
     features += [_number(name, columns.numbers[name], derived=True) for name in stream.derived]
     classes: tuple[str, ...] = ()
     if stream.task == "classification":
-        # Few labels are distinct, so a set saves most calls of `text`. Use a set only if all labels
-        # are strings: it would merge True and 1, whose texts differ.
+        # There are few distinct labels, so a set avoids most calls to `text`. Use a set only if all
+        # labels are strings, because a set would merge True and 1, whose texts differ.
         known = set(labels) if set(map(type, labels)) == {str} else labels
         classes = tuple(sorted({text(label) for label in known}))
     return FeatureSchema(tuple(features), classes)
@@ -165,7 +165,7 @@ class MatrixEncoder:
     def unseen(self, columns: Columns) -> dict[str, NDArray[np.bool_]]:
         """Return a mask (n,) for each category column: true for values not in the training data.
 
-        A missing value never counts as unseen.
+        For a missing value, the mask is always false.
         """
         return {
             name: np.array([value not in known for value in columns.categories[name]], dtype=bool)

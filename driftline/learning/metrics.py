@@ -1,4 +1,4 @@
-"""Compute metrics and errors of predictions, with NumPy alone so that every service can do it.
+"""Compute metrics and errors from arrays of labels and predictions, with no library but NumPy.
 
 Input: labels and predictions in the same order. Output: one number, or one error per record.
 """

@@ -1,9 +1,9 @@
 """Unpack an untrusted zip in memory, within limits: a model package, or a package's arrays.
 
-Input: bytes, which are not trusted even if they are signed. Output: the content of single files.
-Raises PackageCheckFailed if the zip is damaged or a zip bomb, or if it contains too many files,
-names with a folder, links, encrypted files or duplicate names. Nothing is written to disk, and
-never more is unpacked than `ArchiveLimits` allows.
+Input: bytes, which are not trusted even if they are signed. Output: the content of individual
+files. Raises PackageCheckFailed if the zip is damaged or a zip bomb, or if it contains too many
+files, names with a folder, links, encrypted files or duplicate names. Nothing is written to disk,
+and no more is unpacked than `ArchiveLimits` allows.
 """
 
 import io
@@ -53,7 +53,7 @@ class Archive:
         return tuple(self._infos)
 
     def read(self, name: str) -> bytes:
-        """Return a file's content, never more bytes than the archive's directory states."""
+        """Return a file's content, but no more bytes than the archive's directory states."""
         return self._package.read(self._infos[name])
 
 
@@ -75,7 +75,7 @@ def archive(data: bytes, limits: ArchiveLimits, failure: str) -> Iterator[Archiv
 
 
 def _check_end(data: bytes, limits: ArchiveLimits) -> None:
-    """Check the size of the zip's directory before parsing it, because it could fill memory."""
+    """Check the size of the zip's directory, because parsing a huge directory could fill memory."""
     if len(data) < _END.size:
         raise ValueError("it is truncated")
     signature, *_, entries, size, _, comment = _END.unpack(data[-_END.size :])

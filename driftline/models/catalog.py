@@ -147,7 +147,7 @@ class Catalog:
         return event
 
     def add(self, event: ModelsEvent, *, signed: bool) -> str | None:
-        """Apply an event after its signature was checked. Return a reason to reject it, or None.
+        """Apply an event whose signature was checked. Return a reason to reject it, or None.
 
         Raises UntrustedPackage if the event announces a package that no trusted key has signed.
         """

@@ -52,7 +52,7 @@ class Current(Generic[T]):
         return f"stale: its sequence is {event.sequence}, the current one is {self.value.sequence}"
 
     def remember(self, event: T) -> bool:
-        """Make `event`, which a reader saw earlier, current unless the log's record is as new.
+        """Make `event`, which a reader saw earlier, current if it is newer than the current record.
 
         Return whether `event` became current.
         """
@@ -62,7 +62,7 @@ class Current(Generic[T]):
         return True
 
     def again(self, *, outdated: bool) -> T | None:
-        """Return a copy of the current record with the next sequence, or None if not needed.
+        """Return a copy of the current record with the next sequence, or None if none is needed.
 
         A copy is needed if the current record is unsigned, or if compaction may remove it.
         `outdated` means that the current record is not the newest record of its key.

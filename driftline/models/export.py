@@ -17,7 +17,7 @@ def export_model(
 ) -> list[Path]:
     """Write the manifest and the model to files in `folder`, and return the files' paths.
 
-    The model is written in each of `formats`, by default in all formats that it has. Raises
+    The model is written in each of `formats`, by default in every available format. Raises
     PackageCheckFailed if `formats` contains `onnx` and the model has no ONNX form. Raises
     MissingExtra if `joblib`, which a pickle needs, is not installed.
     """

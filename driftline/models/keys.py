@@ -133,7 +133,7 @@ class Signer:
 class Trusted:
     """The public keys that a folder trusts.
 
-    The folder is read at each use, so a running service accepts a key as soon as it is added.
+    The folder is read on each use, so a running service accepts a key as soon as it is added.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -207,7 +207,7 @@ def _write(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from creating a key in the folder meanwhile. Raises SettingsError."""
+    """Lock the folder, so that no other process creates a key in it. Raises SettingsError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Encode model packages to bytes and decode them: a zip with all that serving and monitoring need.
+"""Encode and decode model packages: zip files with everything that serving and monitoring need.
 
 `manifest.json` describes the package. `model.joblib` contains the model, and so does `model.onnx`
 if the model can be converted. `reference.npz` contains samples of the training data. The same
@@ -56,12 +56,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     target: str
     schema: FeatureSchema
-    derived: dict[str, str]  # feature name → expression at training
+    derived: dict[str, str]  # feature name → expression at training time
     candidate: str
     parameters: dict[str, str | int | float | bool | None]
     scoring: Scoring
     scoring_reason: str
-    libraries: dict[str, str]  # library name → version at training
+    libraries: dict[str, str]  # library name → version at training time
     metric: Metric
     value: float  # value of the metric on the held-out outcomes
     rows: int  # number of rows in the final fit

@@ -22,8 +22,8 @@ from driftline.wire.feature_records import RecordCodec
 
 # The largest number of columns in a feature matrix: 1,000 categories with 100 levels each.
 MAX_WIDTH: Final = 100_000
-# Digits to which probabilities are rounded. With float32 models, later digits depend on the batch
-# size.
+# The number of decimals to which probabilities are rounded. With float32 models, further decimals
+# depend on the batch size.
 SCORE_DIGITS: Final = 6
 # The largest accepted difference between a score and the score stored in the package. Library
 # versions may round differently.
@@ -31,12 +31,12 @@ SCORE_TOLERANCE: Final = 1e-3
 ONNX_INPUT: Final = "features"
 
 
-# Model families that cannot be converted to ONNX, or that ONNX Runtime scores far more slowly.
+# Model families that cannot be converted to ONNX, or that scikit-learn scores much faster.
 SCORED_BY_SKLEARN: Final = frozenset({"k_nearest_neighbours", "hist_gradient_boosting"})
 
 
 def import_sklearn() -> None:
-    """Import the libraries that `SCORED_BY_SKLEARN` models need, in advance.
+    """Import in advance the libraries that `SCORED_BY_SKLEARN` models need.
 
     The import blocks all threads for a few tenths of a second.
     """
@@ -49,7 +49,7 @@ class Scores(msgspec.Struct, frozen=True):
     """The result of scoring n records.
 
     `predictions` are class names, or float64 (n,) for regression. `probabilities` is float64 (n, k)
-    in the order of the classes, rounded to six digits, or None for regression and for models that
+    in the order of the classes, rounded to six decimals, or None for regression and for models that
     return no probabilities.
     """
 
@@ -96,7 +96,7 @@ class OnnxScorer:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # exceptions of ONNX Runtime have no common base class
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise PackageCheckFailed(f"the ONNX model cannot be loaded: {error}") from error
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._task = task
@@ -111,7 +111,7 @@ class OnnxScorer:
 
 
 class SklearnScorer:
-    """Score with a scikit-learn estimator whose labels are indices of `classes`."""
+    """Score with a scikit-learn estimator whose labels are indices into `classes`."""
 
     def __init__(self, estimator: Any, task: Task, classes: Sequence[str]) -> None:
         self._estimator = estimator

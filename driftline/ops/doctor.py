@@ -1,8 +1,8 @@
 """Check the installation, local services' state files, the broker, its topics and the champion.
 
 Input: settings, `Workers` from the state files, a broker, and a stream if there is one. Output:
-`Check`s: what is right, what is wrong, and what to do. It also checks keys and the model store, to
-which it writes an empty file that it then removes. It changes nothing else.
+`Check`s: what is right, what is wrong, and what to do. This module also checks keys and the model
+store. To test the store, it writes an empty file and removes it. It changes nothing else.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from driftline.wire.topics import SERVICES, Topics, differences
 Result = Literal["ok", "warn", "fail"]
 
 _OLDEST_PYTHON = (3, 11)
-# Library → the extra that installs the library, and its purpose.
+# Library → the extra that installs the library, and the library's purpose.
 _EXTRAS = {
     "confluent-kafka": ("librdkafka", "the faster Kafka client"),
     "onnxruntime": ("onnx", "scoring with ONNX"),
@@ -151,7 +151,7 @@ def check_services(here: Workers) -> Iterator[Check]:
 
 
 def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> Iterator[Check]:
-    """Check the broker, and the stream's topics and champion there."""
+    """Check the broker, and the stream's topics and champion on it."""
     where = settings.bootstrap_servers
     try:
         admin = broker.admin()
@@ -280,7 +280,7 @@ def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> C
     label = f"retention for {name}"
     kept = "forever" if shortest_ms is None else f"for {shortest_ms / _DAY_MS:g} days"
     if span is None or span.us is None:
-        # The span is a number of records, and how long they take is unknown here.
+        # The span is a number of records, so its duration is unknown.
         return Check(label, "ok", f"{span}, topics keep records {kept}")
     if shortest_ms is not None and shortest_ms < span.us // 1000:
         todo = "raise [kafka] retention in the stream file, and retention.ms of the topics"

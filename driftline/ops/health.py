@@ -15,8 +15,8 @@ from driftline.wire.values import parse_time
 # A service writes its state about once a second, but a window with many columns can keep the
 # monitor busy for longer.
 MAX_SILENCE_S = 30.0
-# How long each kind of problem may last before the service counts as unhealthy. Brokers restart,
-# partitions move between workers, and a batch may take a while.
+# How long each kind of problem may last before the service is reported as unhealthy. Brokers
+# restart, partitions move between workers, and a batch may take a while.
 PATIENCE_S: Mapping[TroubleKind, float] = {
     "waiting for Kafka": 120.0,
     "too few partitions": 60.0,
@@ -24,8 +24,8 @@ PATIENCE_S: Mapping[TroubleKind, float] = {
     "no model": 60.0,
 }
 _WELL = ("running", "waiting for a model", "waiting for Kafka")
-# The keys in `ServiceState.rejected` that concern a model begin like this: its digest, its
-# announcement, or the pointer to the champion. Other `models` records, such as a freeze, do not.
+# Prefixes of the keys in `ServiceState.rejected` that concern a model: its digest, its announcement
+# or the champion pointer. Other `models` records, such as a freeze, have other keys.
 _OF_A_MODEL = ("sha256:", "model/", "role/champion")
 
 
@@ -60,7 +60,7 @@ def judge(state: ServiceState | None, *, now: datetime) -> Health:
 
 
 def _no_usable_model(state: ServiceState) -> str | None:
-    """Return why inference has no model if it rejected a published one; otherwise None."""
+    """If inference has no model because it rejected one, return the reason; otherwise None."""
     if state.service != "inference" or state.model is not None:
         return None
     rejected = [(key, why) for key, why in state.rejected.items() if key.startswith(_OF_A_MODEL)]

@@ -41,7 +41,7 @@ TroubleKind = Literal["waiting for Kafka", "too few partitions", "no progress", 
 T = TypeVar("T")
 R = TypeVar("R", bound="Running")
 
-# To `kill`, smaller numbers mean process groups. Larger numbers do not fit in the kernel's type.
+# `kill` treats smaller numbers as process groups. Larger numbers do not fit in the kernel's type.
 Pid = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 # A service that ends this many times in a row soon after its start is in a crash loop.
@@ -87,7 +87,7 @@ class ServiceState(Running, frozen=True, kw_only=True):
     lag: int = 0  # unread messages in the assigned partitions, as of about a second ago
     published: dict[str, int] = {}  # topic role → messages published there since the start
     model: str | None = None  # inference: digest of the model that serves
-    gaps: int = 0  # input ranges deleted before the service read them, since the start
+    gaps: int = 0  # since the start: input ranges deleted before the service read them
     lost: int = 0  # number of offsets in all gaps with a known end
     problem: str | None = None  # outcomes: why labels and records are in different partitions
     rejected: dict[str, str] = {}  # inference: digest or record key of a rejected model → reason
@@ -96,7 +96,7 @@ class ServiceState(Running, frozen=True, kw_only=True):
     troubles: tuple[Trouble, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the times, so that a file with an invalid time counts as unreadable."""
+        """Check the times, so that a file with an invalid time is treated as unreadable."""
         for moment in (self.started, self.updated, *(trouble.since for trouble in self.troubles)):
             parse_time(moment)
 
@@ -114,7 +114,7 @@ class Process(Running, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Return the name of the service's log and state file, without a suffix."""
+        """Return the name of the service's log and state files, without their suffixes."""
         return f"{self.service}-{self.slot}"
 
     @property
@@ -197,8 +197,8 @@ def read_state(folder: Path, service: Service, slot: int) -> ServiceState | None
 def unreadable(folder: Path, name: str = "*") -> Iterator[str]:
     """Yield a message for each state file that cannot be read, with the reason.
 
-    `name` limits this to one file (without its suffix). The supervisor and running services will
-    soon replace their own files.
+    `name`, without a suffix, selects a single file. The supervisor and running services will soon
+    replace their own files.
     """
     kinds: dict[str, object] = {
         _PROCESSES: tuple[Process, ...],
@@ -272,8 +272,8 @@ def spawn(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
 def stop(processes: Sequence[R], *, patience_s: float) -> tuple[R, ...]:
     """Send SIGTERM to all processes, and wait up to `patience_s` seconds for them to end.
 
-    Processes that are then still running are killed and returned. A kill loses no data, because
-    services resume from committed offsets; only the restart takes longer.
+    Processes that are still running after that time are killed and returned. A kill loses no data,
+    because services resume from committed offsets, but the next start takes longer.
 
     If a process belongs to another user, stops the other processes, then raises MachineError.
     """

@@ -20,7 +20,7 @@ from driftline.wire.envelope import decode_or_skip, drift_decoder, retrain_decod
 from driftline.wire.events import DriftEvent, RetrainDecision
 from driftline.wire.topics import SERVICES, Role, Service, Topics
 
-# Number of extra offsets to read, because transaction markers take up offsets but are no messages.
+# Number of extra offsets to read, because transaction markers have offsets but are not messages.
 _LOOK_BACK = 100
 
 
@@ -51,8 +51,8 @@ class Status(msgspec.Struct, frozen=True):
     rejected: dict[str, str] = {}  # key of a rejected `models` record → reason
 
 
-# Service → roles of the topics that it reads in a consumer group. `models` is not among them,
-# because broadcast topics are read without a group.
+# Service → roles of the topics that it reads in a consumer group. `models` is absent, because
+# broadcast topics are read without a group.
 INPUTS: Mapping[Service, tuple[Role, ...]] = {
     "inference": ("features",),
     "outcomes": ("predictions", "labels"),

@@ -73,8 +73,8 @@ class Child(Protocol):
 class Supervisor:
     """Keeps services running. This class is not thread-safe.
 
-    If an earlier supervisor was killed, its services are still running. They are adopted: they
-    continue without interruption, and are restarted when they end.
+    If an earlier supervisor was killed, its services may still be running. This supervisor adopts
+    them: they continue without interruption, and are restarted when they end.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Supervisor:
         self._request = Request()
         self._kept: dict[str, _Kept] = {}
         self._left = {process.name: process for process in read_processes(folder) if process.alive}
-        # Failing part of a step → its error, which has been logged.
+        # Failing part of a step → its last error, which has been logged.
         self._failing: dict[str, str] = {}
 
     def step(self) -> None:
@@ -186,7 +186,7 @@ class Supervisor:
     def _start_again(self, kept: "_Kept") -> None:
         try:
             child = self._start(kept.wanted)
-        except Exception as error:  # noqa: BLE001 - such as no memory or a full disk
+        except Exception as error:  # noqa: BLE001 - for example, the disk is full
             failures = 1 + (kept.process.failures if kept.process else 0)
             kept.due_s = self._clock.monotonic() + _pause_s(failures)
             kept.change(failures=failures, error=str(error))
@@ -259,7 +259,7 @@ class _Kept:
 
 
 def _pause_s(failures: int) -> float:
-    """Return the pause before the next start, after consecutive exits or failed starts."""
+    """Return the pause after this number of consecutive exits or failed starts."""
     doublings = min(failures - 1, _MOST_DOUBLINGS)
     return min(FIRST_PAUSE_S * float(2**doublings), LONGEST_PAUSE_S)
 

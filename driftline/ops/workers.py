@@ -1,4 +1,4 @@
-"""Find out from state files which of a stream's services run on this machine and are healthy.
+"""Determine from state files which of a stream's services run on this machine and are healthy.
 
 Input: the folder of the state files, and the current time. Output: `Workers`, with their problems.
 This module does not connect to the broker.

@@ -51,14 +51,16 @@ class Isolation:
     """
 
     def __init__(self) -> None:
-        # Offset ranges of failed batches. `succeeded` removes a range after its last record.
+        # Offset ranges of failed batches. `succeeded` removes a range once all of it is handled.
         self._suspect: dict[TopicPartition, range] = {}
-        # The most suspect records in a chunk, or 0 for no limit. Set by `failed` and `try_again`.
+        # The largest number of suspect records in a chunk, or 0 for no limit. Set by `failed` and
+        # `try_again`.
         self._limit = 0
         # Records that failed on their own, with the reasons. `try_again` and `committed` remove
         # them.
         self._culprits: dict[_Place, str] = {}
-        # Skipped culprits. Cleared by `take_proven`, and by `reread` because they are read again.
+        # Skipped culprits. Cleared by `take_proven`, and by `reread`, after which they are read
+        # again.
         self._unproven: list[Message] = []
         # How often each record failed on its own. `committed` removes records that will not be
         # read again.
@@ -85,7 +87,7 @@ class Isolation:
             start = end
 
     def quarantines(self, messages: Messages) -> bool:
-        """Return whether a chunk is a culprit, and hold a culprit back until `take_proven`.
+        """Return whether a chunk is a culprit. A culprit is held back until `take_proven`.
 
         Raises DriftlineError after too many culprits in a row for the data to be the cause.
         """

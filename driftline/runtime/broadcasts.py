@@ -1,4 +1,4 @@
-"""Read broadcast topics from Kafka, which every worker reads in full and without a group.
+"""Read a handler's broadcast topics from Kafka, in full and without a consumer group.
 
 Input: a handler and a broker. Output: the topics' records, passed to the handler, and the handler's
 results, passed to `send`. After a failure, reading resumes at the positions of the last commit.
@@ -37,8 +37,8 @@ class BroadcastReader:
     def read(self, send: Callable[[Output], None]) -> bool:
         """Pass new records to the handler and send its results. Return whether records arrived.
 
-        If there are broadcast topics, a session's first call reads them to their end and returns
-        True.
+        If the handler has broadcast topics, a session's first call reads them to their end and
+        returns True.
         """
         if not self._handler.broadcast_topics:
             return False

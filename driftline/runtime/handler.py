@@ -1,7 +1,8 @@
-"""Define the base class of all services, which `driftline.runtime.loop` runs.
+"""Define the base class of service handlers, which `driftline.runtime.loop` runs on Kafka.
 
-Input: batches of messages. Output: records to publish and offsets to commit. A handler never sees a
-broker and reads only the clock that it was given, so tests can pass it plain lists.
+Input: batches of messages. Output: records to publish and offsets to commit. A handler has no
+access to a broker, and its only clock is the one passed to it, so tests can call it with plain
+lists.
 """
 
 from abc import ABC, abstractmethod
@@ -48,8 +49,8 @@ class GroupProgress:
 class LogChange(msgspec.Struct, frozen=True):
     """A change in an input partition's log since the group last read it.
 
-    A change also reports that a broadcast topic was recreated while this worker was running.
-    Reading resumes at `start`. `unread` is the first offset that was deleted before being read, or
+    Also reports a broadcast topic that was recreated while this worker was running. Reading resumes
+    at `start`. `unread` is the first offset that was deleted before being read, or
     None if nothing was lost. `is_new_topic` is True if the group is not known to have read this
     topic.
     """

@@ -72,8 +72,8 @@ class InputLogs:
         """Return each partition's resume point.
 
         `found` contains the committed offsets of all of this worker's partitions, or is None to
-        ignore them. Raises BrokerError. Raises BrokerUnavailable if Kafka lacks a committed offset
-        that this worker remembers, but the remembered offset may be outdated.
+        ignore them. Raises BrokerError. Raises BrokerUnavailable if Kafka does not return an offset
+        that this worker has committed, and a later commit may have replaced that offset.
         """
         wanted = list(partitions)
         topics = sorted({partition.topic for partition in wanted})
@@ -137,7 +137,7 @@ class InputLogs:
     ) -> Mapping[TopicPartition, Committed]:
         """Return the committed offsets, including offsets that Kafka has lost or not yet loaded.
 
-        If a topic was recreated, which its id shows, its old offsets are not included.
+        If a topic's id shows that the topic was recreated, its old offsets are not included.
         """
         known = {
             partition: self._known[partition] for partition in wanted if partition in self._known
@@ -173,7 +173,7 @@ class InputLogs:
         self, partition: TopicPartition, found: Committed | None, span: OffsetRange
     ) -> ResumePoint:
         topic_id = self._ids.get(partition.topic, "")
-        if found is None:  # nothing was committed, or Kafka deleted it with the topic
+        if found is None:  # nothing was committed, or Kafka deleted the offset with the topic
             before = self._known.get(partition)
             is_other = before is not None and without_topic_id(before)[0] != topic_id
             unread = handled(before) if is_other else None
@@ -235,8 +235,10 @@ def without_topic_id(at: Committed) -> tuple[str, Committed]:
 
 
 def lost_unread(change: LogChange, outcomes: str) -> list[Outgoing]:
-    """Return a watermark, for the topic `outcomes`, that reports offsets deleted before they were
-    read. Return an empty list if no unread offsets were deleted."""
+    """Return a record for the topic `outcomes`: a watermark that reports deleted, unread offsets.
+
+    Return an empty list if no unread offsets were deleted.
+    """
     if change.unread is None:
         return []
     topic, partition = change.partition

@@ -42,7 +42,7 @@ MAX_ABORTS_IN_A_ROW = 5
 # The wait before a failed session is replaced. It doubles with each failure, up to a maximum.
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 15.0
-# If a worker is fenced twice within this time, another live worker has the same slot.
+# If a worker is fenced twice within this time, assume that another live worker has the same slot.
 RIVAL_WITHIN_S = 60.0
 
 OnConnection = Callable[[str | None], None]
@@ -59,8 +59,8 @@ class Loop:
        The session commits before partitions are revoked, because it cannot do so later. Then pass
        log changes to `on_log_change`.
     5. Call `handle` with the batch, then `on_tick`. Between these calls, call `on_group_progress`
-       if partitions were assigned or its last call was a second ago. If a record makes one of the
-       calls fail, pass the record to `reject` instead.
+       if partitions were assigned or a second has passed since its last call. If a record makes
+       `handle` or `on_tick` fail, pass the record to `reject` instead.
     6. Send the results and dead letters in the order of the input records. With exactly-once, the
        first record sent begins a transaction. Only then advance the positions past the batch.
     7. If `commit_interval_s` has passed since the last commit, commit the `offsets_to_commit`
@@ -123,7 +123,7 @@ class Loop:
             handler, broker, self._logs, client_id=self._client_id, max_records=max_records
         )
         self._isolation = Isolation()
-        self._aborts = 0  # consecutive aborts; reset by a commit and beyond the limit
+        self._aborts = 0  # number of consecutive aborts; reset by a commit, and above the limit
         self._on_connection = on_connection
         self._problem_since_s: float | None = None  # time of first failure; None if Kafka works
         self._failures = 0  # failed sessions since Kafka last worked
@@ -361,8 +361,8 @@ class Loop:
         return min(backoff_s, LONGEST_BACKOFF_S)
 
     def _check_rival(self, error: BrokerError) -> None:
-        """Raise the second InstanceFenced error within a minute. The first does not prove that a
-        rival exists, because a stalled broker also fences members."""
+        """Raise the error if it is the second InstanceFenced within a minute. The first does not
+        prove that a rival exists, because a stalled broker also fences members."""
         if isinstance(error, InstanceFenced):
             now_s = self._clock.monotonic()
             if now_s - self._fenced_s < RIVAL_WITHIN_S:

@@ -128,7 +128,7 @@ class PartitionClock:
             if position > self.max_position + limit:
                 break
             self.max_position = position
-        # Also store the leap as a step. If event times are dates, the next day's step is as long.
+        # Also store the leap as a step. If event times are dates, the next day's leap is as long.
         if leap:
             self._steps.insert(0, leap)
         self._ahead = [position for position in self._ahead if position > self.max_position]

@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 # Until an abandoned transaction times out, it hides all workers' later records from readers.
 TRANSACTION_TIMEOUT_S = 10.0
-# Topic ids are compared after this many calls of `report_progress`, about every 10 s. This detects
-# a recreated topic even if the new log contains the old position.
+# Topic ids are compared after this many calls to `report_progress`, about every 10 s. This check
+# detects a recreated topic even if the new log contains the old position.
 _CHECKS_BETWEEN_IDS = 10
-# If unread records do not arrive for this many calls of `report_progress`, about 100 s, the loop
-# replaces the clients.
+# If the log has unread records but none arrives during this many calls to `report_progress`, about
+# 100 s, the loop replaces the clients.
 _PATIENT_CHECKS = 100
 
 
@@ -62,11 +62,11 @@ class Session:
         self._max_records = max_records
         self._logs = logs
         self._broadcasts = broadcasts
-        # Log changes found by an assignment or `_recover_position`. `poll` passes them to the
+        # Log changes that an assignment or `_recover_position` detected. `poll` passes them to the
         # handler and clears the list.
         self._changes: list[LogChange] = []
-        self._checks = 0  # calls of `report_progress` since topic ids were last compared
-        # At the last check, positions below the log's end in partitions that were not paused.
+        self._checks = 0  # calls to `report_progress` since topic ids were last compared
+        # The positions, at the last check, of unpaused partitions that had unread records.
         self._behind: dict[TopicPartition, int] = {}
         self._checks_without_progress = 0  # reset when `_behind` changes or is empty
         self._on_reread = on_reread
@@ -145,8 +145,9 @@ class Session:
     def report_progress(self) -> bool:
         """Pass the group's progress to the handler. Return whether this proves that Kafka works.
 
-        Without partitions, no request is sent, so only a new assignment proves it, even an empty
-        one. If there are unread records, reading them may fail, so only the next commit proves it.
+        If this worker has no partitions, no request is sent, so only a new assignment (even an
+        empty one) proves it. If records are unread, reading them may still fail, so only the next
+        commit proves it.
         """
         was_assigned, self.was_assigned = self.was_assigned, False
         self._checks += 1
@@ -172,7 +173,7 @@ class Session:
 
     @property
     def stuck_at(self) -> Mapping[TopicPartition, int]:
-        """Return the positions of partitions with unread records if none advanced for 100 s."""
+        """Return the positions of partitions with unread records, if none has moved for 100 s."""
         return self._behind if self._checks_without_progress >= _PATIENT_CHECKS else {}
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
@@ -183,7 +184,8 @@ class Session:
 
     def read_broadcasts(self) -> bool:
         """Pass new records of the broadcast topics to the handler. Return whether records arrived.
-        If there are broadcast topics, the first call reads them to their end and returns True."""
+        If the handler has broadcast topics, the first call reads them to their end and returns
+        True."""
         found = self._broadcasts.read(self.send)
         self.is_dirty = self.is_dirty or found
         return found
@@ -236,8 +238,8 @@ class Session:
         self._positions[partition] = start
 
     def _check_topics(self) -> None:
-        """If a topic of this worker was recreated, commit and raise TopicRecreated. The session
-        must then end, because its clients may still be reading the deleted topic."""
+        """If one of this worker's topics was recreated, commit and raise TopicRecreated. The
+        session must then end, because its clients may still be reading the deleted topic."""
         if self._logs.have_changed():
             self.commit()
             raise TopicRecreated("a topic was recreated; reopening it with new clients")
@@ -356,8 +358,8 @@ class Session:
             self._client_id if self._exactly_once else None,
             transaction_timeout_s=TRANSACTION_TIMEOUT_S,
             client_id=self._client_id,
-            # Readers drop a result unless its source offset is higher than all earlier ones. If a
-            # record failed but a later record was written, readers would drop the retried record.
+            # Readers drop a result unless its source offset exceeds all earlier source offsets. If
+            # a record failed but a later record was written, readers would drop the retried record.
             gapless=not self._exactly_once,
         )
         if self._exactly_once:

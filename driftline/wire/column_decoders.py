@@ -19,10 +19,10 @@ DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def make_struct(types: Mapping[str, Any], *, refuse_unknown: bool) -> type[msgspec.Struct] | None:
-    """Return a struct type with one field per column, in the order of `types`. All default to None.
+    """Return a struct type with one field per column, in the order of `types`.
 
-    Return None if a name contains a quote, a backslash or a control character, because msgspec
-    cannot decode such field names.
+    All fields default to None. Return None if a name contains a quote, a backslash or a control
+    character, because msgspec cannot decode such field names.
     """
     if not all(map(_can_be_renamed, types)):
         return None

@@ -91,6 +91,6 @@ class Batch(msgspec.Struct, frozen=True):
         return len(self.ids)
 
     def positions(self, axis: Axis) -> list[int]:
-        """Return the positions of the records. `axis` must be the axis of the stream."""
+        """Return the records' positions. `axis` must be the stream's axis."""
         found = self.times_us if axis == "time" else self.rows
         return [position for position in found if position is not None]

@@ -1,7 +1,7 @@
 """Decode and check the metadata that services commit to Kafka beside their offsets.
 
 Input: a group's commits, which a tool that resets offsets may also have written. Output: a struct,
-or None if the metadata is not valid. The bounds of the struct's fields define the numbers from
+or None if the metadata is invalid. The bounds of the struct's fields define the numbers from
 which a service can resume.
 """
 
@@ -43,7 +43,7 @@ class Kind(NamedTuple):
 
 
 def metadata_of(committed: Committed, struct: type[T]) -> T | None:
-    """Return a committed offset's metadata, or None if the metadata is empty or not valid.
+    """Return a committed offset's metadata, or None if the metadata is empty or invalid.
 
     >>> class Note(msgspec.Struct):
     ...     published: Offset = 0
@@ -61,7 +61,7 @@ def metadata_of(committed: Committed, struct: type[T]) -> T | None:
 def usable(
     resume: Mapping[TopicPartition, Committed], group: str, kinds: Mapping[str, Kind], axis: Axis
 ) -> dict[TopicPartition, Committed]:
-    """Return a group's commits, without metadata that is not valid. Log a warning for each removal.
+    """Return a group's commits without invalid metadata, and log a warning for each removal.
 
     `kinds` describes the metadata by topic. The metadata of all other topics is left unchanged.
     Raises StreamFileError if the group committed with windows on the other axis, because positions
@@ -109,5 +109,5 @@ def handled(committed: Committed | None) -> int:
     """
     if committed is None:
         return 0
-    found = metadata_of(committed, _Published)  # None if another program committed it
+    found = metadata_of(committed, _Published)  # None if another program wrote it
     return committed.offset if found is None else max(committed.offset, found.published)

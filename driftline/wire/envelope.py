@@ -131,7 +131,7 @@ def dead_letter_origin(message: Message) -> DeadLetterOrigin:
         return msgspec.convert(
             {name: headers[f"driftline_{name}"] for name in DeadLetterOrigin.__struct_fields__},
             DeadLetterOrigin,
-            strict=False,  # header values are text, also for numbers
+            strict=False,  # header values are text, even for numbers
         )
     except (KeyError, msgspec.ValidationError) as error:
         raise DataError(f"{message.place}: not a dead letter: {shortened(str(error))}") from error

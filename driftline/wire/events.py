@@ -1,4 +1,4 @@
-"""Define, as frozen structs, the events that Driftline publishes: the wire format of its topics.
+"""Define the events that Driftline publishes to its Kafka topics, as frozen structs.
 
 Values are JSON with snake_case names. Times are RFC 3339 in UTC, ids are strings, digests are
 `sha256:…`, and a missing value is `null`. A `position` is an integer on the axis of the stream's
@@ -120,9 +120,9 @@ class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
     """Declares that no more records below `position` are expected in this partition.
 
     `position` is None until the partition has had a record with a readable position. Inference also
-    writes a watermark for each dead letter and each gap, in offset order, so that the `predictions`
-    topic accounts for every feature record, and a watermark when it starts to read a new log. In
-    the `outcomes` topic, the outcomes service writes a watermark for each label that became a dead
+    writes a watermark when it starts to read a new log. It writes one for each dead letter and each
+    gap, in offset order, so that the `predictions` topic accounts for every feature record. In the
+    `outcomes` topic, the outcomes service writes a watermark for each label that became a dead
     letter, and the outcomes service and the monitor write a watermark for each gap that they
     detect.
     """
@@ -163,7 +163,7 @@ class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
 
 
 class DriftEvent(Event, frozen=True, tag="drift"):
-    """A change of a drift event: opened, updated or resolved. Each change has the event's `id`."""
+    """A change to a drift event: opened, updated or resolved. Each change has the event's `id`."""
 
     id: str
     action: Literal["opened", "updated", "resolved"]
@@ -181,7 +181,7 @@ class DriftEvent(Event, frozen=True, tag="drift"):
     windows: tuple[str, ...]  # id of the window or pane that caused this change
     report: str | None = None  # file name of the HTML report in the reports folder, or None
     # For data, prediction and quality: the estimated increase of the error, as a fraction of the
-    # held-out error. It is 0.0 if the increase may be chance, and None if there is no estimate.
+    # held-out error. It is 0.0 if the increase may be due to chance, None if there is no estimate.
     harm: float | None = None
 
 
@@ -192,7 +192,7 @@ class RetrainRequest(Event, frozen=True, tag="retrain_request"):
     cause: Literal["drift", "manual", "schedule"]
     caused_by: tuple[str, ...]  # ids of drift events
     reason: str
-    position: Position | None  # largest position of the stream at the time of the request
+    position: Position | None  # the stream's largest position when the request was made
     since: Position | None  # onset of the change: older data may follow another concept
 
 
@@ -236,11 +236,11 @@ class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
 # ---- models -------------------------------------------------------------------------------------
 
 
-# Length limits for text in the `models` topic: far longer than Driftline writes, but too short to
-# fill a reader's memory.
+# Length limits for text in the `models` topic: far above the lengths that Driftline writes, but low
+# enough to protect a reader's memory.
 _Short = Annotated[str, Meta(max_length=512)]
 _Text = Annotated[str, Meta(max_length=16_384)]
-# Every JSON reader reads integers up to 2^53 exactly.
+# Every JSON parser represents integers up to 2^53 exactly.
 _Sequence = Annotated[int, Meta(ge=0, le=2**53)]
 
 

@@ -98,7 +98,7 @@ class LabelCodec:
         return Decoded(labels, kept, sorted(rejected, key=attrgetter("index")))
 
     def _plain(self, decoded: Sequence[Any]) -> list[Label] | None:
-        """Convert all labels column by column, at half the cost, or return None if impossible.
+        """Convert all labels column by column, at half the cost. Return None if impossible.
 
         Ids, keys and classes must be text, and every `@at` must be a record number.
         """
@@ -122,7 +122,7 @@ class LabelCodec:
                 f"column {self._stream.target!r}: expected a number from -{MAX_NUMBER:.7g} to "
                 f"{MAX_NUMBER:.7g}, got {label!r}"
             )
-        return Label(  # nearly all ids and classes are strings, which need no call of `text`
+        return Label(  # nearly all ids and classes are strings, which need no call to `text`
             record_id if type(record_id) is str else text(record_id),
             label if self._is_number or type(label) is str else text(label),
             None if at is None else self._position(at),

@@ -41,7 +41,7 @@ class GroupAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 
     model: str
     records: Count = 0
-    last: Position | None = None  # largest position of these records
+    last: Position | None = None  # the records' largest position
     sample: SampledRecords | None = None
 
 

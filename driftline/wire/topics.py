@@ -34,14 +34,14 @@ OPERATOR: Final = "operator"
 
 # Kafka's default for `max.message.bytes`. Driftline checks a record's size before sending it.
 MAX_RECORD_BYTES = 1_048_588
-# The difference leaves ample room for the bytes that Kafka adds to a record in its own batch.
+# The difference leaves ample room for the bytes that Kafka adds to a batch of one record.
 MAX_KEY_AND_VALUE_BYTES = MAX_RECORD_BYTES - 1024
 # A dead letter contains a whole record and the reason, so its topic accepts larger records.
 MAX_DEAD_LETTER_BYTES = MAX_RECORD_BYTES + 65_536
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """One topic of the plan. `key` describes the keys of the topic's records, for users."""
+    """One topic of the plan. `key` tells users which key the topic's records have."""
 
     role: Role
     name: str
@@ -147,7 +147,7 @@ class Topics:
         return {name: int(limit) for name, limit in found.items() if limit.isdigit()}
 
     def creation(self) -> tuple[NewTopic, ...]:
-        """Return the planned topics in the form that the broker interface creates."""
+        """Return the planned topics in the form that `Admin.create` expects."""
         return tuple(
             NewTopic(
                 name=topic.name,
@@ -234,7 +234,7 @@ def require(
     """Check that the broker has the topics as planned.
 
     With `role`, check only the topics that the role writes or reads, because the role may lack the
-    rights to describe other topics. Return the differences in which a topic merely keeps or accepts
+    rights to describe other topics. Return the differences that merely make a topic keep or accept
     more than planned. Raises TopicMismatch for all other differences, and BrokerError.
     """
     found = differences(admin, topics, role)

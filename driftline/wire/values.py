@@ -32,7 +32,7 @@ _MAX_REASON_LENGTH: Final = 300
 
 
 def shortened(reason: str) -> str:
-    """Cut the middle out of a reason that is too long. The end stays: it often contains the field.
+    """Shorten a long reason by cutting out its middle. The end often contains the field's name.
 
     >>> shortened("Invalid value '" + 1_000 * "x" + "' - at `$.type`").count("x")
     269

@@ -13,8 +13,8 @@ from driftline.wire.events import (
     check_time,
 )
 
-Quality = Literal["missing", "unseen", "out_of_range", "stuck"]  # faults of a column
-WindowQuality = Literal["dead_letters", "gaps"]  # faults of a window
+Quality = Literal["missing", "unseen", "out_of_range", "stuck"]  # a column's faults
+WindowQuality = Literal["dead_letters", "gaps"]  # a window's faults
 
 
 class ColumnResult(msgspec.Struct, frozen=True):
@@ -61,8 +61,8 @@ class DependenceDrift(msgspec.Struct, frozen=True):
 class Limits(msgspec.Struct, frozen=True):
     """Thresholds for a window's scores.
 
-    A score of `alarm` or more is evidence for a drift event. A score of `warning` or more is, too,
-    if one of the two previous windows also had such a score. `alarm` is None if the reference is
+    A score of `alarm` or more is evidence for a drift event. So is a score of `warning` or more, if
+    one of the two previous windows also had such a score. `alarm` is None if the reference is
     too short for calibration. In this case, `warning` is larger than every score of the reference's
     own windows.
     """
@@ -74,7 +74,7 @@ class Limits(msgspec.Struct, frozen=True):
 class MetricEstimate(msgspec.Struct, frozen=True):
     """An estimate of the stream's metric in a window, before the labels are known.
 
-    `low` and `high` are a 95% interval for the realised metric of the same records. The interval is
+    `low` and `high` bound a 95% interval for the same records' realised metric. The interval is
     valid as long as the relation between inputs and labels is the same as in training. `reference`
     is the same model's metric on the held-out data from its training.
     """
@@ -128,7 +128,7 @@ class DataWindow(Event, frozen=True, tag="data_window"):
     that the watermark had reached, and not used otherwise. `row` and `time` are the largest row
     number and time of all records. `dead_letters` counts records that could not be scored. `lost`
     counts records that were deleted before they were read (a recreated topic counts as one record).
-    `records` includes neither. `quality` says which of these two counts is too high.
+    `records` includes neither. `quality` says which of the last two counts, if any, is too high.
     """
 
     id: str

@@ -1,1 +1,1 @@
-"""Compare retrain policies on recorded data, and draw their report."""
+"""Replay recorded data with several retrain policies, compare the results, and draw a report."""

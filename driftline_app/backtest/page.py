@@ -28,7 +28,7 @@ from producers.playback import Playback
 
 # Number of blocks in the chart of the metric over time, as in a run's report.
 _BLOCKS: Final = 100
-# Maximum numbers of columns in the heat map and in the histograms: the columns that shift most.
+# The heat map and the histograms show at most this many columns: the columns that shift most.
 _COLUMNS: Final = 40
 _DISTRIBUTIONS: Final = 6
 # Order of events observed at the same row: causes before effects.
@@ -185,7 +185,7 @@ def _distributions(
 ) -> list[ET.Element]:
     """Return histograms of the columns that shift most.
 
-    Each compares the warm-up rows with the window in which the column's shift is largest.
+    Each histogram compares the warm-up rows with the window in which the column's shift is largest.
     """
     chosen: dict[str, DataWindow] = {}
     for name in shifting[:_DISTRIBUTIONS]:

@@ -1,4 +1,4 @@
-"""Play a data set with one retrain policy, in the original or in random order.
+"""Replay a data set through all services with one retrain policy, in original or random order.
 
 Input: a `Job`, which can be sent to another process. Output: its result, a `Played`. The same
 services run in the same steps as in `driftline run`, so a run with this policy gives the same
@@ -32,7 +32,7 @@ from producers.sources import open_source
 
 log = logging.getLogger(__name__)
 
-# Seed of the random order, so that false alarms are reproducible.
+# Seed for the random order. It is fixed, so that false alarms are reproducible.
 _SHUFFLE_SEED: Final = 1
 
 
@@ -70,15 +70,15 @@ class Played(msgspec.Struct, frozen=True):
 
 
 def with_policy(stream: Stream, policy: Policy) -> Stream:
-    """Return the stream with another retrain policy but otherwise unchanged."""
+    """Return a copy of the stream with another retrain policy."""
     return _with_retrain(stream, msgspec.structs.replace(stream.retrain, policy=policy))
 
 
 def periodic(stream: Stream, records: int, trainings: int) -> Stream:
     """Return the stream with `trainings` trainings at regular intervals over `records` records.
 
-    There is no cooldown. The budget prevents one more training at the end, because its model would
-    never be used.
+    There is no cooldown. The budget prevents an extra training at the end, whose model would never
+    be used.
     """
     every = Span(records=records // (trainings + 1))
     budget = Budget(requests=trainings, per=Span(records=2 * records))
@@ -111,7 +111,7 @@ def train_first_model(job: Job, progress: Callable[[str, int, int], None]) -> Fi
 
 
 def play(job: Job, progress: Callable[[int, int], None]) -> Played:
-    """Play a job. `progress` gets the number of rows played and in total. Raises DriftlineError."""
+    """Play a job. `progress` gets the rows played and the total number. Raises DriftlineError."""
     simulation = prepare(
         job.stream,
         playback(job),

@@ -20,8 +20,8 @@ Progress = Callable[[str, int, int], None]  # name of the play, rows played, tot
 
 
 def play_all(jobs: Sequence[Job], processes: int, progress: Progress) -> list[Played]:
-    """Play all jobs. If a play fails, raises its error as a DriftlineError."""
-    # Do not fork, because libraries start threads, which a forked process does not have.
+    """Play all jobs. Raises DriftlineError if a play fails."""
+    # Do not fork: a forked process would lack the threads that libraries have started.
     context = multiprocessing.get_context("spawn")
     waiting = list(enumerate(jobs))
     workers: list[tuple[Connection, multiprocessing.process.BaseProcess]] = []
@@ -38,7 +38,7 @@ def play_all(jobs: Sequence[Job], processes: int, progress: Progress) -> list[Pl
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
             start_ignoring_interrupts(process)
-            theirs.close()  # so that the pipe ends when the process ends
+            theirs.close()  # so that `recv` raises EOFError if the process ends
             workers.append((ours, process))
             next_job(ours)
         while playing:
@@ -75,10 +75,10 @@ def cores() -> int:
 def start_ignoring_interrupts(process: multiprocessing.process.BaseProcess) -> None:
     """Start a process that ignores Ctrl-C, even while it imports modules.
 
-    Ctrl-C is sent to all processes of the group. The parent process then terminates its children.
+    Ctrl-C reaches all processes in the group. The parent process then terminates its children.
     """
     resource_tracker.ensure_running()  # starting the tracker later would unblock SIGINT
-    # The child inherits the signal mask. The parent handles a Ctrl-C during the start afterwards.
+    # The child inherits the signal mask. If Ctrl-C arrives meanwhile, the parent handles it later.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()

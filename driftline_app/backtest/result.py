@@ -48,7 +48,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
 
 
 class Baselines(msgspec.Struct, frozen=True, rename={"every_window": "every-window"}):
-    """The baselines' metrics. A metric is None if its baseline makes no sense for the data.
+    """The baselines' metrics. A metric is None if its baseline does not apply to the data.
 
     `periodic` has as many trainings as the first policy.
     """
@@ -135,7 +135,7 @@ def _result(
     every: Played,
     shuffled: Played,
 ) -> BacktestResult:
-    """Return the numbers of all plays. `evenly` maps numbers of trainings to periodic plays."""
+    """Combine the results of all plays. `evenly` maps training counts to periodic plays."""
     results = {
         name: _policy_result(play, evenly.get(len(play.retrains))) for name, play in played.items()
     }
@@ -205,7 +205,7 @@ def format_gain(gain: float | None, error: float | None) -> str:
 
 
 def persistence(stream: Stream, play: Played) -> float | None:
-    """Return the metric of predicting the last known label; None if the row order is arbitrary."""
+    """Return the metric of the last-label baseline, or None if the row order is arbitrary."""
     return play.compared.metric("persistence") if stream.models.split == "time" else None
 
 

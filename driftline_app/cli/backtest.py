@@ -101,10 +101,10 @@ def backtest(
     --run, from the topics that a run saved. It reads each topic once, up to its current end, and
     never writes to a topic.
 
-    Each policy is played through the same services as in `driftline run`, so its result is what a
-    run with this policy would achieve. The baselines are: never retrain; retrain after each window;
-    retrain as often as the policy did, but at regular intervals; predict the previous label. To
-    measure false alarms, the rows are also played in random order, in which nothing drifts.
+    Each policy runs with the same services as `driftline run`, so its result is what a run with
+    that policy would achieve. The baselines are: never retrain; retrain after each window; retrain
+    as often as the policy did, but at regular intervals; predict the previous label. To measure
+    false alarms, the rows are also replayed in random order, so that nothing drifts.
 
     Prints a table that compares the policies and the baselines.
 
@@ -160,7 +160,7 @@ def _export_topics(
 ) -> tuple[Stream, str]:
     """Write the topics' records and labels to a data file, and print how many were left out.
 
-    Return the stream with which to play the file, and the file's path.
+    Return the stream to use when replaying the file, and the file's path.
     """
     from driftline.audit.export_records import as_recorded, write_recorded
 

@@ -21,8 +21,8 @@ Port = Annotated[
         min=0,
         max=65535,
         metavar="PORT",
-        help="Port to listen on; 0 selects a free port. Default: the port of the previous start, "
-        "or 9092 at the first start.",
+        help="Port to listen on; 0 selects a free port. Default: the port used last time, or 9092 "
+        "on the first start.",
         show_default=False,
     ),
 ]
@@ -58,7 +58,7 @@ def up(port: Port = None, folder: Folder = None, json: Json = False) -> None:
 def down(folder: Folder = None) -> None:
     """Stop the broker, and wait until its process has ended.
 
-    The broker's data stay on disk for the next start.
+    The broker's data stays on disk for the next start.
 
     Example: driftline broker down
     """

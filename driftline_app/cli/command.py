@@ -1,7 +1,7 @@
-"""Define the base class of all `driftline` commands, which parses a command's arguments.
+"""Parse the arguments of `driftline` commands: the commands' base class.
 
-Input: the words after a command's name. Output: the same words; if the stream file was given as an
-argument, which is deprecated, it becomes the value of `--stream`.
+Input: the words after a command's name. Output: the same words. A stream file given as an argument,
+which is deprecated, becomes the value of `--stream`.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Suggest shell completions: stream files, topics, saved runs, data sets and policies.
+"""Complete `driftline` arguments in the shell: stream files, topics, runs, data sets, policies.
 
 Input: the beginning of a word, and local files and folders. Output: the words that start with it.
 No function here raises, connects to a broker or writes anything. Unreadable files and folders
@@ -69,7 +69,7 @@ def _is_readable_stream_file(path: Path) -> bool:
 
 
 def _paths(incomplete: str, is_wanted: Callable[[Path], bool]) -> list[str]:
-    """Return the accepted files, and all folders, whose paths start with `incomplete`."""
+    """Return the wanted files, and all folders, whose paths start with `incomplete`."""
     folder, slash, beginning = incomplete.rpartition("/")
     try:
         return list(_matching(f"{folder}{slash}", beginning, is_wanted))

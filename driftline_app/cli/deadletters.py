@@ -89,7 +89,7 @@ def show(
         str,
         typer.Argument(
             metavar="ID|PARTITION@OFFSET",
-            help="Id of a record, or position of a dead letter as printed by `deadletters list`.",
+            help="A record's id, or a dead letter's position as printed by `deadletters list`.",
         ),
     ],
     file: StreamFile = None,
@@ -99,8 +99,8 @@ def show(
 ) -> None:
     """Show a dead letter: its reason, its origin and its original bytes.
 
-    If several dead letters have the same record id, all of them are shown. Exits with code 1 if
-    there is no such dead letter.
+    If several dead letters have this record id, all of them are shown. Exits with code 1 if no dead
+    letter matches.
 
     Example: driftline deadletters show 3@17 --run last
     """
@@ -147,7 +147,7 @@ def replay(
     file: StreamFile = None,
     reason: Reason = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count the dead letters to resend, but send nothing.")
+        bool, typer.Option("--dry-run", help="Only count the dead letters; send nothing.")
     ] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Also resend dead letters that were resent before.")

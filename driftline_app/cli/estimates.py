@@ -32,9 +32,9 @@ def estimates(
 ) -> None:
     """Compare each window's estimated metric with the metric computed from its labels.
 
-    The monitor made the estimate when the window closed, from inputs and scores alone. An estimate
-    is valid only as long as the relation between inputs and labels stays the same. Labels that have
-    not arrived yet are left out.
+    When a window closes, the monitor estimates the metric from inputs and scores alone. An estimate
+    is valid only while the relation between inputs and labels stays the same. Labels that have not
+    arrived yet are left out.
 
     Example: driftline estimates --run last
     """

@@ -1,4 +1,4 @@
-"""`driftline health`: check one service by its state file, for container health checks.
+"""`driftline health`: check one service's state file, for use as a container health check.
 
 Input: the state file that the service writes every second. Output: one line and an exit code. This
 command never connects to a broker, so a broker outage does not make every service unhealthy at
@@ -39,15 +39,17 @@ def health(
 ) -> None:
     """Check whether a service on this machine is running and making progress.
 
-    Use it in container health checks and cron jobs. Exit code 0: the service is healthy. 1: the
-    service is unhealthy, because its process has ended or has not written its state file for 30 s;
-    because it has waited for Kafka for 2 minutes; because it has had fewer partitions than its fair
-    share for a minute; because it has read nothing for 2 minutes although records are available;
-    or, for inference, because no published model is usable. 2: the check could not be made, for
-    example because there is no stream file.
+    Use this command in container health checks and cron jobs. Exit code 0: the service is healthy.
+    1: the service is unhealthy. 2: the check could not be made, for example because there is no
+    stream file.
 
-    Inference is healthy while it waits for the first model. This command does not connect to the
-    broker. To check the broker as well, use `driftline status`.
+    A service is unhealthy if its process has ended or has not written its state file for 30 s, if
+    it has waited for Kafka for 2 minutes, if it has had fewer partitions than its fair share for a
+    minute, or if it has read nothing for 2 minutes although records are available. Inference is
+    also unhealthy if no published model is usable, but healthy while it waits for the first model.
+
+    This command does not connect to the broker. To check the broker as well, use
+    `driftline status`.
 
     Example: driftline health inference --stream elec2.toml
     """

@@ -28,7 +28,7 @@ def _column(help: str) -> Any:
 
 
 def init(
-    data: Annotated[str, data_argument("A folder with one such file also works.")],
+    data: Annotated[str, data_argument("A folder that contains one such file also works.")],
     target: Annotated[str, _column("Column to predict.")],
     time: Annotated[str | None, _column("Column with the event time. Default: none.")] = None,
     id: Annotated[

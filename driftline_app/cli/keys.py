@@ -11,7 +11,7 @@ from driftline.safe_text import json_line
 from driftline_app.cli.options import Json, stdout
 
 keys = typer.Typer(
-    help="Manage the key that signs model packages, and the trusted keys.",
+    help="Manage the signing key for model packages, and the trusted public keys.",
     no_args_is_help=True,
 )
 

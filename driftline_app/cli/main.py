@@ -1,7 +1,7 @@
 """Assemble the `driftline` command line, and turn errors into messages and exit codes.
 
-Exit codes: 0 for success, 1 if a check failed or nothing was found, 2 for an error that is
-explained by a message, 130 after Ctrl-C.
+Exit codes: 0 for success, 1 if a check failed or nothing was found, 2 after an error message, 130
+after Ctrl-C.
 """
 
 import errno
@@ -160,7 +160,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _end_interrupted()
     except BrokenPipeError:  # the process that reads the pipe, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        # Otherwise, the flush at exit would raise the same error again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (DriftlineError, OSError) as error:
         known = error if isinstance(error, DriftlineError) else _explained(error)

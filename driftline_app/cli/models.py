@@ -206,8 +206,9 @@ def rollback(
 ) -> None:
     """Make an earlier model the champion again.
 
-    Prints the metrics of both models. The trainer never promotes the replaced model again, but it
-    may still promote new models. To prevent this, run `driftline freeze`.
+    Prints the metrics of the restored and the replaced model. The trainer never promotes the
+    replaced model again, but it may still promote new models. To prevent new promotions, run
+    `driftline freeze`.
 
     Example: driftline models rollback --reason "complaints since noon"
     """
@@ -230,7 +231,7 @@ def export(
         list[ExportFormat] | None,
         typer.Option(
             "--format",
-            help="Format to write; may be repeated. Default: all that the package contains.",
+            help="Format to write. May be repeated. Default: all formats in the package.",
         ),
     ] = None,
     file: StreamFile = None,
@@ -261,11 +262,11 @@ def sign_(
     file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
 ) -> None:
-    """Sign records of the models topic that an earlier version of Driftline left unsigned.
+    """Sign records in the models topic that an earlier version of Driftline left unsigned.
 
-    Signs model announcements, the champion and the freeze, and prints the keys of these records. A
-    running trainer does this automatically. Check the output of `driftline models list` first,
-    because this command signs the state shown there.
+    Signs model announcements, the champion pointer and the freeze, and prints the signed records'
+    keys. A running trainer signs them automatically. Check the output of `driftline models list`
+    first, because this command signs the state shown there.
 
     Example: driftline models sign
     """

@@ -1,4 +1,4 @@
-"""Define the options and arguments that commands share, and the consoles that they print to.
+"""Define the options and arguments that commands share, and the consoles for their output.
 
 All commands follow the same grammar:
 
@@ -118,8 +118,8 @@ WarmUpShare = Annotated[
         "--warmup",
         min=0.01,
         max=0.9,
-        help="Train the first model on this fraction of the rows, from the start of the data, and "
-        "stream the remaining rows.",
+        help="Fraction of the rows to train the first model on. These rows come first; the "
+        "remaining rows are streamed.",
     ),
 ]
 Limit = Annotated[

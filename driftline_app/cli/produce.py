@@ -58,8 +58,9 @@ FirstRow = Annotated[
         min=0,
         max=MAX_ROW,
         metavar="N",
-        help="Number (@row) of the first record, unless the rows skipped by --skip already have "
-        "higher numbers. Default: one more than the highest number in the features topic.",
+        help="Number (@row) of the first record. If rows skipped by --skip have higher numbers, "
+        "numbering continues after them. Default: one more than the highest number in the "
+        "features topic.",
         show_default=False,
     ),
 ]
@@ -83,8 +84,8 @@ def produce(
     """Send the rows of DATA as records and labels to the stream's features and labels topics.
 
     Each label is sent after the delay that the stream file sets in `[simulate] label_delay`. Prints
-    how many records and labels were delivered. Exits with code 1 if any of them was too large for
-    its topic.
+    how many records and labels were delivered. Exits with code 1 if a record or label was too large
+    for its topic.
 
     Example: driftline produce elec2.csv.gz --skip 0.2 --rate 100
     """

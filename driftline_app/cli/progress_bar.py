@@ -42,7 +42,7 @@ def step_bar(*, hidden: bool = False) -> Iterator[Callable[[str, int, int | None
 
 @contextmanager
 def parallel_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function with the same arguments as in `step_bar`, but one bar for each step."""
+    """Yield a function that shows each step in its own bar, with the items done and the total."""
     with _bar(MofNCompleteColumn(), False) as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -43,9 +43,9 @@ def run(
     run's folder. Other commands can read the saved topics, for example
     `driftline tail drift --run last`.
 
-    With -b, the run uses the stream's topics on that Kafka broker, where the features topic must be
-    empty. Without -b, it uses an in-memory broker, even if KAFKA_BOOTSTRAP_SERVERS is set. Exits
-    with code 1 if a record or label was lost or was too large for its topic.
+    With -b, the run uses the stream's topics on that Kafka broker, and the features topic must be
+    empty. Without -b, the run uses an in-memory broker, even if KAFKA_BOOTSTRAP_SERVERS is set.
+    Exits with code 1 if a record or label was lost or was too large for its topic.
 
     Example: driftline run elec2.csv.gz --warmup 0.2
     """

@@ -1,4 +1,4 @@
-"""`driftline status`: show a stream's services on this machine, their lag, and its models."""
+"""`driftline status`: show a stream's models, and its services on this machine with their lag."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from driftline_app.context import open_context
 from driftline_app.message_lines import short_digest
 from driftline_app.stream_file import find_stream_file
 
-# Numbers of this size or more are abbreviated, such as 12.3k.
+# Numbers of this size or more are abbreviated, for example to 12.3k.
 _SHORTENED = 10_000
 # From this many thousands or millions on, the next larger unit is used.
 _LARGEST_SHOWN = 999.5
@@ -35,8 +35,8 @@ def status(
     The states come from the services' state files on this machine. Exit code 0: all four services
     are running on this machine and are healthy. 1: a problem was found and printed: a service is
     not running, keeps crashing or is unhealthy by the rules of `driftline health`, or the
-    champion's announcement is missing. 2: the broker is unreachable, or another error occurred,
-    which is explained by a message.
+    champion's announcement is missing. 2: the broker is unreachable, or another error occurred and
+    its message was printed.
 
     Example: driftline status --json
     """
@@ -49,7 +49,7 @@ def status(
     try:
         found = look(context.broker, context.stream, here, Trusted(context.settings.keys))
     except (BrokerError, UnsupportedCodec):
-        # Even without a broker, the state of the services on this machine is known.
+        # The state of the services on this machine can be shown even without a broker.
         if not json:
             _show_workers(context.stream.name, here.workers, {})
             _show_problems(problems, here.workers)

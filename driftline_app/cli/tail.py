@@ -28,7 +28,7 @@ def tail(
     ],
     file: StreamFile = None,
     lines: Annotated[
-        int, typer.Option("-n", "--lines", min=0, metavar="N", help="Number of messages.")
+        int, typer.Option("-n", "--lines", min=0, metavar="N", help="Number of messages to print.")
     ] = 10,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Keep printing new messages until Ctrl-C.")

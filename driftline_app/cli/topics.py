@@ -1,4 +1,4 @@
-"""`driftline topics`: compare a stream's topics with the plan, create them, and print ACLs."""
+"""`driftline topics`: compare a stream's topics with the plan, create missing ones, print ACLs."""
 
 from collections.abc import Sequence
 from contextlib import closing

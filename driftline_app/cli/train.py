@@ -1,4 +1,4 @@
-"""`driftline train`: train a model on a labelled data set, and publish it to a stream's topics."""
+"""`driftline train`: train a model on a labelled data set, and publish it to a Kafka stream."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +34,7 @@ def train(
     ] = None,
     promote: Annotated[
         bool,
-        typer.Option("--promote", help="Make the model the champion, replacing any current one."),
+        typer.Option("--promote", help="Make the model the champion even if there is one already."),
     ] = False,
     bootstrap_server: BootstrapServers = None,
     json: Json = False,

@@ -40,13 +40,15 @@ def up(
     ] = 1,
     broker: Annotated[
         bool,
-        typer.Option("--broker", help="Also start the local Kafka, like `driftline broker up`."),
+        typer.Option(
+            "--broker", help="Also start the local broker, as `driftline broker up` does."
+        ),
     ] = False,
     print_units: Annotated[
         Literal["systemd"] | None,
         typer.Option(
             "--print",
-            help="Print a systemd unit for each worker, and start nothing.",
+            help="Print a systemd unit for each worker without starting anything.",
             show_default=False,
         ),
     ] = None,

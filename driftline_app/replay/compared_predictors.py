@@ -1,4 +1,4 @@
-"""Compute a replay's metrics from its outcomes: the loop beside static, baseline and persistence.
+"""Compute a replay's metrics from its outcomes, for the loop, the first model and two baselines.
 
 Input: each outcome's row, label and predictions, one per predictor. Output: metrics, metrics over
 time, and paired differences. It computes on arrays only and reads no topic; `Observer` adds the
@@ -88,7 +88,7 @@ class ComparedPredictors:
     ) -> "ComparedPredictors":
         """Return predictor `name` beside `other`'s predictor `theirs`, on the rows that both have.
 
-        In the result, the latter is called `as_name`.
+        In the result, predictor `theirs` is called `as_name`.
         """
         at = {row: place for place, row in enumerate(other.rows)}
         both = ComparedPredictors(self._metric_name, self._task, (name, as_name))

@@ -74,7 +74,7 @@ class Observer:
             stream.judged_by, stream.task, ("loop", "static", "baseline", "persistence")
         )
         self.windows: list[DataWindow] = []
-        self.truth = Truth(stream)  # to compare with the windows' estimates
+        self.truth = Truth(stream)  # outcomes, for comparison with the windows' estimates
         self.counts: Counter[str] = Counter()
 
     def expect(self, record_id: str, row: int, baselines: dict[str, Value]) -> None:

@@ -17,7 +17,7 @@ from driftline_app.report.page import plural
 
 
 class RunOutput:
-    """Prints a run's lines to a console."""
+    """Prints a run's events and totals to a console."""
 
     def __init__(self, stream: Stream, console: Console) -> None:
         self._stream = stream

@@ -37,13 +37,14 @@ from monitor.estimates.coverage import Coverage, coverage
 from producers.delivery import Delivery, TooLarge
 from producers.playback import Play, Playback
 
-# Number of rows to send between two turns of the services. A larger number makes events' rows less
-# exact and delays new models. On Kafka, each turn waits for commits, so there are fewer turns.
+# Number of rows to send between two turns of the services. A larger number delays new models, and
+# makes the rows reported for events less exact. On Kafka, turns are larger, because each turn waits
+# for commits.
 ROWS_A_TURN = 100
 ROWS_A_TURN_ON_KAFKA = 2000
 # The simulated clock starts in the year 2000, so that every run has the same timestamps.
 START_S = 946_684_800.0
-# On Kafka, wait for several rounds without work, because one may fall between two transactions.
+# On Kafka, wait for several idle rounds, because a single one may fall between two transactions.
 IDLE_ROUNDS_ON_KAFKA = 3
 
 
@@ -70,7 +71,7 @@ class MetricResult(msgspec.Struct, frozen=True):
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """The result of a run, which `driftline run --json` prints."""
+    """A run's result: the output of `driftline run --json`."""
 
     records: int
     predictions: int
@@ -151,7 +152,7 @@ class Simulation:
             loop.close()
 
     def save(self, folder: Path) -> None:
-        """Save all topics of an in-memory broker, or none. Topics on Kafka are not saved."""
+        """Save an in-memory broker's topics, all or none. Topics on Kafka are not saved."""
         if isinstance(self._broker, MemoryBroker):
             part = folder.with_name(f"{folder.name}.part")
             self._broker.save(part)
@@ -189,7 +190,7 @@ class Simulation:
             idle_rounds = 0 if busy else idle_rounds + 1
 
     def _let_idle(self) -> None:
-        """Wait until all partitions count as idle, so that the last windows close."""
+        """Wait until the monitor treats all partitions as idle, so that the last windows close."""
         idle_s = (self.stream.windows.idle.us or 0) / 1e6 + 0.001
         if self._clock:
             self._clock.advance(idle_s)

@@ -79,7 +79,7 @@ def _heat_line(name: str, cells: Sequence[Cell], y: float, width: float) -> Iter
 
 
 def histogram(name: str, reference: NDArray[Any], window: NDArray[Any]) -> ET.Element:
-    """Return the histograms of two samples of shape (n,), one behind the other.
+    """Return overlaid histograms of two samples, each an array of shape (n,).
 
     Missing values are left out. Numbers (float64) are counted in bins. Categories (object) are
     counted by name, most frequent first.
@@ -125,7 +125,7 @@ def _by_bins(
     everything = np.concatenate(both)
     if not len(everything):
         return [], []
-    # Count outliers in the first and last bins. Otherwise, most values could be in a single bin.
+    # Count outliers in the first and last bins. Otherwise, one bin could contain most values.
     low, high = np.quantile(everything, [0.005, 0.995])
     edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
     counted = [np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] for v in both]

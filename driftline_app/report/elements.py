@@ -1,4 +1,4 @@
-"""Build HTML and SVG elements for reports without writing markup, and format numbers for them."""
+"""Build the HTML and SVG elements of reports as Python objects, and format their numbers."""
 
 from collections.abc import Iterable
 from xml.etree import ElementTree as ET
@@ -55,5 +55,5 @@ def format_value(value: float | None) -> str:
 
 
 def title_of(metric: str) -> str:
-    """Return a metric's name as it is written at the beginning of a heading."""
+    """Return a metric's name, capitalised for the beginning of a heading."""
     return metric.upper() if len(metric) <= 4 else metric.replace("_", " ").capitalize()

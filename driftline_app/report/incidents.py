@@ -1,4 +1,4 @@
-"""Find a run's incidents for its report, and describe their change, detection and recovery.
+"""Find a run's incidents for its report, and describe each change, detection and recovery.
 
 Input: a run's events and its metric over time. Output: `Incident`s, and sentences about them. An
 incident lasts as long as at least one drift event is open.
@@ -29,7 +29,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def began(self) -> int:
-        """Return the row of the change or, if the change is unknown, of its detection."""
+        """Return the row of the change or, if no change is known, the row of the detection."""
         return self.detected if self.change is None else self.change.row
 
 

@@ -38,7 +38,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """An event at `row`, or from `row` to `until`, which is drawn in its lane.
+    """An event at `row`, or from `row` to `until`, drawn in the lane `lane`.
 
     If `link` is empty, the mark is not a link.
     """

@@ -18,7 +18,7 @@ STYLE = Path(__file__).with_name("report.css")
 
 # Keeps the browser from executing or loading anything, whatever a value contains.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-# The only allowed links to other files. Report names come from the topics, so they are checked.
+# Links to other files must match this pattern, because their names come from the topics.
 _REPORT = re.compile(r"reports/[\w.-]+\.html")
 
 # Event names, as `driftline run` prints them.

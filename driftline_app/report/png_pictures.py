@@ -20,7 +20,7 @@ FONTS: Final = (
 )  # fmt: skip
 _SCALE: Final = 2.0  # pixels per unit of the drawing, for high-resolution screens
 _TITLE: Final = 30  # height of the title
-_MAX_NAME: Final = 60  # characters in a file name: up to 4 bytes each, and systems allow 255 bytes
+_MAX_NAME: Final = 60  # characters of up to 4 bytes; file systems allow names of 255 bytes
 
 
 def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:

@@ -1,1 +1,1 @@
-"""Decide, from window events, which drift events and retrain requests to publish."""
+"""Decide from the monitor's window events which drift events and retrain requests to publish."""

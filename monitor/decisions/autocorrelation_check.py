@@ -1,7 +1,7 @@
-"""Decide whether autocorrelation explains a finding by a test that assumes independent errors.
+"""Decide whether autocorrelation in a sequence of errors explains what an independence test found.
 
-Input: one model's errors in order, and the variance inflation of its held-out errors. Output: a
-bool.
+Input: one model's errors in order, and the variance inflation of its held-out errors. Output: True
+if autocorrelation explains the finding of a test that assumes independent errors.
 """
 
 from collections import deque
@@ -30,7 +30,7 @@ class AutocorrelationState(State, frozen=True):
 
 class Autocorrelation:
     """The variance inflation of one model's mean error, estimated from the model's few held-out
-    errors and from its errors since then. Each model gets a new object."""
+    errors and from its errors in service. Each model needs a new object."""
 
     def __init__(self, variance_inflation: float = 1.0) -> None:
         self.variance_inflation = variance_inflation  # variance inflation of the held-out errors
@@ -39,7 +39,7 @@ class Autocorrelation:
         self._own_age = ASK_EVERY  # number of errors since `_own` was computed
 
     def state(self) -> AutocorrelationState:
-        """Return the state as data."""
+        """Return the state as plain data."""
         return take(AutocorrelationState, self)
 
     def restore(self, state: AutocorrelationState) -> None:
@@ -53,9 +53,9 @@ class Autocorrelation:
 
     def explains(self, excess: float) -> bool:
         """Return whether chance explains a log-likelihood ratio of `excess` times its threshold.
-        The threshold already includes the variance inflation of the held-out errors. Above the
-        threshold, chance explains the ratio if the recent errors' variance inflation is at least
-        `excess` times the held-out variance inflation."""
+        The threshold already includes the held-out errors' variance inflation. If the ratio exceeds
+        the threshold, chance explains it only if the recent errors' variance inflation is at least
+        `excess` times the held-out errors' variance inflation."""
         if excess <= 1.0:
             return True
         if self._own_age >= ASK_EVERY:

@@ -1,8 +1,8 @@
-"""Sequential tests for an increase of a series' mean, which River does not provide.
+"""Test a series of numbers sequentially for an increase in its mean, with tests that River lacks.
 
-Input: values in 0…1, one at a time. Output: `drift_detected`, and the likeliest position of the
-increase. Each test stores counts and sums, or one short window. To restart a test, create a new
-one.
+Input: values in 0…1, one at a time. Output: `drift_detected`, and the increase's likeliest
+position. Each test stores only counts and sums, or one short window. To restart a test, create a
+new object.
 """
 
 import math
@@ -23,7 +23,7 @@ MAX_PIECES: Final = 200
 
 
 class Split(msgspec.Struct, frozen=True):
-    """A change of the mean, `ago` values before the end of the series."""
+    """A change in the mean, `ago` values before the end of the series."""
 
     ago: int
     before: float
@@ -59,27 +59,27 @@ class StepdState(State, frozen=True, tag="stepd"):
 
 TestState = LikelihoodState | StepdState
 
-# Number of values that an increase must last, so that a burst of errors is ignored.
+# An increase must last this many values, so that a burst of errors is ignored.
 LEAST_VALUES: Final = 30
 
 
 class LikelihoodRatio:
-    """The generalised likelihood-ratio test for an increase of the mean, with both means unknown.
+    """The generalised likelihood-ratio test for an increase in the mean, with both means unknown.
 
-    All positions are tested. The likeliest position is a corner of the convex hull below the
-    cumulative sum, which is a boundary between segments of the isotonic regression. There are about
-    log n boundaries (Romano et al., "Fast online changepoint detection via functional pruning CUSUM
-    statistics", JMLR 2023; Ward et al., "A constant-per-iteration likelihood ratio test for online
-    changepoint detection for exponential family models", 2024). `binary` values use the Bernoulli
-    likelihood. Other values use an exponential quasi-likelihood, whose ratio is multiplied by mean²
-    / variance.
+    Every position is tested as a possible change point. The likeliest position is a corner of the
+    convex hull below the cumulative sum, that is, a boundary between segments of the isotonic
+    regression. There are about log n boundaries (Romano et al., "Fast online changepoint detection
+    via functional pruning CUSUM statistics", JMLR 2023; Ward et al., "A constant-per-iteration
+    likelihood ratio test for online changepoint detection for exponential family models", 2024).
+    `binary` values use the Bernoulli likelihood. Other values use an exponential quasi-likelihood,
+    whose ratio is multiplied by mean² / variance.
 
-    The same test finds decreases, and drops the values before a decrease. Increases and decreases
+    The test also finds decreases, and drops the values before a decrease. Increases and decreases
     that `autocorrelation` explains are ignored.
     """
 
     def __init__(self, threshold: float, *, binary: bool, autocorrelation: Autocorrelation) -> None:
-        """`threshold` applies to independent values. It is multiplied by the variance inflation."""
+        """`threshold` is for independent values. It is multiplied by the variance inflation."""
         self._threshold = threshold * autocorrelation.variance_inflation
         self._autocorrelation = autocorrelation
         self._binary = binary
@@ -143,15 +143,15 @@ class LikelihoodRatio:
         return mean * mean / variance if variance > 0.0 else 1.0
 
 
-# The fraction of the threshold above which an increase is likely.
+# Above this fraction of the threshold, an increase is likely.
 WARNING: Final = 0.6
-# Number of values between two tests for a decrease, which is not urgent.
+# Number of values between two tests for a decrease, whose detection is not urgent.
 FALL_EVERY: Final = 32
 
 
 class _Pieces:
-    """The isotonic regression of the values so far, computed by pooling adjacent violators. A
-    segment is stored as the number of its values and their sum."""
+    """The isotonic regression of the values so far, computed by pooling adjacent violators. Each
+    segment is stored as its values' number and sum."""
 
     def __init__(self, sign: float, count: int = 0, total: float = 0.0) -> None:
         self._sign = sign
@@ -159,7 +159,7 @@ class _Pieces:
 
     def add(self, value: float) -> None:
         count, total, pieces, sign = 1, value, self.pieces, self._sign
-        # Pool with the previous segment, unless that segment's mean is lower (for sign -1, higher).
+        # Pool with the previous segment unless its mean is lower (for sign -1, higher).
         while pieces and sign * pieces[-1][1] * count >= sign * total * pieces[-1][0]:
             more, of_more = pieces.pop()
             count += more
@@ -191,7 +191,7 @@ class _Pieces:
 
 
 def _bernoulli(count: int, total: float) -> float:
-    """Return the log-likelihood of `count` values of 0 and 1 with the sum `total`, at their own
+    """Return the log-likelihood of `count` values, each 0 or 1, with the sum `total`, at their own
     mean."""
     rest = count - total
     if total <= 0.0 or rest <= 0.0:
@@ -204,7 +204,8 @@ def _exponential(count: int, total: float) -> float:
     return -count * math.log(max(total / count, TINY))
 
 
-# Lower limit of a mean, used instead of 0: a hundredth of the mean to which values are scaled.
+# Lower limit of a mean, because a mean of 0 has no finite logarithm. It is a hundredth of the mean
+# to which values are scaled.
 TINY: Final = 0.002
 
 

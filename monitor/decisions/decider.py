@@ -1,7 +1,7 @@
 """Decide on drift events and retrain requests, given the events in the topic `windows`.
 
-Input: events in the order of the topic's single partition. Output: the events to publish. A drift
-event depends either only on data windows, or only on performance panes and windows. It does not
+Input: events in the order of the topic's single partition. Output: the events to publish. Each
+drift event depends on data windows alone, or on performance panes and windows alone, so it does not
 matter whether predictions or outcomes are read first.
 """
 
@@ -36,7 +36,7 @@ _KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "perfor
 
 
 class DriftedState(State, frozen=True):
-    """The ends of a model's newest windows, and whether each had a finding of `kind`."""
+    """The end of each of a model's newest windows, and whether it had a finding of `kind`."""
 
     kind: DriftKind
     model: str
@@ -45,7 +45,7 @@ class DriftedState(State, frozen=True):
 
 class DeciderState(State, frozen=True):
     """All state that depends on the events read so far and affects later decisions. A renamed field
-    keeps its original name in the file."""
+    keeps its original name in the snapshot file."""
 
     lifecycles: dict[DriftKind, LifecycleState] = msgspec.field(name="lanes")
     errors: ErrorWatchState
@@ -60,18 +60,18 @@ class Decider:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._lifecycles = {kind: EventLifecycle(stream, kind) for kind in _KINDS}
-        # The lifecycle of events about labels that became dead letters, and about lost labels,
-        # predictions and outcomes. Performance windows have no fixed order relative to data
-        # windows, so these events are separate, and never cause a retrain request.
+        # The lifecycle of performance windows' quality events: rejected labels, and lost records.
+        # Performance windows have no fixed order relative to data windows, so these events are
+        # separate from data windows' quality events, and never cause a retrain request.
         self._lost = EventLifecycle(stream, "quality")
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
-        # By kind and model: the ends of the newest windows, and whether each had a finding.
-        # `_confirmed` adds windows, and `_data` removes models that are no longer in the window.
+        # By kind and model: the end of each of the newest windows, and whether it had a finding.
+        # `_confirmed` adds windows, and `_data` removes models that a window no longer contains.
         self._drifted: dict[tuple[DriftKind, str], deque[tuple[int, bool]]] = {}
 
     def state(self) -> DeciderState | None:
-        """Return the state, or None with River detectors. Encode it before the next event."""
+        """Return the state, or None with River detectors. Encode it before reading more events."""
         errors = self._errors.state()
         if errors is None:
             return None
@@ -88,7 +88,7 @@ class Decider:
 
     @classmethod
     def restored(cls, stream: Stream, state: DeciderState) -> "Decider":
-        """Build from a saved state. Raises ValueError or LookupError for another stream's state."""
+        """Build from a saved state. Raises ValueError or LookupError if it is another stream's."""
         decider = cls(stream)
         for kind, lifecycle in decider._lifecycles.items():
             lifecycle.restore(state.lifecycles[kind])
@@ -104,7 +104,7 @@ class Decider:
         return self._drifted.setdefault((kind, model), deque(maxlen=kept))
 
     def read(self, event: WindowsEvent) -> list[DriftEvent | RetrainRequest]:
-        """Add one event. Return the resulting events in order."""
+        """Process one event. Return the resulting events in order."""
         if isinstance(event, DataWindow):
             events = self._data(event)
         elif isinstance(event, PerformancePane):
@@ -132,7 +132,7 @@ class Decider:
             findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
             if kind == "quality":
                 findings[-1] = _with_window(findings[-1], window)
-            # Use only the newest model: an older model never changes its successor's event.
+            # Use only the newest model. An older model never changes its successor's event.
             if not _is_newer(lifecycle.open, tested[-1].model, window):
                 events.append(
                     lifecycle.observe(
@@ -160,8 +160,8 @@ class Decider:
         self, kind: DriftKind, window: DataWindow, group: DataGroup, finding: Finding | None
     ) -> Finding | None:
         """Return the finding with its onset, or None if it is unconfirmed. Alarms, quality findings
-        and findings for an open event need no confirmation. A warning needs a finding in one of the
-        two previous windows that share no record with this window."""
+        and findings for an open event need no confirmation. A warning is confirmed by a finding in
+        one of the last two disjoint windows (see `_in_disjoint`)."""
         size, slide = window.end - window.start, self._slide(window)
         recent = self._recent(kind, group.model)
         # `before`: an earlier window had a finding. `since`: end of the drift's first window.
@@ -238,8 +238,8 @@ class Decider:
 
 
 def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bool:
-    """Return whether either of the last two disjoint windows had a finding. Disjoint windows share
-    no record with each other or with the window that ends at `end`.
+    """Return whether either of the last two disjoint windows had a finding. These windows share no
+    record with each other or with the window that ends at `end`.
 
     >>> _in_disjoint([(20, False), (30, True), (40, False), (50, True)], 60, 20)
     False
@@ -256,8 +256,8 @@ def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bo
 
 
 def _first_drifted(windows: Sequence[tuple[int, bool]], end: int, reach: int) -> int:
-    """Return the end of the current drift's first window, or `end` if only this window drifted.
-    From each window with a finding, search back over the distance `reach`.
+    """Return the end of the first window in the current drift, or `end` if only the current window
+    drifted. From each window with a finding, search back over the distance `reach`.
 
     >>> _first_drifted([(10, True), (20, False), (30, True), (40, False)], 50, 20)
     10
@@ -335,7 +335,7 @@ def _quality_verdict(group: DataGroup) -> Finding | None:
     ]
     columns = [name for _, name, _ in sorted(increased, key=lambda item: -item[0])]
     repeated = group.repeated / max(1, group.sampled)
-    # A model never learns from an id twice, so its reference has no repeated ids.
+    # A model is never trained on the same id twice, so its reference has no repeated ids.
     if repeated >= MIN_INCREASE:
         increased.append((repeated, "ids", "repeated"))
     if not increased:

@@ -1,4 +1,4 @@
-"""Run named drift detectors, from River or this package, on a series of one model's errors.
+"""Run named drift detectors, from River or this package, on a sequence of one model's errors.
 
 Input: errors in order, either 0 or 1, or absolute errors of any scale. Output: whether the error
 has increased, and how many values ago. All detectors have the same interface. A decrease is never
@@ -27,17 +27,17 @@ from monitor.decisions.change_tests import (
 from monitor.decisions.plain_state import State, put, take
 
 # Absolute errors are divided by five times the mean of the first `SCALE_VALUES` errors, and clipped
-# at 1: detectors need bounded values, and a single extreme error is not drift.
+# at 1, because detectors need bounded values, and a single extreme error is not drift.
 SCALE_VALUES: Final = 100
 SCALE_CUT: Final = 5.0
 # DDM counts failures. An absolute error of more than twice the mean is a failure.
 FAILURE: Final = 2.0 / SCALE_CUT
-# Number of recent errors to store, to locate an increase if the detector itself does not.
+# Number of recent errors to store, to locate an increase if the detector cannot locate it itself.
 REMEMBERED: Final = 2_000
 
 
 class Increase(msgspec.Struct, frozen=True):
-    """An increase of the error that started `ago` values before the end of the last update."""
+    """An increase in the error that started `ago` values before the end of the last update."""
 
     ago: int
     before: float  # mean error before the increase, with extreme errors clipped
@@ -64,9 +64,9 @@ class _Kind(msgspec.Struct, frozen=True):
 # --tune`. The same command without `--tune` prints the results on other seeds. By chance, a
 # likelihood ratio reaches e^t about once in e^t values (Lorden, 1971). With constant error rates of
 # 1% to 40%, the ratio reached e^11 at most once in 60,000 values, even including the bursts that a
-# detector ignores. The same is true of absolute errors.
+# detector ignores. The same was true for absolute errors.
 GLR_THRESHOLD: Final = 11.0
-STEPD_WINDOW: Final = 100  # the paper uses 30, which gives a false alarm every few hundred values
+STEPD_WINDOW: Final = 100  # the paper uses 30, which causes a false alarm every few hundred values
 STEPD_SIGMAS: Final = 4.5
 
 
@@ -92,12 +92,12 @@ _OWN: Final = (LikelihoodRatio, Stepd)
 
 
 class ErrorDetector:
-    """A detector that reports only increases of the error.
+    """A detector that reports only increases in the error.
 
-    After `update`, `increases` contains the increases found among the errors of that call. How
+    After `update`, `increases` contains the increases found among the errors passed to it. How
     errors are divided into calls does not affect which increases are found. `warning` is true while
-    the detector is in its warning zone, if it has one. The detector restarts after each increase,
-    and `reset` restarts it for a new model. Memory use is bounded. Only glr takes autocorrelation
+    a detector that has a warning zone is in it. The detector restarts after each increase, and
+    `reset` restarts it for a new model. Memory use is bounded. Only `glr` takes autocorrelation
     into account.
     """
 
@@ -112,12 +112,12 @@ class ErrorDetector:
         self._autocorrelation = Autocorrelation(variance_inflation)
         self._test = self._new_test()
         self._recent: deque[float] = deque(maxlen=REMEMBERED)  # raw errors since the last change
-        self._first: list[float] = []  # errors before the scale is known
+        self._first: list[float] = []  # errors buffered until the scale is known
         self._scale: float | None = 1.0 if self._task == "classification" else None
         self.increases: tuple[Increase, ...] = ()  # increases that the last `update` found
 
     def state(self) -> DetectorState | None:
-        """Return the state as data, or None if it is inside a River object."""
+        """Return the state as plain data, or None if a River object holds it."""
         if not isinstance(self._test, _OWN):
             return None
         return take(
@@ -128,7 +128,7 @@ class ErrorDetector:
         )
 
     def restore(self, state: DetectorState) -> None:
-        """Restore a saved state. Raises ValueError if it belongs to another detector."""
+        """Restore a saved state. Raises ValueError if the state belongs to another detector."""
         self.reset()
         self._autocorrelation.restore(state.autocorrelation)
         self._test = test = self._new_test()  # its threshold depends on `_autocorrelation`
@@ -172,14 +172,15 @@ class ErrorDetector:
         return DETECTORS[self.name].make(self._task, self._autocorrelation)
 
     def _known(self, error: float) -> Sequence[float]:
-        """Return the errors to test: none until the scale is known, then all buffered errors."""
+        """Return the errors to test: none until the scale is known, then all buffered errors, then
+        each new error."""
         if self._scale is not None:
             return (error,)
         self._first.append(error)
         if len(self._first) < SCALE_VALUES:
             return ()
-        # If all buffered errors are 0, there is no scale: drop the oldest error and wait for the
-        # next.
+        # If all buffered errors are 0, the scale is undefined. Drop the oldest error and wait for
+        # the next error.
         first, mean = self._first, sum(self._first) / SCALE_VALUES
         if mean <= 0.0:
             del first[0]
@@ -215,7 +216,7 @@ def check(stream: Stream) -> None:
 
 
 def _locate(values: Sequence[float]) -> Split:
-    """Return the likeliest position of a single change of the mean, by least squares."""
+    """Return the likeliest position of a single change in the mean, by least squares."""
     data = np.asarray(values, dtype=np.float64)
     count = len(data)
     if count < 2:
@@ -224,6 +225,7 @@ def _locate(values: Sequence[float]) -> Split:
     sizes = np.arange(1, count)
     before = sums / sizes
     after = (data.sum() - sums) / (count - sizes)
-    # Maximise the between-group sum of squares: this split explains most of the variance.
+    # Maximise the between-group sum of squares, which selects the split that explains the most
+    # variance.
     best = int(np.argmax((before - after) ** 2 * sizes * (count - sizes)))
     return Split(count - best - 1, float(before[best]), float(after[best]))

@@ -1,7 +1,7 @@
 """Detect increases in the serving model's error, and estimate when they started.
 
-Input: performance panes, in the order of the topic `windows`. Output: a finding for each increase
-that is large enough to matter.
+Input: performance pane events, in the order of the topic `windows`. Output: a finding for each
+increase that is large enough to matter.
 """
 
 from collections import deque
@@ -41,27 +41,27 @@ class ErrorWatch:
         # `_recent` and `_early`.
         self._model: str | None = None
         self._newest: int | None = None  # largest position so far of any model's record
-        # First position, last position and number of errors of each recent pane.
+        # Each recent pane's first position, last position and number of errors.
         self._panes: deque[tuple[int, int, int]] = deque()
         self._recent: deque[float] = deque(maxlen=REMEMBERED)
-        self._early: dict[str, Increase] = {}  # by detector: an increase that is still too small
-        # The model of a finding since the last performance window. `Decider._performance` resets it
-        # at each performance window.
+        self._early: dict[str, Increase] = {}  # increases that are still too small, by detector
+        # The model with a finding since the last performance window, or None. Each performance
+        # window resets it in `Decider._performance`.
         self.found_in: str | None = None
 
     def state(self) -> ErrorWatchState | None:
-        """Return the state as data, or None if a detector is from River."""
+        """Return the state as plain data, or None if any detector is from River."""
         detectors = [detector.state() for detector in self._detectors]
         return None if None in detectors else take(ErrorWatchState, self, detectors=detectors)
 
     def restore(self, state: ErrorWatchState) -> None:
-        """Restore a saved state. Raises ValueError if it belongs to other detectors."""
+        """Restore a saved state. Raises ValueError if the state belongs to other detectors."""
         for detector, kept in zip(self._detectors, state.detectors, strict=True):
             detector.restore(kept)
         put(state, self, "detectors")
 
     def update(self, pane: PerformancePane) -> Finding | None:
-        """Add a pane. Return a finding if a detector finds a large enough increase of the error."""
+        """Add a pane. Return a finding if a detector finds a large enough increase in the error."""
         newest = self._newest
         if pane.model != self._model:
             if newest is not None and pane.last_position <= newest:
@@ -94,9 +94,9 @@ class ErrorWatch:
         )
 
     def _large_increase(self, detector: ErrorDetector, pane: PerformancePane) -> Increase | None:
-        """Return an increase that `detector` finds now or found recently, if the increase is large
-        enough. A gradual change is found while it is still small, so `_early` holds it until it has
-        grown."""
+        """Return an increase that `detector` finds now or found recently, if it is large enough. A
+        gradual increase is found while it is still small, so `_early` holds the increase until it
+        has grown."""
         detector.update(pane.errors)
         increases = list(detector.increases)
         if (early := self._early.pop(detector.name, None)) is not None:
@@ -129,8 +129,8 @@ class ErrorWatch:
             detector.reset(variance_inflation)
 
     def _onset(self, ago: int) -> int:
-        """Return the position of the record whose error is `ago` errors before the last pane's
-        end."""
+        """Return the position of the record whose error came `ago` errors before the end of the
+        last pane."""
         for first, last, count in reversed(self._panes):
             if ago <= count:
                 return first + (last - first) * (count - ago) // max(1, count - 1)

@@ -1,7 +1,7 @@
-"""Manage the lifecycle of drift events, which are opened, updated and resolved under one id.
+"""Manage the lifecycle of the monitor's drift events: open, update and resolve them under one id.
 
 Input: each window's or pane's finding, or None. Output: `DriftEvent`s to publish. This module never
-uses data from records.
+uses record data.
 """
 
 from typing import Final, Literal
@@ -27,8 +27,8 @@ class Finding(msgspec.Struct, frozen=True):
     detector: str | None = None
     harm: float | None = None
     is_drawn: bool = True  # False if no sample is available for a report
-    # True for a detector's finding, which is republished after one window length even without
-    # growth.
+    # True for a detector's finding, whose event is republished after one window length even if its
+    # severity has not grown.
     notable: bool = False
 
 
@@ -40,7 +40,7 @@ class LifecycleState(State, frozen=True):
 
 
 class EventLifecycle:
-    """The lifecycle of drift events of one kind. At most one event is open at a time."""
+    """The lifecycle of one kind of drift event. At most one event is open at a time."""
 
     def __init__(self, stream: Stream, kind: DriftKind) -> None:
         self._stream = stream
@@ -51,7 +51,7 @@ class EventLifecycle:
         self.open: DriftEvent | None = None  # the open event as last published, or None
 
     def state(self) -> LifecycleState:
-        """Return the state as data."""
+        """Return the state as plain data."""
         return take(LifecycleState, self)
 
     def restore(self, state: LifecycleState) -> None:
@@ -61,8 +61,8 @@ class EventLifecycle:
     def observe(
         self, finding: Finding | None, *, model: str | None, window: str, position: int
     ) -> DriftEvent | None:
-        """Add a window's or pane's finding, or None if it has none. Return the event to publish, if
-        any. `model` is None if the event concerns no model."""
+        """Add a window's or pane's finding, or None if there is no finding. Return the event to
+        publish, if any. `model` is None if the event concerns no model."""
         if finding is not None:
             return self._found(finding, model, window, position)
         return self._nothing(model, window, position)
@@ -83,7 +83,8 @@ class EventLifecycle:
         if not (is_due or new_columns or has_grown):
             return None
         columns = (*event.columns, *(name for name in finding.columns if name in new_columns))
-        # A further increase of the error has its own onset. Shifted data keeps its first onset.
+        # A further increase in the error has its own onset. For shifted data, the event's onset
+        # stays the same.
         onset = finding.onset if finding.notable else event.onset
         finding = msgspec.structs.replace(finding, columns=columns, onset=onset)
         return self._publish("updated", event.id, finding, model, window, position)

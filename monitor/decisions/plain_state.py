@@ -11,7 +11,7 @@ import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Piece = tuple[Positive, float]  # number of values, and their sum
+Piece = tuple[Positive, float]  # number of values, and the values' sum
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -32,7 +32,7 @@ def take(kind: type[S], owner: object, **others: Any) -> S:
 
 
 def put(state: msgspec.Struct, owner: object, *others: str) -> None:
-    """Set the attributes of `owner` from `state`, except for the fields `others`."""
+    """Set attributes of `owner` from the fields of `state`, except for the fields in `others`."""
     for name in state.__struct_fields__:
         if name not in others:
             attribute = _attribute(owner, name)

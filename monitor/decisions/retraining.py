@@ -1,9 +1,9 @@
-"""Decide when to request a new model, by the policy, cooldown, budget and number of outcomes.
+"""Decide when to request a new model, from drift events, the policy, cooldown, budget and outcomes.
 
-Input: the open drift events, and performance panes. Panes show the stream's progress, because no
-model can be trained without labels. Output: a `RetrainRequest` or None. The result of a request is
-ignored. While its cause lasts, a request is repeated after a window, and again when enough new
-outcomes have arrived: the first request comes early, so its model learns from few records.
+Input: the open drift events, and performance panes. Panes measure the stream's progress, because no
+model can be trained without labels. Output: a `RetrainRequest` or None. A request's result is
+ignored. While its cause lasts, a request is repeated after one window. It is renewed when enough
+new outcomes have arrived, because a model trained early after a change learns from few records.
 """
 
 from collections import deque
@@ -38,7 +38,7 @@ class _StreamPoint(msgspec.Struct, frozen=True):
 
 
 class _Situation(msgspec.Struct, frozen=True):
-    """A policy's input. `last` is the point of the last request, or the beginning of the stream.
+    """A policy's input. `last` is the point of the last request, or else the stream's beginning.
     `events` contains only events whose positions the outcomes have reached."""
 
     stream: Stream
@@ -56,7 +56,7 @@ class _RetrainTrigger(msgspec.Struct, frozen=True):
     onset: int | None = None
 
 
-# Number of newest panes to store, or more if these panes contain fewer than `min_outcomes`
+# Number of most recent panes to keep. More are kept if these contain fewer than `min_outcomes`
 # outcomes. A drift event's onset is hardly ever older.
 _PANES: Final = 2_000
 
@@ -77,30 +77,30 @@ class RetrainState(State, frozen=True):
 
 
 class RetrainRule:
-    """Decide according to the `[retrain]` section of a stream file.
+    """Decides when to retrain, based on the `[retrain]` section of a stream file.
 
-    Policies that wait for drift also renew a request. A renewal is due when the number of outcomes
-    since the last request is `renew` times the number of outcomes that this request, or the first
-    model, could use. Errors fall with a power of the training size (Cortes et al., "Learning
-    curves: asymptotic values and rate of convergence", 1993), so twice as many outcomes are worth a
+    Policies that wait for drift also renew requests. A renewal is due when the number of outcomes
+    since the last request is `renew` times the number of outcomes that the last request, or the
+    first model, could use. Errors fall with a power of the training size (Cortes et al., "Learning
+    curves: asymptotic values and rate of convergence", 1993), so twice as many outcomes justify a
     new model. Renewals end when `train_on` would drop the oldest outcomes.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._policy = _POLICIES[stream.retrain.policy]
-        # First position and number of records of each recent pane. `update` adds and evicts panes.
+        # Each recent pane's first position and number of records. `update` adds and evicts panes.
         self._panes: deque[tuple[int, int]] = deque()
         self._outcomes = 0  # number of records in `_panes`
         self._began: _StreamPoint | None = None  # set by the first pane, never changed
         self._current: _StreamPoint | None = None  # advanced by each pane
-        # The last requests: as many as the budget allows, and at least one.
+        # The last requests: as many as the budget allows, but at least one.
         self._requests: deque[_StreamPoint] = deque(maxlen=_remembered(stream))
         # State for renewals. `_trigger` is the last trigger that was not a renewal, and
         # `_triggered_at` is the point at which `request_if_due` accepted it. Each pane adds its
-        # outcomes to `_to_learn`, which a trigger with an onset restarts at the onset, and to
-        # `_since`, which each request resets. `_trained_on` is the value of `_to_learn` at the last
-        # request, or the first model's training size.
+        # outcomes to `_to_learn` and `_since`. A trigger with an onset resets `_to_learn` to the
+        # outcomes since the onset, and each request resets `_since`. `_trained_on` is the value of
+        # `_to_learn` at the last request, or the first model's training size.
         self._trigger = _RetrainTrigger("schedule", "")
         self._triggered_at: _StreamPoint | None = None
         self._to_learn = self._since = 0
@@ -136,8 +136,7 @@ class RetrainRule:
             self._outcomes -= self._panes.popleft()[1]
 
     def _beginning(self, event: PerformancePane, time_us: int | None) -> _StreamPoint:
-        """Return the point where the first pane starts. Its row is the row before the first
-        record."""
+        """Return the point where the first pane starts, with the row before the first record."""
         if self._stream.axis == "row":
             return _StreamPoint(event.start, event.first_position - 1, time_us)
         # The first record's row is unknown. Count back one row for each outcome, which is exact if
@@ -164,7 +163,7 @@ class RetrainRule:
             if trigger is None:
                 return None
         else:
-            # Require enough outcomes since the onset or, for a schedule, since the last request.
+            # Require enough outcomes since the onset or, with a schedule, since the last request.
             new_since = self._requests[-1].position if self._requests else None
             if self._known(trigger.onset if trigger.cause == "drift" else new_since) < self._least:
                 return None
@@ -194,7 +193,7 @@ class RetrainRule:
 
     def _renewal(self, current: _StreamPoint) -> _RetrainTrigger | None:
         """Return the last trigger again if enough new outcomes have arrived. A renewal does not
-        delay a request for new drift: the policy's cooldown starts at `_triggered_at`."""
+        delay a request for new drift, because the policy's cooldown starts at `_triggered_at`."""
         how, trained_on = self._stream.retrain, self._trained_on
         if how.policy not in _RENEWED or not how.renew or trained_on is None:
             return None
@@ -234,7 +233,7 @@ class RetrainRule:
 
 
 def _harm(now: _Situation) -> _RetrainTrigger | None:
-    """Return a trigger while the realised error is degraded, or the estimated harm is large
+    """Return a trigger while the realised error is degraded or the estimated harm is large
     enough."""
     least = now.stream.drift.min_metric_loss
     return _for_events(
@@ -286,7 +285,8 @@ def _for_events(found: Iterable[DriftEvent]) -> _RetrainTrigger | None:
 
 
 def _onset(causes: Sequence[DriftEvent]) -> int | None:
-    """Return the performance event's onset or, without one, the latest onset of all events."""
+    """Return the performance event's onset or, without such an event, the latest onset of all
+    events."""
     chosen = [event for event in causes if event.kind == "performance"] or causes
     return max((event.onset for event in chosen if event.onset is not None), default=None)
 

@@ -1,8 +1,8 @@
-"""Create River's drift detectors with settings that give few false alarms.
+"""Create River's in-memory drift detectors with settings that cause few false alarms.
 
-River's default settings raise a false alarm every few hundred to few thousand values. The settings
-in this module raise few false alarms on the tuning streams of `python -m benchmarks.evidence
-detectors --tune`.
+With River's default settings, the detectors raise a false alarm every few hundred to few thousand
+values. With this module's settings, they raise few false alarms on the tuning streams of `python -m
+benchmarks.evidence detectors --tune`.
 """
 
 from typing import Any, Protocol, cast

@@ -1,8 +1,8 @@
 """Save the decider's state in a snapshot file after a commit, and restore it after a restart.
 
 Input and output: the decider, and the offset in `windows` before which it has read all events. With
-a snapshot, a restart need not read `windows` from its beginning. If the file is missing or
-unusable, the whole topic is read again. The file contains only data and is never executed.
+a snapshot, a restarted worker need not read `windows` from its beginning. If the file is missing or
+unusable, the whole topic is reread. The file contains only data and is never executed.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 # Increase the version when the format or meaning of the state changes. Files with another version
 # are discarded.
 VERSION = 4
-# Number of windows and panes between two snapshots. Reading them again takes a second or less, and
-# writing a snapshot (40 kB) takes a few milliseconds.
+# Number of windows and panes between two snapshots. Rereading this many takes a second or less.
+# Writing a snapshot (40 kB) takes a few milliseconds.
 EVERY = 2_000
-# Maximum size of a snapshot file: a hundred times the size of a state with seven detectors.
+# Maximum size of a snapshot file, a hundred times the size of a state with seven detectors.
 MAX_BYTES = 32 << 20
 
 
 class DecisionsCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata of the offset committed for `windows`. All decisions on events before `published`
-    were published."""
+    """Metadata of the offset committed for `windows`. All decisions on events before the offset
+    `published` were published."""
 
     published: Offset = 0
     token: str = ""  # identifies the commits that a snapshot belongs to
@@ -56,16 +56,16 @@ class _File(State, frozen=True):
 
 
 class _Unusable(Exception):
-    """The snapshot file cannot be used, for the reason in the message."""
+    """The snapshot file cannot be used; the message contains the reason."""
 
 
 class Snapshots:
     """Snapshots of one stream's decider in `folder`. Without a folder, no snapshots are saved.
 
     The state at an offset depends only on the topic, so any worker may use a snapshot, provided
-    that the consumer group has committed up to the snapshot's offset. The state of River's
-    detectors cannot be saved. If the stream uses one, there are no snapshots, and each start reads
-    `windows` from its beginning.
+    that the consumer group has committed up to the snapshot's offset. A River detector's state
+    cannot be saved. If the stream uses a River detector, there are no snapshots, and each start
+    reads `windows` from its beginning.
     """
 
     def __init__(self, stream: Stream, folder: Path | None) -> None:
@@ -104,9 +104,9 @@ class Snapshots:
         return offset, decider
 
     def checkpoint(self, published: int, read: int, decider: Decider) -> DecisionsCheckpoint:
-        """Return the metadata to commit, and encode a snapshot if one is due. Decisions on events
-        before `published` were published. `decider` has read all events before `read`, which is
-        less than `published` while events are read again."""
+        """Return the metadata to commit, and encode a snapshot if one is due. All decisions on
+        events before `published` were published. `decider` has read all events before `read`, which
+        is less than `published` while events are being reread."""
         if self._path is not None and read - self._taken_at >= EVERY:
             state = decider.state()
             assert state is not None  # checked by `__init__`

@@ -1,1 +1,1 @@
-"""Estimate a model's metric before labels are known, and measure the estimates' accuracy."""
+"""Estimate models' window metrics before labels are known, and measure the estimates' accuracy."""

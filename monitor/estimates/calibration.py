@@ -58,8 +58,8 @@ class Calibration:
     @classmethod
     def of(cls, metric: Metric, reference: Reference) -> "Calibration | None":
         """Build from a model's held-out records. Return None if scores or class names are missing,
-        if a predicted class is unknown, or if no record has both a known label and finite
-        scores."""
+        if the class names lack a predicted class, or if no record has both a label among the class
+        names and finite scores."""
         scores, classes = reference.held_scores, reference.classes
         newest = slice(-MAX_REFERENCE_ROWS, None)
         actual = _places(reference.held_labels[newest], classes)
@@ -70,7 +70,7 @@ class Calibration:
         known = (actual >= 0) & np.isfinite(scores[newest]).all(axis=1)
         if not known.any():
             return None
-        # Round the scores exactly as windows' scores are rounded.
+        # Round the scores in the same way as windows' scores.
         kept = unpacked(packed(scores[newest][known]))
         self = cls(metric, Said(kept, predicted[known]), actual[known])
         self._classes = classes
@@ -150,13 +150,14 @@ def calibrated(maps: Sequence[Map], scores: Array) -> Array:
 
 
 def _moments(probabilities: Array, slopes: Array) -> tuple[Array, Array]:
-    """Return each record's mean and variance (n,) of `slopes` (n, k), for a random label."""
+    """Return each record's mean and variance (n,) of `slopes` (n, k), when its label is drawn from
+    `probabilities` (n, k)."""
     means: Array = (probabilities * slopes).sum(axis=1)
     variances: Array = (probabilities * slopes**2).sum(axis=1) - means**2
     return means, np.maximum(variances, 0.0)
 
 
 def _places(names: NDArray[Any], classes: Sequence[str]) -> Places:
-    """Return each name's index in `classes`, -1 for unknown names."""
+    """Return each name's index in `classes`, or -1 if the name is not in `classes`."""
     places = {name: place for place, name in enumerate(classes)}
     return np.array([places.get(name, -1) for name in names], dtype=np.intp)

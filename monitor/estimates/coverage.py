@@ -1,7 +1,7 @@
 """Compare windows' estimated metrics with the metrics realised once labels are known.
 
-Input: one stream's outcomes and data windows. Output: pairs of an estimate and a realised metric,
-and a summary of the pairs.
+Input: one stream's outcome and data window events. Output: comparisons of an estimate with a
+realised metric, and a summary of all comparisons.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from monitor.panes import Grid
 
 
 class EstimateComparison(msgspec.Struct, frozen=True):
-    """The estimated and the realised metric of one model's records in one window."""
+    """The estimated and the realised metric for one model's records in one window."""
 
     end: int  # exclusive end of the window
     model: str
@@ -47,9 +47,9 @@ class Coverage(msgspec.Struct, frozen=True):
 
 
 class Truth:
-    """The outcomes of each model in each window. Unlike in a `PerformanceWindow`, an outcome
-    belongs to the window of its record, not of its label. Memory grows with the number of windows,
-    not of outcomes."""
+    """Each model's outcomes in each window. An outcome belongs to its record's window, not to its
+    label's window as in a `PerformanceWindow`. Memory use grows with the number of windows, not
+    with the number of outcomes."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -85,7 +85,7 @@ class Truth:
                 group.records,
             )
             for window in windows
-            # Skip windows of another size, which were published before the stream file changed.
+            # Skip windows whose size differs, which were published before the stream file changed.
             if self._grid.window(window.index) == (window.start, window.end)
             for group in window.groups
             if group.estimate is not None

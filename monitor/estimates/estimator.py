@@ -2,7 +2,7 @@
 
 Input: held-out records from a model's package, then a window's sample. Output: an estimate with an
 interval. The estimate depends only on inputs and scores. If the relation between inputs and labels
-changes (concept drift), no estimate without labels can detect the change, and the interval does not
+changes (concept drift), no estimate without labels can detect the change, nor does the interval
 account for it.
 """
 
@@ -27,9 +27,9 @@ Places = NDArray[np.intp]
 
 
 class Guess(NamedTuple):
-    """The expected metric of n records without labels. `value` is the metric. `means` (n,) and
-    `variances` (n,) are the mean and variance of each record's contribution to n times the metric,
-    while its label is unknown. The metric is linearised around `value`."""
+    """The expected metric of n records without labels. `value` is the metric. `means` and
+    `variances` (both (n,)) are the mean and variance of what each record adds to the sum
+    n × metric, before its label is known. The metric is linearised around `value`."""
 
     value: float
     means: Array
@@ -59,33 +59,33 @@ class Approach(Protocol[Inputs, Fitted]):
         """Return the expected metric of `inputs`, which are n ≥ 1 records."""
 
     def residuals(self, fitted: Fitted, places: Places) -> tuple[Array, Array]:
-        """Return two arrays for the held-out records at `places`: each record's contribution to the
-        metric minus the expected contribution, and the expected variance of the contribution."""
+        """Return two arrays for the held-out records at `places`: each record's actual minus its
+        expected contribution to the metric, and the contribution's expected variance."""
 
 
 class Estimator(Protocol):
     """Estimate one model's metric."""
 
     def estimate(self, sample: Sample, records: int) -> MetricEstimate | None:
-        """Return an estimate for a window in which the model scored `records` records, given a
-        non-empty `sample` of them. Return None if the sample lacks a required field. Raises
-        ValueError if the estimate is not finite."""
+        """Return an estimate for a window, given a non-empty `sample` of the `records` records that
+        the model scored. Return None if the sample lacks a required field. Raises ValueError if the
+        estimate is not finite."""
 
 
 class MetricEstimator(Generic[Inputs, Fitted]):
-    """Estimate the metric with an `Approach`, and add an interval. The variance of the estimate is
-    the sum of four variances:
+    """Estimate the metric with an `Approach`, and add an interval. The estimate's variance is the
+    sum of four variances:
 
-    - the variance of the labels, given each record's expected contribution
+    - the labels' variance, given each record's expected contribution
     - the sampling variance, if the sample is not the whole window
-    - the variance of the fitted approach, from a jackknife over the held-out folds (Künsch, The
+    - the fitted approach's variance, from a jackknife over the held-out folds (Künsch, The
       jackknife and the bootstrap for general stationary observations, 1989)
     - the variance between parts of the held-out records, beyond the variance expected by chance,
-      from DerSimonian and Laird's moment estimator (Meta-analysis in clinical trials, 1986). If a
-      stream's error varies even without drift, its intervals are wide.
+      from DerSimonian and Laird's moment estimator (Meta-analysis in clinical trials, 1986). For a
+      stream whose error varies even without drift, intervals are therefore wide.
 
-    The last two variances are estimated from few folds, so the interval uses Student's quantile
-    with Satterthwaite's degrees of freedom.
+    The last two variances are estimated from few folds, so the interval uses a quantile of
+    Student's t-distribution with Satterthwaite's degrees of freedom.
     """
 
     def __init__(
@@ -129,8 +129,8 @@ class MetricEstimator(Generic[Inputs, Fitted]):
         return MetricEstimate(self._metric, guess.value, low, high, self._reference_value)
 
     def _between(self, records: int) -> float:
-        """Return the variance beyond chance between held-out stretches of about `records`
-        records."""
+        """Return the variance, beyond chance, between parts of the held-out records, each of about
+        `records` records."""
         found, expected = [], []
         for residuals, variances in self._residuals:
             pieces = max(1, len(residuals) // records)
@@ -143,8 +143,8 @@ class MetricEstimator(Generic[Inputs, Fitted]):
 
 
 def _quantile(total: float, uncertain: float) -> float:
-    """Return Student's quantile for the variance `total`, of which `uncertain` was estimated from
-    `FOLDS` values."""
+    """Return the quantile of Student's t-distribution for the variance `total`, of which the part
+    `uncertain` was estimated from `FOLDS` values."""
     from scipy.stats import norm, t
 
     tail = 0.5 + CONFIDENCE / 2.0

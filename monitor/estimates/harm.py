@@ -1,4 +1,4 @@
-"""Convert a window's estimated metric to harm, the relative increase of the model's error.
+"""Convert a window's estimated metric to harm, the relative increase in the model's error.
 
 Input: a window's estimate. Output: the harm that data drift does to the model, and a severity that
 combines harm and shift.
@@ -14,11 +14,11 @@ MAX_HARM: Final = 100.0
 
 
 def harm_of(estimate: MetricEstimate | None) -> float | None:
-    """Return the estimated increase of the error, as a fraction of the held-out error, at most 100.
+    """Return the error's estimated increase, as a fraction of the held-out error, at most 100.
 
-    For mae and rmse, the error is the metric itself, otherwise 1 minus the metric. The result is
-    0.0 if the interval contains the held-out value or is better than it. Without an estimate, the
-    result is None.
+    For mae and rmse, the error is the metric itself. For other metrics, it is 1 minus the metric.
+    The result is 0.0 unless the whole interval is worse than the held-out value. Without an
+    estimate, the result is None.
 
     >>> harm_of(MetricEstimate("accuracy", 0.85, 0.83, 0.87, 0.9))
     0.5

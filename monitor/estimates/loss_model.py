@@ -1,9 +1,9 @@
 """Estimate a regression model's mae or rmse without labels, with a second model of its errors.
 
-Input: held-out inputs, predictions and errors, then a window's inputs and predictions. Output: the
-expected mae or rmse. The method is direct loss estimation (DLE), as documented by NannyML: a small
-scikit-learn regressor learns the absolute error (for rmse, the squared error) from the inputs and
-the prediction.
+Input: arrays of held-out inputs, predictions and errors, then of a window's inputs and predictions.
+Output: the expected mae or rmse. The method is direct loss estimation (DLE), as documented by
+NannyML: a small scikit-learn regressor learns the absolute error (for rmse, the squared error) from
+the inputs and the prediction.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from driftline.wire.columns import Columns
 from monitor.bottom_k_sample import Sample
 from monitor.estimates.estimator import MIN_HELD, Array, Guess, Places
 
-# Rows are few and errors are noisy, so use small trees with many records per leaf.
+# There are few rows and errors are noisy, so use small trees with many records per leaf.
 PARAMETERS: Final[Mapping[str, Any]] = {
     "max_iter": 15,
     "max_leaf_nodes": 4,
@@ -65,8 +65,8 @@ class LossModel:
 
     @classmethod
     def of(cls, stream: Stream, reference: Reference) -> "LossModel | None":
-        """Build from a model's held-out records. Return None if their columns are missing, or if
-        there are fewer than `MIN_HELD` records."""
+        """Build from a model's held-out records. Return None if columns are missing, or if there
+        are fewer than `MIN_HELD` records."""
         columns = reference.held_columns
         if columns is None or len(columns) < MIN_HELD:
             return None
@@ -91,8 +91,8 @@ class LossModel:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # via sklearn
 
         matrix, losses = self._matrix[places], self._losses[places]
-        # scikit-learn rejects columns without any value. Fill them with a constant, which no tree
-        # can split.
+        # scikit-learn rejects columns without any value. Fill such columns with a constant, on
+        # which no tree can split.
         matrix[:, np.isnan(matrix).all(axis=0)] = 0.0
         largest = float(losses.max())
         unit = largest if largest > LARGEST_UNSCALED else 1.0

@@ -24,9 +24,9 @@ _MAX_METADATA_BYTES: Final = 4000
 
 class KindProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """Progress for one kind of partial aggregate. `closed` is the first unpublished bucket.
-    `closed_up_to` (`passed` in the JSON) contains one element per partition: the first bucket that
-    the partition had not closed at the committed offset, relative to `low`, or None if it had
-    closed none.
+    `closed_up_to` (`passed` in the JSON) contains one element per partition: relative to `low`, the
+    first bucket that the partition had not closed at the committed offset, or None if the partition
+    had closed none.
     """
 
     closed: Position | None = None
@@ -35,15 +35,15 @@ class KindProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def of(cls, closed: int | None, closed_up_to: Sequence[int | None]) -> "KindProgress":
-        """Build with the smallest bucket as `low`, so that the metadata is short."""
+        """Build an instance with the smallest bucket as `low`, to keep the metadata short."""
         low = min((bucket for bucket in closed_up_to if bucket is not None), default=None)
         if low is None:
             return cls(closed)
         return cls(closed, low, tuple(None if c is None else c - low for c in closed_up_to))
 
     def buckets(self, partitions: int) -> list[int | None]:
-        """Return the first bucket that each partition had not closed, None if it had closed
-        none."""
+        """Return, for each partition, the first bucket that it had not closed, or None if it had
+        closed none."""
         known = [None if bucket is None else bucket + self.low for bucket in self.closed_up_to]
         return [*known, *[None] * (partitions - len(known))][:partitions]
 
@@ -70,8 +70,9 @@ class MergeProgress:
         self._grid = grid
         self._next_offset = committed.offset
         self._published = at.published  # from the checkpoint, never changed
-        # By kind, restored from the checkpoint. `_closed_up_to`: first bucket that each partition
-        # has not closed, set by `advance`. `_closed`: first unpublished bucket, set by `close`.
+        # Both attributes are by kind, and restored from the checkpoint. `_closed_up_to` holds the
+        # first bucket that each partition has not closed, set by `advance`. `_closed` holds the
+        # first unpublished bucket, set by `close`.
         self._closed_up_to: dict[Kind, list[int | None]] = {}
         self._closed: dict[Kind, int | None] = {}
         of_kind: dict[Kind, KindProgress] = {"data": at.data, "performance": at.performance}
@@ -79,7 +80,7 @@ class MergeProgress:
             self._closed_up_to[kind] = progress.buckets(partitions)
             self._closed[kind] = progress.closed
         # `_before` is `_closed_up_to` at the last committed offset, `_committed_offset`. `_since`
-        # contains the later changes: `advance` adds them, and `checkpoint` moves them to `_before`.
+        # holds later changes, which `advance` adds and `checkpoint` moves to `_before`.
         self._before = {
             kind: list(closed_up_to) for kind, closed_up_to in self._closed_up_to.items()
         }
@@ -100,8 +101,8 @@ class MergeProgress:
         self._closed_up_to[kind][partition] = closed_up_to
 
     def complete(self, kind: Kind) -> int | None:
-        """Return the first bucket that some partition has not closed, or None if a partition has
-        closed none."""
+        """Return the first bucket that at least one partition has not closed, or None if any
+        partition has closed none."""
         known = [bucket for bucket in self._closed_up_to[kind] if bucket is not None]
         return None if len(known) < len(self._closed_up_to[kind]) else min(known)
 
@@ -113,7 +114,7 @@ class MergeProgress:
         """Return the offset to commit. `needed` is the oldest offset that is still needed, or
         None."""
         offset = self._next_offset if needed is None else needed
-        # Replay the changes before `offset`, because the metadata must describe the state at
+        # Apply only changes before `offset`, because the metadata must describe the state at
         # `offset`.
         before = {kind: list(closed_up_to) for kind, closed_up_to in self._before.items()}
         skipped = 0

@@ -1,7 +1,7 @@
 """Merge slides' partial aggregates into data windows, and test complete windows for drift.
 
-Input: `DataAggregates` from `parts`. Output: `DataWindow` events for `windows`, and the samples of
-windows with findings, in memory.
+Input: `DataAggregates` from `parts`. Output: `DataWindow` events for `windows`. The samples of
+windows with findings stay in memory, for reports.
 """
 
 from collections import OrderedDict
@@ -25,13 +25,13 @@ from monitor.reference.judge import Judge
 from monitor.reference.references import Profiles
 from monitor.watched_columns import watched
 
-# Number of windows with findings whose samples stay in memory, plus one for each overlapping
-# window: a report is requested only after its window event has been read back from `windows`.
+# Number of windows with findings whose samples stay in memory, because a report is requested only
+# after its window event has been read back from `windows`. One is added per overlapping window.
 KEPT_SAMPLES: Final = 4
 
 
 class DataWindows:
-    """Merge partial aggregates into data windows."""
+    """Merges partial aggregates into data windows."""
 
     def __init__(self, stream: Stream, profiles: Profiles) -> None:
         self._stream = stream
@@ -41,7 +41,7 @@ class DataWindows:
         self._columns = watched(stream)
         # Slides of incomplete windows, by index: added by `add`, removed by `close`.
         self._slides: dict[int, _Slide] = {}
-        # Window id → model and sample. `_test` adds windows with findings and evicts the oldest.
+        # Model and sample by window id. `_test` adds windows with findings, and evicts the oldest.
         self.samples: OrderedDict[str, tuple[str, Sample]] = OrderedDict()
 
     def needed(self) -> int | None:
@@ -49,8 +49,8 @@ class DataWindows:
         return min((slide.first_offset for slide in self._slides.values()), default=None)
 
     def add(self, offset: int, aggregates: DataAggregates, *, closed: int | None) -> None:
-        """Add the aggregates from the record at `offset`. Windows before `closed` were
-        published."""
+        """Add the aggregates from the record at `offset`. Windows before `closed` are published
+        already."""
         for aggregate in aggregates.slices:
             if closed is not None and aggregate.index < closed:
                 continue
@@ -61,8 +61,8 @@ class DataWindows:
 
     def close(self, closed: int | None, complete: int) -> tuple[int, DataWindow | None]:
         """Return the first window that remains unpublished after this call, and the next complete
-        window, if any. Windows before `closed` were published. `complete` is the first incomplete
-        slide."""
+        window, if any. Windows before `closed` are published already. `complete` is the first
+        incomplete slide."""
         end = complete - self._grid.overlap + 1
         # After a restart, published windows may not be known to be complete yet.
         if closed is not None and end <= closed:
@@ -160,8 +160,8 @@ class DataWindows:
         categories: dict[str, NDArray[Any]] = {}
         for (name, kind, _), values in zip(self._columns, rows.values, strict=False):
             (numbers if kind == "number" else categories)[name] = values
-        # Equal ids have equal hashes. Two different ids share a hash in one of 80 windows of 10,000
-        # records.
+        # Equal ids have equal hashes. In about one in 80 windows of 10,000 records, two different
+        # ids share a hash.
         repeated = len(rows) - len(np.unique(rows.hashes))
         columns = Columns(numbers, categories, len(rows))
         return Sample(columns, rows.values[-1], rows.scores, repeated)

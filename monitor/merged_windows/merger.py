@@ -1,8 +1,8 @@
 """Merge partial aggregates from the topic `parts` into events for the topic `windows`.
 
-Input: records of `parts`. Output: window events, and the offset to commit for `parts`. Windows of
-one kind are published in order. A window is complete when all partitions' watermarks have passed
-its end.
+Input: records from `parts`. Output: window events, and the offset to commit for `parts`. Windows of
+the same kind are published in order. A window is complete when all partitions' watermarks have
+passed its end.
 """
 
 import logging
@@ -43,12 +43,11 @@ class Merger:
 
     @property
     def samples(self) -> Mapping[str, tuple[str, Sample]]:
-        """Return a model and its sample for each of the newest windows with findings, by window
-        id."""
+        """Return the newest windows with findings: a model and its sample, by window id."""
         return self._data.samples
 
     def read(self, message: Message) -> None:
-        """Add one record of `parts`."""
+        """Add one record from `parts`."""
         progress = self._progress
         progress.read(message.offset)
         try:
@@ -76,8 +75,9 @@ class Merger:
         self._progress.read(offset)
 
     def complete(self) -> list[WindowsEvent]:
-        """Return the next complete events, or an empty list: at most one data window, then the new
-        panes of at most one performance window, then this performance window if it is complete."""
+        """Return the next complete events, or an empty list. The events are at most one data
+        window, then at most one performance window's new panes, then the performance window itself
+        if it is complete."""
         return [*self._complete_data(), *self._complete_performance()]
 
     def _complete_data(self) -> list[DataWindow]:

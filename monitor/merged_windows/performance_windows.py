@@ -26,7 +26,7 @@ from monitor.reference.references import References
 
 
 class PerformanceWindows:
-    """Merge partial aggregates into performance panes and windows."""
+    """Merges partial aggregates into performance panes and windows."""
 
     def __init__(self, stream: Stream, references: References) -> None:
         self._stream = stream
@@ -42,7 +42,8 @@ class PerformanceWindows:
         return min((slide.first_offset for slide in self._slides.values()), default=None)
 
     def add(self, offset: int, aggregates: PerformanceAggregates, *, closed: int | None) -> None:
-        """Add the aggregates from the record at `offset`. Panes before `closed` were published."""
+        """Add the aggregates from the record at `offset`. Panes before `closed` are published
+        already."""
         for aggregate in aggregates.panes:
             index = aggregate.index // self._grid.panes
             if closed is not None and index < self._first_open(closed):
@@ -61,7 +62,7 @@ class PerformanceWindows:
     ) -> tuple[int, list[PerformancePane | PerformanceWindow]]:
         """Return the first pane that remains unpublished after this call, and the first open
         window's events: its newly complete panes, then the window itself if it is complete. Panes
-        before `closed` were published. `complete` is the first incomplete pane."""
+        before `closed` are published already. `complete` is the first incomplete pane."""
         first = None if closed is None else self._first_open(closed)
         index = self._grid.window_after(first, self._slides)
         if index is None:
@@ -81,7 +82,8 @@ class PerformanceWindows:
         return end, events
 
     def _first_open(self, closed: int) -> int:
-        """Return the first window that is incomplete if only panes before `closed` are complete."""
+        """Return the first incomplete window, assuming that only panes before `closed` are
+        complete."""
         return closed // self._grid.panes - self._grid.overlap + 1
 
     def _of(self, index: int) -> "list[_Slide]":
@@ -135,7 +137,7 @@ class PerformanceWindows:
         stream = self._stream
         whole = new_tally(stream.task)
         row = time_us = None
-        # Model → largest position of a record, and sums.
+        # By model: the largest record position, and the sums.
         models: dict[str, tuple[int, Tally]] = {}
         for pane in (models for slide in slides for models in slide.panes.values()):
             for name, own in pane.items():

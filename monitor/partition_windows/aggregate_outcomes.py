@@ -25,13 +25,13 @@ from monitor.parts_codec import MAX_PAIRS, pack_errors, records
 
 
 def errors_kept(stream: Stream) -> int:
-    """Return the number of errors to sample per pane. A window then has as many as a data
-    sample."""
+    """Return the number of errors to sample per pane. A window's panes together then have as many
+    sampled errors as a data sample has records."""
     return max(1, stream.windows.max_sample // PANES)
 
 
 class OutcomeAggregator:
-    """Aggregate the outcomes in this worker's partitions."""
+    """Aggregates the outcomes in this worker's partitions."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -61,8 +61,8 @@ class OutcomeAggregator:
         return {partition: state.checkpoint() for partition, state in self._states.items()}
 
     def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
-        """Add one partition's outcomes in log order. Return records with the partial aggregates of
-        the panes that these outcomes close."""
+        """Add one partition's outcomes in log order. Return records that contain the partial
+        aggregates of all panes closed by these outcomes."""
         state = self._states[partition]
         state.next_offset = messages[-1].offset + 1
         read = read_outcomes(messages, self._stream)

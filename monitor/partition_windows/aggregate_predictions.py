@@ -25,25 +25,25 @@ from monitor.watched_columns import watched
 
 
 class PredictionAggregator:
-    """Aggregate the predictions in this worker's partitions."""
+    """Aggregates the predictions in this worker's partitions."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._topic = Topics(stream).parts
         self._grid = Grid.of(stream).name
         self._reader = ScoredReader(stream)
-        # Whether most records of the last batch might be in a sample. Set by `_aggregate`, on the
-        # assumption that the next batch is similar.
+        # Whether most records in the last batch might be in a sample. `_aggregate` sets it, and the
+        # next batch is assumed to be similar.
         self._most_are_wanted = True
         self._columns = watched(stream)
         self._names = tuple(column.name for column in self._columns)
         # Window state by partition: set by `resume`, removed by `drop`.
         self._states: dict[int, PartitionWindowState[_PartialAggregate]] = {}
         # Sample thresholds by slide and model, shared by this worker's partitions. A threshold
-        # exists as long as one of these partitions has the slide open. If another partition's
-        # records exclude a record from a partial aggregate, they also exclude it from the merged
-        # sample: the other partition's records stay in the log, and whichever worker reads that
-        # partition later publishes them.
+        # exists as long as any of these partitions has the slide open. Sharing is safe: a record
+        # that another partition's records exclude here would not be in the merged sample either.
+        # The other partition's records stay in the log, and the worker that reads them later
+        # publishes them.
         self._thresholds: WeakValueDictionary[tuple[int, str], SampleThreshold] = (
             WeakValueDictionary()
         )
@@ -71,8 +71,8 @@ class PredictionAggregator:
         return {partition: state.checkpoint() for partition, state in self._states.items()}
 
     def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
-        """Add one partition's predictions in log order. Return records with the partial aggregates
-        of the slides that these predictions close."""
+        """Add one partition's predictions in log order. Return records that contain the partial
+        aggregates of all slides closed by these predictions."""
         state = self._states[partition]
         state.next_offset = messages[-1].offset + 1
         scored = self._reader.read(messages, whole=self._most_are_wanted)
@@ -127,7 +127,7 @@ class PredictionAggregator:
     def _rows(
         self, scored: Scored, hashes: NDArray[np.uint32], partition: int, at: NDArray[np.intp]
     ) -> tuple[NDArray[np.intp], Rows]:
-        """Return the indices of the readable records among `at`, and the rows of these records."""
+        """Return the indices of the readable records among `at`, and these records' rows."""
         at, columns, predictions, scores = self._reader.details(scored, partition, at)
         values = [
             (columns.numbers if kind == "number" else columns.categories)[name]

@@ -1,4 +1,4 @@
-"""Decode one partition's Kafka messages, predictions or outcomes, to arrays with positions.
+"""Decode one partition's Kafka messages (predictions or outcomes) to arrays with positions.
 
 Input: messages from one partition. Output: arrays aligned with the events. Unreadable events and
 events without a position are logged and skipped.
@@ -47,8 +47,8 @@ class Positions(NamedTuple):
     def of(
         cls, rows: Sequence[int | None], times: Sequence[str | None], *, by_row: bool
     ) -> "Positions":
-        """Build from rows and times. Raises NoPosition for a missing position or an invalid
-        time."""
+        """Build from rows and times. Raises NoPosition if a position is missing or a time is
+        invalid."""
         known_rows, known_times = optional_ints(rows), times_us(times)
         on_axis = known_rows if by_row else known_times
         if on_axis.min(initial=0) == BEFORE_ALL:
@@ -60,7 +60,7 @@ def read_events(
     found: Messages, decoded: Decoded[Any], place: Callable[[list[Any], list[int], Marks], Read]
 ) -> Read:
     """Return `place(events, offsets, watermarks)` for one partition's decoded messages. If `place`
-    raises NoPosition, try each event alone, and leave out events without a position."""
+    raises NoPosition, try each event separately, and leave out events without a position."""
     for rejected in decoded.rejected:
         _log_skipped(found[rejected.index], rejected.reason)
     events, places, offsets = decoded.items, decoded.kept, found.offsets
@@ -105,7 +105,7 @@ def _can_be_placed(
 
 
 def _log_skipped(message: Message, reason: str) -> None:
-    """Log that a message is skipped, and the reason."""
+    """Log that a message is skipped, and why."""
     about = alike(f"{message.topic} {reason}")
     log.warning("skipping unreadable event %s: %s", message.place, reason, extra=about)
 
@@ -158,8 +158,8 @@ def _lost(gap: Gap) -> int:
 
 
 def times_us(values: Sequence[str | None]) -> Ints:
-    """Return microseconds since 1970, BEFORE_ALL for None. Raises NoPosition for an invalid
-    time."""
+    """Return microseconds since 1970, or BEFORE_ALL for None. Raises NoPosition if a time is
+    invalid."""
     if values.count(None) == len(values):
         return np.full(len(values), BEFORE_ALL)
     try:
@@ -178,7 +178,7 @@ def times_us(values: Sequence[str | None]) -> Ints:
 
 
 def flags(values: Sequence[bool]) -> NDArray[np.bool_] | None:
-    """Return a bool array (n,), or None in the usual case that all values are False."""
+    """Return a bool array (n,), or None in the usual case, when all values are False."""
     return np.array(values, dtype=bool) if True in values else None
 
 
@@ -195,8 +195,8 @@ def optional_ints(values: Sequence[int | None]) -> Ints:
 
 
 def largest(values: Ints, known: int | None = None) -> int | None:
-    """Return the largest of `values` and `known`, ignoring missing values, or None if all are
-    missing."""
+    """Return the largest of `values` and `known`. Missing values are ignored; if all are missing,
+    return None."""
     found = int(values.max(initial=BEFORE_ALL))
     return max(
         (value for value in (known, found) if value is not None and value > BEFORE_ALL),

@@ -1,8 +1,8 @@
 """Decode one partition's predictions from Kafka messages to arrays of models and positions.
 
 Input: messages from `predictions`. Output: `Scored`, which is enough to count each record in its
-window, and `Details` of the records that may be in a sample. Decoding columns is slow, and most
-records do not need it.
+window, and `Details` of records that may be in a sample. Other records' columns are not decoded,
+because decoding columns is slow.
 """
 
 import logging
@@ -45,7 +45,7 @@ class _Source(msgspec.Struct, frozen=True, gc=False):
 
 
 class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="prediction"):
-    """The fields of a prediction that the monitor needs. The feature record inside stays
+    """The fields of a prediction that the monitor needs. The feature record in the prediction stays
     encoded."""
 
     record_id: str
@@ -68,7 +68,7 @@ class Scored(msgspec.Struct, frozen=True):
     models: list[str]
     offsets: Ints
     positions: Positions
-    whole: bool  # True if the feature records inside were decoded as well
+    whole: bool  # True if the predictions' feature records were decoded as well
 
     def __len__(self) -> int:
         return len(self.events)
@@ -84,7 +84,7 @@ class Details(NamedTuple):
 
 
 class ScoredReader:
-    """Decode one stream's predictions."""
+    """Decodes one stream's predictions."""
 
     def __init__(self, stream: Stream) -> None:
         self._codec = RecordCodec(stream)
@@ -100,9 +100,9 @@ class ScoredReader:
             self._whole = msgspec.json.Decoder(inside | Watermark).decode
 
     def read(self, messages: Sequence[Message], *, whole: bool = False) -> Scored:
-        """Decode one partition's messages, given in log order. If `whole`, decode the feature
-        records inside as well. This is faster if most of them are needed, and does not change the
-        results."""
+        """Decode one partition's messages, given in log order. If `whole` is set, the predictions'
+        feature records are decoded as well, which is faster if most of them are needed. The results
+        are the same either way."""
         found = Messages.of(messages)
         if whole and self._whole is not None:
             decoded = decode_each(self._whole, found.values)

@@ -1,1 +1,1 @@
-"""Compare windows with the scoring model's reference: tests, thresholds and results."""
+"""Test windows for drift against their model's reference: tests, thresholds and results."""

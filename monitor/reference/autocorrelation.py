@@ -1,7 +1,7 @@
-"""Estimate the autocorrelation of an array in time order, and its effect on the array's mean.
+"""Estimate an array's autocorrelation in time order, and the effect on the array's mean.
 
-Input: columns or errors in time order. Output: the block length for resampling them, and the
-variance inflation of their mean.
+Input: columns or errors in time order. Output: the block length for resampling them, and their
+mean's variance inflation.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ _SURE: Final = 3.0
 
 # Autocorrelations below this many standard deviations are treated as zero (2 in Politis and White).
 _SIGNIFICANT: Final = 2.0
-# A lag is the last significant lag if enough lags after it are treated as zero: more than `_QUIET`
-# (Politis and White, for up to 10^25 records), and more than `_QUIET_SHARE` times the lag, because
-# half of a seasonal cycle may be treated as zero.
+# A lag is the last significant lag if enough autocorrelations after it are treated as zero: more
+# than `_QUIET` (Politis and White, for up to 10^25 records), and more than `_QUIET_SHARE` times the
+# lag, because half of a seasonal cycle may be treated as zero.
 _QUIET: Final = 5
 _QUIET_SHARE: Final = 3.0
 
 
 def block_length(columns: Sequence[Floats]) -> int:
-    """Return the largest block length of any column (n,), at least 1."""
+    """Return the largest of all columns' (n,) block lengths, at least 1."""
     return max((politis_white(values) for values in columns), default=1)
 
 
@@ -53,20 +53,21 @@ def politis_white(values: Floats) -> int:
 
 
 def variance_inflation(values: Floats) -> float:
-    """Return the variance inflation of the mean of a series (n,), at least 1: the long-run variance
-    divided by the variance. Small correlations at long lags are included."""
+    """Return the variance inflation of the mean of a series (n,): the long-run variance divided by
+    the variance, at least 1. Small correlations at long lags are included."""
     reach, weighted, own = _correlated(values)
     by_lags = 1.0 + 2.0 * float(weighted.sum()) / own if reach else 1.0
     return max(by_lags, variance_inflation_between_changes(values))
 
 
 def variance_inflation_between_changes(values: Floats) -> float:
-    """Return the variance inflation of a series' mean, ignoring occasional changes of the level.
+    """Return the variance inflation of a series' mean, ignoring occasional level changes.
 
     The estimate uses batch means (Schmeiser, "Batch size effects in the analysis of simulation
     output", 1982). A few level changes do not affect the median distance between neighbouring batch
-    means. Small correlations are detected at lags up to the longest batch. An estimate from few
-    batches is uncertain, so the result is a lower bound that holds in nine of ten cases.
+    means. Small correlations are detected at lags up to the length of the longest batch. An
+    estimate from few batches is uncertain, so the result is a lower bound that holds in nine of ten
+    cases.
     """
     return max([1.0, *(_by_batches(values, size) for size in _BATCHES)])
 
@@ -89,7 +90,7 @@ def _by_batches(values: Floats, size: int) -> float:
 def _correlated(values: Floats) -> tuple[int, Floats, float]:
     """Return the last significant lag, the covariances at lags from 1 to twice that lag, and the
     variance. The covariances are weighted with a flat-top window (Politis and Romano 1995). The lag
-    is 0 if the values are too few, constant or independent."""
+    is 0 if there are too few values, or if they are constant or independent."""
     count = len(values)
     none = 0, np.empty(0), 0.0
     if count < 10 or not np.ptp(values):
@@ -104,8 +105,8 @@ def _correlated(values: Floats) -> tuple[int, Floats, float]:
 
 
 def _reach(correlations: Floats, count: int) -> int:
-    """Return the last significant lag, or 0 if there is none, given the correlations (m,) from lag
-    0 on. An estimated correlation is less certain if neighbouring values are correlated (Bartlett
+    """Return the last significant lag, or 0 if there is none. `correlations` (m,) start at lag 0.
+    An estimated correlation is less certain if neighbouring values are correlated (Bartlett
     1946)."""
     # Correlations of alternating sign decay slowly but hardly affect a mean, so smooth them out.
     smooth = np.convolve(correlations, (0.25, 0.5, 0.25), mode="same")[1:-1]

@@ -1,4 +1,4 @@
-"""Test a window's column against a model's reference, with one of Evidently's tests, on arrays.
+"""Test a window's column (an array) against the model's reference, with one of Evidently's tests.
 
 Input: two arrays of a column's values, without missing values. Output: a p-value and an effect. The
 stream file selects tests by Evidently's names. No report is drawn, and no telemetry is sent.
@@ -37,11 +37,11 @@ LEFT_OUT: Final = {
     "TVD": "it takes seconds per column, because it is a permutation test",
 }
 EFFECTS: Final[dict[Kind, str]] = {"number": "wasserstein", "category": "jensenshannon"}
-# Upper limit of an effect: the shift of a column that was constant in training, in standard
-# deviations, would otherwise be unlimited.
+# Upper limit of an effect. Without it, the shift of a column that was constant in training would be
+# unlimited, because an effect is in standard deviations.
 MAX_EFFECT: Final = 10.0
-# SciPy's smallest Anderson-Darling p-value, which it also reports for all smaller p-values. It is
-# treated as 0, because streams with many columns could otherwise never raise an alarm.
+# SciPy reports this Anderson-Darling p-value for all smaller p-values, too. It is treated as 0,
+# because streams with many columns could otherwise never raise an alarm.
 _ANDERSON_FLOOR: Final = 0.001
 
 
@@ -55,9 +55,8 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def check(stream: Stream) -> None:
-    """Check that the stream's tests exist and can be run on this machine. Raises StreamFileError
-    for an unknown name, and MissingExtra if a test needs Evidently and Evidently is not
-    installed."""
+    """Check that the stream's tests exist and can run on this machine. Raises StreamFileError if a
+    name is unknown, and MissingExtra if a test needs Evidently but Evidently is not installed."""
     kinds: tuple[tuple[Kind, str], ...] = (
         ("number", stream.drift.number_test),
         ("category", stream.drift.category_test),
@@ -105,7 +104,8 @@ def compare(
 def _scaled(
     reference: NDArray[np.float64], current: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # Below `MIN_STD`, the effect would not be in standard deviations, so scale both arrays.
+    # If the standard deviation is below `MIN_STD`, the effect would not be in standard deviations,
+    # so scale both arrays.
     std = float(np.std(reference))
     if 0.0 < std < MIN_STD and np.isfinite(1.0 / std):
         return reference / std, current / std
@@ -128,7 +128,7 @@ def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) 
     """Return the number that the test computes, or None if the test cannot handle the data."""
     own = (OF_NUMBERS if kind == "number" else OF_CATEGORIES).get(test)
     try:
-        # A new category causes a division by zero, which correctly leads to a p-value of 0.
+        # A new category causes a division by zero, which correctly yields a p-value of 0.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = (own or evidently(kind, test))(reference, current)

@@ -1,9 +1,9 @@
 """Compute the default column tests on arrays, with Evidently's results but only NumPy and SciPy.
 
-Input: two arrays of a column's values, without missing values, with categories as codes from 0 on.
-Output: one number. The tests take a tenth of the time of Evidently's tests, and do not import
-Evidently, which takes seconds. `tests/monitor/reference/test_default_tests.py` compares each test
-with Evidently's own test.
+Input: two arrays of a column's values, without missing values. Categories are codes starting at 0.
+Output: one number. The tests take a tenth of the time that Evidently's tests take, and need not
+import Evidently, which takes seconds. `tests/monitor/reference/test_default_tests.py` compares each
+test with Evidently's own test.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
-# Evidently replaces smaller standard deviations with this value before dividing.
+# Like Evidently, replace smaller standard deviations with this value before dividing.
 MIN_STD: Final = 0.001
 _MAX_P_VALUES: Final = 100_000
-# All smaller p-values lead to the same decision.
+# All p-values below this value lead to the same decision.
 _NEGLIGIBLE: Final = 1e-12
-# SciPy uses the limiting distribution for larger samples, and when rounding makes the exact p-value
-# larger than 1.
+# Like SciPy, use the limiting distribution for samples larger than `_EXACT`, and when rounding
+# makes the exact p-value larger than 1.
 _EXACT: Final = 10_000
 _ALMOST_ONE: Final = 1.0 - 1e-9
 _p_values: dict[tuple[int, int, int], float] = {}
@@ -32,9 +32,9 @@ def ks(reference: Floats, current: Floats) -> float:
     """Return the p-value of the two-sample Kolmogorov-Smirnov test.
 
     The p-value depends only on the two sizes and the statistic. If the sizes differ, computing the
-    exact p-value (up to 10,000 values) takes twenty times as long as the rest of the test, so it is
-    cached: windows of one size have few different statistics. If the p-value is certainly below
-    1e-12, the limiting distribution is used, as for larger samples.
+    exact p-value (up to 10,000 values) takes twenty times as long as the rest of the test. It is
+    therefore cached, because windows of one size have few different statistics. If the p-value is
+    certainly below 1e-12, the limiting distribution is used, as for larger samples.
     """
     from scipy.stats import ks_2samp
 
@@ -60,8 +60,8 @@ def ks(reference: Floats, current: Floats) -> float:
 
 def _of_equal_sizes(size: int, steps: int) -> float:
     """Return the exact p-value of the distance `steps` / `size`: twice the sum over k of (-1)^(k-1)
-    C(2n, n - k steps) / C(2n, n) (Gnedenko and Korolyuk 1951). SciPy computes the same value in a
-    loop."""
+    C(2n, n - k steps) / C(2n, n) (Gnedenko and Korolyuk 1951). SciPy computes the same value more
+    slowly, in a loop."""
     if steps == 0:
         return 1.0
     places = np.arange(size)
@@ -71,9 +71,9 @@ def _of_equal_sizes(size: int, steps: int) -> float:
 
 
 def _bound(n: int, m: int, distance: float) -> float:
-    """Return an upper bound of the p-value. Massart's inequality bounds the distance of each sample
-    from its true distribution (The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality,
-    1990)."""
+    """Return an upper bound for the p-value. It follows from Massart's bound on each sample's
+    distance from its true distribution (The tight constant in the Dvoretzky-Kiefer-Wolfowitz
+    inequality, 1990)."""
     return 4.0 * exp(-2.0 * n * m * (distance / (sqrt(n) + sqrt(m))) ** 2)
 
 

@@ -1,4 +1,4 @@
-"""Measure dependence drift of column pairs on arrays, such as a correlation that changes sign.
+"""Measure dependence drift between two columns (arrays), such as a correlation that changes sign.
 
 Input: two columns as bin codes. Output: a 3 × 3 table of shares, and the distance between two such
 tables beyond what each column's own change explains.
@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-# If there are more pairs (21 columns or more), watch the pairs with the strongest dependence.
+# If there are more pairs (21 columns or more), watch only the pairs with the strongest dependence.
 MAX_PAIRS: Final = 200
 CELLS: Final = 9
 
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 class ColumnPair:
-    """Two columns with the indices `places`. Each column is split into thirds of the reference."""
+    """Two columns with the indices `places`, each split into thirds of the reference's rows."""
 
     bins = CELLS
 
@@ -29,7 +29,7 @@ class ColumnPair:
         self._thirds = thirds
 
     def codes(self, columns: Sequence[Codes]) -> Codes:
-        """Return each row's cell (n,), or -1 for a missing value, from the codes of all columns."""
+        """Return each row's cell (n,), or -1 for a missing value, given all columns' bin codes."""
         first, second = (
             third[columns[place]] for place, third in zip(self.places, self._thirds, strict=True)
         )
@@ -71,7 +71,8 @@ def _strengths(found: Sequence[ColumnPair], columns: Sequence[Codes]) -> Iterato
 
 
 def _thirds(codes: Codes) -> Codes:
-    """Map each code to its third of the reference's rows, 0 to 2. The last entry, for -1, is -1."""
+    """Return an array that maps each code to its third of the reference's rows, 0 to 2. The last
+    element, for code -1, is -1."""
     known = codes[codes >= 0]
     counts = np.bincount(known, minlength=int(codes.max(initial=0)) + 1)
     middles = np.cumsum(counts) - counts / 2

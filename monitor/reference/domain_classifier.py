@@ -1,9 +1,9 @@
 """Train a classifier on arrays to distinguish a window's records from the reference's records.
 
-Input: a window's columns and the reference's columns in time order, as bin codes. Output: how well
-the classifier distinguishes them, compared with chance, and which columns it relies on. The
-classifier finds changes that no single column and no column pair shows, such as a column whose sign
-has become the product of two other columns' signs.
+Input: a window's columns and the reference's columns in time order, as bin codes. Output: how much
+better than chance the classifier distinguishes window and reference, and which columns it relies
+on. The classifier detects changes that neither a single column nor a column pair shows, such as a
+column whose sign has become the product of two other columns' signs.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from monitor.reference.histograms import Histograms
 from monitor.reference.thresholds import MIN_BLOCKS, rounded
 
-# With this number of boosting rounds, an interaction of three columns in 2,000 rows is found in a
-# third of a second.
+# With this number of boosting rounds, the classifier finds an interaction of three columns in 2,000
+# rows in a third of a second.
 ROUNDS: Final = 30
 FOLDS: Final = 3
-# Number of window rows: fewer rows are not enough for a result, and more rows take longer.
+# Windows with fewer rows get no result. Larger windows are reduced to `MAX_ROWS`, to save time.
 MIN_ROWS: Final = 100
 MAX_ROWS: Final = 2_000
-# Number of reference rows per window row: more rows add little and take longer.
+# Number of reference rows per window row. More rows would add little and take longer.
 REFERENCE_ROWS: Final = 4
-# Number of windows drawn from the reference to estimate chance, and the factor between the window
-# sizes for which a limit is computed.
+# `NULLS` windows are drawn from the reference to estimate what chance produces. A limit is computed
+# only for window sizes that differ by the factor `STEP`.
 NULLS: Final = 60
 STEP: Final = 1.25
 # Number of columns to report. Further columns contribute the same information, or almost none.
@@ -49,8 +49,8 @@ class ClassifierResult(NamedTuple):
 
 
 class DomainClassifier:
-    """Gradient-boosted trees, evaluated by the area under the ROC curve on records that they were
-    not trained on (Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017)."""
+    """Gradient-boosted trees, evaluated by the area under the ROC curve on records outside their
+    training folds (Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017)."""
 
     def __init__(self, histograms: Histograms, *, columns: int, rate: float, block: int) -> None:
         """Use the first `columns` columns. `rate` is the share of windows that exceed the limit by
@@ -64,7 +64,7 @@ class DomainClassifier:
 
     def test(self, columns: Sequence[NDArray[Any]]) -> ClassifierResult | None:
         """Test a window's columns, each (m,). Return None if the window is too small for a result,
-        or the reference too short to estimate chance."""
+        or if the reference is too short to estimate what chance produces."""
         if len(columns[0]) < MIN_ROWS or len(self._reference) < MIN_BLOCKS * self._block:
             return None
         window = self._table(columns)
@@ -81,12 +81,12 @@ class DomainClassifier:
         return np.stack(self._histograms.codes(columns)[: self._columns], axis=1).astype(np.float32)
 
     def _limit(self, size: int) -> float:
-        """Return the limit for a window size: the effect that a window drawn from the reference
-        exceeds, compared with the rest of the reference, with probability `rate`.
+        """Return the limit for a window size. A window drawn from the reference and compared with
+        the rest of the reference has an effect above the limit with probability `rate`.
 
-        The area under the curve is nearly normally distributed, so a further value has Student's
-        distribution. Rows near the drawn window are excluded from the rest, because a real window
-        has no neighbours in the reference.
+        The area under the curve is nearly normally distributed, so the effect of one more window
+        follows Student's t-distribution. Rows near the drawn window are excluded from the rest,
+        because a real window has no neighbours in the reference.
         """
         from scipy.stats import t
 
@@ -96,7 +96,7 @@ class DomainClassifier:
         length = min(self._block, size)
         found = []
         for _ in range(NULLS):
-            # Draw no row twice, because trees would recognise the copy.
+            # Draw no row twice, because trees would recognise the duplicate.
             blocks = rng.choice(total // length, round(size / length), replace=False)
             starts = (rng.integers(total % length + 1) + blocks * length)[:, None]
             drawn = (starts + np.arange(length)).ravel()
@@ -107,7 +107,8 @@ class DomainClassifier:
             found.append(_told_apart(self._reference[rows], self._reference[window], named=0)[0])
         deviations = t.isf(self._rate, NULLS - 1) * sqrt(1.0 + 1.0 / NULLS)
         limit = np.mean(found) + deviations * np.std(found, ddof=1)
-        # Use at least the effect of a single record: if columns never change, the limit would be 0.
+        # The limit is at least the effect of a single record. Otherwise, it would be 0 if all
+        # columns are constant.
         return float(max(limit, 1.0 / size))
 
 

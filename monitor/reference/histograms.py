@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from monitor.reference.dependence_drift import pairs
 
 # A bin contains about 1/64 of the reference, so binning changes a Kolmogorov-Smirnov distance by at
-# most about 1/64. Windows and resamples use the same bins, so the comparison remains fair.
+# most about 1/64. Windows and resamples use the same bins, so they remain comparable.
 MAX_BINS: Final = 65
 # Less frequent categories share the last bin with new categories.
 MAX_LEVELS: Final = 64
@@ -76,9 +76,9 @@ class _Categories:
 
 
 class Histograms:
-    """The bins of a reference's columns and column `pairs`, and the bin codes of its rows. In
-    counts and distances, the first axis covers the columns, then the pairs, so that sums over the
-    few bins of many samples are fast."""
+    """The bins of a reference's columns and column `pairs`, and the bin codes of its rows. The
+    first axis of counts and distances covers the columns, then the pairs, so that summing many
+    samples over few bins is fast."""
 
     def __init__(self, columns: Sequence[NDArray[Any]], *, paired: int = 0) -> None:
         """`columns` are arrays (n,) in time order: float64 for numbers, object for categories. The
@@ -109,8 +109,8 @@ class Histograms:
         return found
 
     def codes(self, columns: Sequence[NDArray[Any]] | None = None) -> list[Codes]:
-        """Return each column's bin codes (n,), -1 for missing values. Without `columns`, return the
-        reference's codes."""
+        """Return each column's bin codes (n,), with -1 for missing values. Without `columns`,
+        return the reference's codes."""
         if columns is None:
             return self._codes[: len(self._columns)]
         return [column.codes(values) for column, values in zip(self._columns, columns, strict=True)]
@@ -125,8 +125,8 @@ class Histograms:
     def counts(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return counts (bins, m) of the reference's rows from `starts` (m,) to `ends` (m,),
         exclusive."""
-        # Count the rows between neighbouring boundaries once. A range's counts are then a
-        # difference of cumulative counts.
+        # Count the rows between neighbouring boundaries once. A range's counts are then the
+        # difference between two cumulative counts.
         places = np.unique(np.concatenate((starts, ends)))
         parts = np.searchsorted(places, np.arange(self.records), side="right")
         low, high = np.searchsorted(places, starts), np.searchsorted(places, ends)
@@ -142,8 +142,8 @@ class Histograms:
         return found
 
     def distances(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
-        """Return distances (columns and pairs, …) between counts (bins, …), 0 if a side is
-        empty."""
+        """Return distances (columns and pairs, …) between two sets of counts (bins, …), or 0 where
+        either set is empty."""
         found = np.empty((len(self._statistics), *np.broadcast_shapes(one.shape, other.shape)[1:]))
         for place, (statistic, at) in enumerate(zip(self._statistics, self._slices, strict=True)):
             first, second = _shares(one[at]), _shares(other[at])

@@ -27,8 +27,8 @@ from monitor.reference.quality import (
 )
 from monitor.watched_columns import WatchedColumn, present, watched
 
-# Smallest effect at which a column pair has dependence drift, as a fraction of `effect_size`. A new
-# correlation of 0.18 moves 5% of the records to other cells.
+# A column pair has dependence drift only if its effect is at least this fraction of `effect_size`.
+# A new correlation of 0.18 moves 5% of the records to other cells.
 DEPENDENCE_EFFECT: Final = 0.5
 # Maximum number of pairs to report. If a column becomes independent, its dependence on every
 # related column changes.
@@ -36,16 +36,16 @@ MAX_DEPENDENCE_RESULTS: Final = 10
 
 
 class Judge:
-    """Test the records of each model in a stream's windows."""
+    """Tests each model's records in a stream's windows."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._watched = watched(stream)
-        # Divide the false-alarm rate among the quality tests of all columns and the two tests of
-        # dead letters, for records and for labels.
+        # Divide the false-alarm rate among all columns' quality tests and the two dead-letter
+        # tests, one for records and one for labels.
         tests = len(QUALITIES) * len(self._watched) + 2
         self._quality_level = stream.drift.false_alarm_rate / tests
-        # If `decided_by` is "test", divide the rate among the drift tests of columns and
+        # The level if `decided_by` is "test": divide the rate among the drift tests of columns and
         # predictions.
         self._by_test = stream.drift.decided_by == "test"
         self._drift_level = stream.drift.false_alarm_rate / (len(self._watched) + 1)
@@ -55,8 +55,8 @@ class Judge:
         return DataGroup(model=model, records=records, sampled=0, tested=False)
 
     def window(self, records: int, dead_letters: int, lost: int) -> tuple[WindowQuality, ...]:
-        """Return a window's quality problems, given the counts of all models' records, or of
-        labels. Records are never lost by chance, so one lost record is a problem."""
+        """Return a window's quality problems, given counts over all models' records, or over
+        labels. No record is lost by chance, so one lost record is a problem."""
         found: list[WindowQuality] = []
         total = records + dead_letters
         is_tested = total >= self._stream.windows.min_records
@@ -73,7 +73,8 @@ class Judge:
         sample: Sample,
         profile: ReferenceProfile,
     ) -> DataGroup:
-        """Return the result for `records` records, given a non-empty `sample` of them."""
+        """Return the result for a model's `records` records, given a non-empty `sample` of these
+        records."""
         measured = profile.measure(sample)
         results = [
             self._compare(
@@ -156,8 +157,8 @@ class Judge:
         sample: Sample,
         profile: ReferenceProfile,
     ) -> tuple[DependenceDrift, ...]:
-        """Run the domain classifier, unless a column has drifted. Return its result if it is
-        drift."""
+        """Run the domain classifier unless a column has drifted. Return the classifier's result if
+        it shows drift."""
         if any(column.drifted for column in columns):
             return ()
         drift = optional(

@@ -1,7 +1,7 @@
-"""Prepare a model's reference for comparisons with windows' samples, on arrays.
+"""Prepare a model's reference, as arrays, for comparisons with windows' samples.
 
-Input: the reference from the model's package, then windows' samples. Output: calibrated scores of a
-sample's distance from the reference, and counts of missing, unseen and out-of-range values.
+Input: the reference from the model's package, then windows' samples. Output: calibrated scores for
+a sample's distances from the reference, and counts of missing, unseen and out-of-range values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,8 +58,8 @@ class ReferenceProfile:
         )
         self._names = [*names, stream.target]
         asks = stream.drift.classifier and names
-        # If the classifier is used, it gets one half of the false-alarm rate, and all other tests
-        # share the other half.
+        # If the classifier is used, it gets half of the false-alarm rate, and all other tests share
+        # the other half.
         rate = stream.drift.false_alarm_rate / (2 if asks else 1)
         self._calibration = ThresholdCalibration(
             self._histograms,
@@ -121,7 +121,7 @@ class ReferenceProfile:
 
 
 def _block(stream: Stream, reference: Reference) -> int | None:
-    """Return the stream file's block length, converted to records at the reference's average
+    """Return the stream file's block length in records, converted at the reference's average record
     rate."""
     block = stream.block
     if block is None:

@@ -17,13 +17,13 @@ from driftline.config.stream_sections import Feature
 from driftline.wire.window_events import Quality
 
 QUALITIES: Final[tuple[Quality, ...]] = ("missing", "unseen", "out_of_range")
-# A smaller increase may be significant in a large window, but is no reason to act. A new category
-# with 0.6% to 0.9% of the records, as in `car_loan_nml_dq`, is a reason to act.
+# A smaller increase can be significant in a large window, but is no reason to act. A new category
+# in 0.6% to 0.9% of the records, as in the data set `car_loan_nml_dq`, is a reason to act.
 MIN_INCREASE: Final = 0.005
 
-# A column is stuck if a run of equal values is at least `STUCK_TIMES` as long as the longest run in
-# the reference, and at least `STUCK_SHARE` of the window and `STUCK_RECORDS` records long. Typical
-# causes are a stuck sensor and a hard-coded value.
+# A column is stuck if a run of equal values is at least `STUCK_TIMES` times as long as the
+# reference's longest run, at least `STUCK_SHARE` of the window, and at least `STUCK_RECORDS`
+# records long. Typical causes are a stuck sensor and a hard-coded value.
 STUCK_TIMES: Final = 3
 STUCK_SHARE: Final = 0.05
 STUCK_RECORDS: Final = 20
@@ -54,7 +54,7 @@ def rising(
 ) -> tuple[Quality, ...]:
     """Return the qualities whose shares rose by at least `MIN_INCREASE`, significantly at `level`.
 
-    The test is Fisher's exact test, one-sided, because counts are often small.
+    Counts are often small, so the test is a one-sided Fisher's exact test.
 
     >>> rising((80, 0, 3), 1000, (0, 0, 0), 10_000, level=0.001)
     ('missing',)
@@ -75,8 +75,8 @@ def are_many(dead_letters: int, records: int, *, level: float) -> bool:
     """Return whether more than `MIN_INCREASE` of all records are dead letters, significantly at
     `level`.
 
-    The test is a one-sided binomial test. The reference contains no dead letters, so the test does
-    not use it, and also works if no record could be scored.
+    The test is a one-sided binomial test. It does not use the reference, which contains no dead
+    letters, so it also works if no record could be scored.
 
     >>> are_many(25, 250, level=0.001), are_many(2, 250, level=0.001)
     (True, False)
@@ -103,6 +103,6 @@ def longest_run(values: NDArray[Any]) -> int:
 
 
 def is_stuck(run: int, records: int, reference_run: int) -> bool:
-    """Return whether a window's longest run is too long for the reference to explain it."""
+    """Return whether a window's longest run is too long, compared with `reference_run`."""
     least = max(STUCK_RECORDS, STUCK_SHARE * records, STUCK_TIMES * reference_run)
     return run >= least

@@ -39,7 +39,7 @@ class References:
 
     def of(self, digest: str) -> Reference | None:
         """Return a model's reference, or None if its package is missing, damaged or rejected.
-        Without a reference, the model's records are not tested. Raises StoreUnavailable while the
+        Without a reference, the model's records are not tested. Raises StoreUnavailable if the
         model store cannot be read."""
         return self._reference(digest)
 
@@ -100,8 +100,8 @@ class Profiles:
 
 
 def estimator_for(stream: Stream, reference: Reference) -> Estimator | None:
-    """Return the estimator for a model, or None if its reference lacks the necessary data. Equal
-    references give equal estimators. Only the newest 10,000 held-out records are used."""
+    """Return a model's estimator, or None if the reference lacks the necessary data. Equal
+    references yield equal estimators. Only the newest 10,000 held-out records are used."""
     if len(reference.held_labels) < MIN_HELD:
         return None
     before = evaluate(

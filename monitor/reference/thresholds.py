@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from monitor.reference.autocorrelation import block_length
 from monitor.reference.histograms import Histograms
 
-# Number of reference samples to draw, and of consecutive windows to draw for each. A decision uses
-# three windows.
+# For each of `RESAMPLES` reference samples, `IN_A_ROW` consecutive windows are drawn, because a
+# decision uses three windows.
 RESAMPLES: Final = 2_000
 IN_A_ROW: Final = 3
-# With fewer blocks, resamples differ too little to estimate chance.
+# With fewer blocks, resamples differ too little to show what chance produces.
 MIN_BLOCKS: Final = 20
 # Maximum number of block starts: more starts take longer without improving the resamples.
 _MAX_STARTS: Final = 500
-# For smaller shares, assume an exponential tail. The real tail of distances is shorter.
+# For smaller shares, assume an exponential tail. The distances' real tail is shorter.
 _TAIL: Final = 0.05
-# Without enough blocks, the threshold is this factor times the reference windows' largest score.
+# If there are too few blocks, the threshold is this factor times the largest score of the
+# reference's own windows.
 _BEYOND_OWN: Final = 1.25
 # Smallest threshold, used if all columns are constant: half of the score of one changed block.
 _LEAST: Final = 0.5
@@ -39,8 +40,8 @@ class Thresholds(msgspec.Struct, frozen=True):
     the distance that about one window in a hundred reaches by chance.
 
     A window has drifted if a column scores at least `alarm`. It has also drifted if a column scores
-    at least `warning`, and a column did so in one of the two previous windows. `alarm` is None if
-    the reference contains too few blocks.
+    at least `warning` and any column scored at least `warning` in one of the two previous windows.
+    `alarm` is None if the reference contains too few blocks.
     """
 
     scale: Floats  # one value for each column and column pair
@@ -49,7 +50,7 @@ class Thresholds(msgspec.Struct, frozen=True):
 
     @property
     def calibrated(self) -> bool:
-        """Return whether the rate of false alarms is known."""
+        """Return whether the false-alarm rate is known."""
         return self.alarm is not None
 
     def scores(self, distances: Floats) -> Floats:
@@ -58,11 +59,11 @@ class Thresholds(msgspec.Struct, frozen=True):
 
 
 class ThresholdCalibration:
-    """Calibrate one reference's thresholds for each window size."""
+    """Calibrates one reference's thresholds for each window size."""
 
     def __init__(self, histograms: Histograms, *, rate: float, block: int | None = None) -> None:
-        """`rate` is the number of false alarms per window. `block` is the block length in records,
-        or None to estimate it."""
+        """`rate` is the expected number of false alarms per window. `block` is the block length in
+        records, or None to estimate it."""
         self._histograms = histograms
         self._rate = rate
         self.block = block or block_length(histograms.ranks())
@@ -99,11 +100,11 @@ class ThresholdCalibration:
 
     def _resampled(self, size: int) -> Floats:
         """Return distances (columns, windows in a row, resamples) between drawn windows and drawn
-        references. Blocks overlap (moving blocks, Künsch 1989). References are drawn too, because
-        the reference itself is affected by chance."""
+        references. Blocks overlap (moving blocks, Künsch 1989). References are drawn as well,
+        because the reference is itself a random sample."""
         known, rng = self._histograms, np.random.default_rng(_SEED)
         total = known.records
-        # If rows are independent, blocks of several rows do no harm and save time.
+        # Blocks of several rows save time, and do no harm even if rows are independent.
         block = min(total, max(self.block, ceil(total / _MAX_STARTS)))
         starts = _starts(total - block)
         blocks = known.counts(starts, starts + block)
@@ -113,7 +114,7 @@ class ThresholdCalibration:
             for _ in range(IN_A_ROW):
                 windows = _drawn(rng, blocks, max(1, round(size / block)))
                 found.append(known.distances(windows, references))
-            # Only whole blocks are drawn, so adjust the distances to the exact window size.
+            # Only whole blocks are drawn, so rescale the distances to the exact window size.
             found = [each * np.sqrt(round(size / block) * block / size) for each in found]
         else:
             # Windows shorter than a block are correlated, so draw consecutive windows together.
@@ -141,10 +142,10 @@ class ThresholdCalibration:
         """Return the distance that each column reaches by chance in about one window in a hundred.
 
         Dividing by this distance makes the scores of all columns comparable, whether the columns
-        are numbers, flags or have many categories, so that no single column determines the
-        thresholds. The distance is three standard deviations above the mean, which is correct both
-        for Kolmogorov-Smirnov distances and for the absolute value of a normal variable. It is at
-        least the effect of one block that occurs only in the window: resamples underestimate chance
+        hold numbers, flags or many categories, so that no single column determines the thresholds.
+        The distance is three standard deviations above the mean, which suits both
+        Kolmogorov-Smirnov distances and the absolute value of a normal variable. It is at least the
+        effect of one block that occurs only in the window, because resamples underestimate chance
         for a column that hardly ever changes, such as hourly snowfall.
         """
         flat = distances.reshape(len(distances), -1)
@@ -154,8 +155,8 @@ class ThresholdCalibration:
 
 
 def rounded(records: int, step: float = 1.1) -> int:
-    """Round a window size down to a power of `step`. Smaller windows vary more, so the thresholds
-    are not too low."""
+    """Round a window size down to a power of `step`. Rounding down never makes thresholds too low,
+    because smaller windows vary more."""
     return int(step ** int(log(max(records, 1), step) + 1e-9))
 
 
@@ -183,8 +184,8 @@ def _drawn(
 
 
 def _tail(values: Floats, share: float) -> float:
-    """Return the value that a share of `values` exceeds, assuming an exponential tail for small
-    shares."""
+    """Return the value that the fraction `share` of `values` exceeds. For small fractions, assume
+    an exponential tail."""
     if share >= _TAIL:
         return float(np.quantile(values, 1.0 - share))
     start = float(np.quantile(values, 1.0 - _TAIL))
