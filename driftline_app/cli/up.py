@@ -40,9 +40,7 @@ def up(
     ] = 1,
     broker: Annotated[
         bool,
-        typer.Option(
-            "--broker", help="Also start the local broker, as `driftline broker up` does."
-        ),
+        typer.Option("--broker", help="Also start the local Kafka, as `driftline broker up` does."),
     ] = False,
     print_units: Annotated[
         Literal["systemd"] | None,
