@@ -183,9 +183,7 @@ class Session:
         return {partition: without_topic_id(at)[1] for partition, at in found.items()}
 
     def read_broadcasts(self) -> bool:
-        """Pass new records of the broadcast topics to the handler. Return whether records arrived.
-        If the handler has broadcast topics, the first call reads them to their end and returns
-        True."""
+        """Pass new records of the broadcast topics to the handler, as `BroadcastReader.read`."""
         found = self._broadcasts.read(self.send)
         self.is_dirty = self.is_dirty or found
         return found
@@ -203,7 +201,8 @@ class Session:
 
     def _resume(self, partitions: Sequence[TopicPartition]) -> None:
         """Assign these partitions to the handler at their committed offsets."""
-        found = self._logs.compare(partitions, self._consumer.committed(partitions))
+        committed = self._consumer.committed(partitions)
+        found = self._logs.compare(partitions, committed)
         starts = dict(self._handler.on_assigned({p: at.committed for p, at in found.items()}) or {})
         for partition, at in found.items():
             # The log may start after the committed offset. A `LogChange` reports the loss only if
@@ -213,6 +212,8 @@ class Session:
             self._positions[partition] = start
             self._unread[partition] = max(start, handled(at.committed))
         self._changes += [at.change for at in found.values() if at.change is not None]
+        # Commit again what Kafka has lost, even if no more records arrive.
+        self.is_dirty |= any(at.change is None and p not in committed for p, at in found.items())
         self.was_assigned = True
 
     def _recover_position(self, partition: TopicPartition) -> None:
