@@ -94,7 +94,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long to wait for labels."""
+    """The longest wait for labels."""
 
     horizon: Annotated[
         Span | None,

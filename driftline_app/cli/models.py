@@ -196,7 +196,8 @@ def rollback(
         typer.Option(
             "--to",
             metavar="DIGEST",
-            help="Model to return to. Default: the model that the champion replaced.",
+            help="Model to return to. Default: the model that the champion replaced, or the "
+            "champion's parent if an operator promoted the champion.",
         ),
     ] = None,
     reason: Why = "rolled back manually",
