@@ -24,7 +24,7 @@ from driftline.ops.processes import file_digest, folder_of
 from driftline.wire.topics import Service, Topics, require
 from driftline_app.assembly import build_handler, build_loop
 from driftline_app.context import Context
-from driftline_app.observed_handler import ObservedHandler
+from driftline_app.service_observer import ObservedHandler
 
 log = logging.getLogger(__name__)
 

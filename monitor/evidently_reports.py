@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
-from driftline.models.reference import Reference
+from driftline.models.package_reference import Reference
 from driftline.safe_text import labels
 from driftline.wire.columns import Columns
 from monitor.bottom_k_sample import Sample

@@ -211,10 +211,10 @@ class NumberTally:
 def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
     """Return the metric for shares (k, k) by label and prediction, equal to the result of
     `evaluate`."""
-    right, actual, said = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
+    right, actual, predicted = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
     if metric == "accuracy":
         return float(right.sum())
-    of = actual if metric == "balanced_accuracy" else (actual + said) / 2.0
+    of = actual if metric == "balanced_accuracy" else (actual + predicted) / 2.0
     return float(np.mean(right[of > 0] / of[of > 0]))
 
 
@@ -229,14 +229,14 @@ def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64
     same = np.eye(len(shares))
     if metric == "accuracy":
         return same
-    right, actual, said = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
+    right, actual, predicted = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
     if metric == "balanced_accuracy":
         present = actual > 0
         weight = np.divide(1.0 / present.sum(), actual, out=np.zeros_like(actual), where=present)
         recall = np.divide(right, actual, out=np.zeros_like(actual), where=present)
         slopes: NDArray[np.float64] = (same - recall[:, None]) * weight[:, None]
         return slopes
-    both = actual + said
+    both = actual + predicted
     known = both > 0
     weight = np.divide(2.0 / known.sum(), both, out=np.zeros_like(both), where=known)
     ratio: NDArray[np.float64] = weight * np.divide(

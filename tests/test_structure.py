@@ -25,7 +25,7 @@ LAYERS = {
     ),
     "driftline_app": (
         *("stream_file", "context", "message_lines", "estimate_errors"),
-        *("service_troubles", "observed_handler", "assembly", "service_process"),
+        *("service_troubles", "service_observer", "assembly", "service_process"),
         *("systemd_units", "background_services", "champion_change"),
         *("train_on_data", "produce_data", "report", "replay", "backtest", "cli"),
     ),

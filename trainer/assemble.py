@@ -20,7 +20,7 @@ from driftline.errors import TrainingError
 from driftline.learning.encoding import encode_matrix
 from driftline.learning.metrics import errors
 from driftline.models.package import CheckRecord, Manifest, write_package
-from driftline.models.reference import MAX_REFERENCE_ROWS, Reference
+from driftline.models.package_reference import MAX_REFERENCE_ROWS, Reference
 from driftline.models.score import OnnxScorer, Scorer, Scores, SklearnScorer
 from driftline.wire.columns import Columns
 from driftline.wire.events import Removed, Trial

@@ -18,7 +18,7 @@ from driftline.config.stream import Stream, loads
 from driftline.config.stream_sections import Metric
 from driftline.learning.metrics import evaluate
 from driftline.models.load import ModelLoader
-from driftline.models.reference import Reference
+from driftline.models.package_reference import Reference
 from driftline.models.score import Scores
 from driftline.wire.columns import Columns
 from driftline.wire.feature_records import RecordCodec

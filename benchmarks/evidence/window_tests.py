@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.options import options
 from driftline.config.stream import Stream, loads
-from driftline.models.reference import Reference
+from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns
 from monitor.bottom_k_sample import Sample
 from monitor.reference.judge import Judge

@@ -20,7 +20,7 @@ from driftline.models.package import (
     read_file,
     read_manifest,
 )
-from driftline.models.reference import Reference, load_reference
+from driftline.models.package_reference import Reference, load_reference
 from driftline.models.score import Model, OnnxScorer, Scorer, SklearnScorer
 from driftline.models.store import ModelStore, digest_of
 from driftline.wire.events import ModelAnnounced

@@ -17,7 +17,7 @@ from driftline.config.stream_sections import Metric, Task
 from driftline.errors import PackageCheckFailed
 from driftline.learning.encoding import FeatureSchema
 from driftline.models.archive import ArchiveLimits, archive
-from driftline.models.reference import Reference, save_reference
+from driftline.models.package_reference import Reference, save_reference
 from driftline.wire.events import Removed, Trial, Value
 
 FORMAT: Final = 1

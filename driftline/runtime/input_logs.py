@@ -123,7 +123,7 @@ class InputLogs:
             for partition, at in offsets.items()
         }
 
-    def expect(self) -> None:
+    def begin_commit(self) -> None:
         """Note that a transaction is about to be committed."""
         self._is_outcome_unknown = True
 

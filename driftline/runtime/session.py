@@ -341,7 +341,7 @@ class Session:
             self._begin()
             if offsets:
                 self._producer.send_offsets(offsets, self._consumer.group_metadata())
-            self._logs.expect()
+            self._logs.begin_commit()
             self._producer.commit()
             self._in_transaction = False
         else:

@@ -21,7 +21,7 @@ from driftline.config.stream import Stream
 from driftline.config.stream_sections import AT, ROW, Budget, Policy, Retrain
 from driftline.errors import DataError
 from driftline.wire.window_events import DataWindow
-from driftline_app.replay.compared_predictors import ComparedPredictors
+from driftline_app.replay.compared_metrics import ComparedPredictors
 from driftline_app.replay.first_model import FirstModel, train_on_warm_up
 from driftline_app.replay.observer import ObservedEvent
 from driftline_app.replay.simulation import START_S, Alert, prepare

@@ -162,7 +162,7 @@ def _export_topics(
 
     Return the stream to use when replaying the file, and the file's path.
     """
-    from driftline.audit.export_records import as_recorded, write_recorded
+    from driftline_app.backtest.export_records import as_recorded, write_recorded
 
     stream, file = as_recorded(stream), folder / f"{stream.name}.jsonl"
     with progress_bar("reading topics", hidden=out is stderr) as (total, progress):

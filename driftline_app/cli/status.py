@@ -119,13 +119,13 @@ def _show_workers(
 
 
 def _row(worker: Worker, lag: str | Text) -> tuple[str | Text, ...]:
-    said = worker.state
-    ended = said.state if said.state in ("stopped", "failed") else "killed"
-    state = said.state if worker.alive else f"[red]{ended}[/]"
+    service = worker.state
+    ended = service.state if service.state in ("stopped", "failed") else "killed"
+    state = service.state if worker.alive else f"[red]{ended}[/]"
     if worker.restarts:
         state += f", {worker.restarts} restart{'s' if worker.restarts > 1 else ''}"
-    since = said.started[5:16].replace("T", " ")
-    return (worker.name, state, since, _short(said.consumed), _counts(said.published), lag)
+    since = service.started[5:16].replace("T", " ")
+    return (worker.name, state, since, _short(service.consumed), _counts(service.published), lag)
 
 
 def _counts(counts: Mapping[Role, int] | Mapping[str, int]) -> Text:

@@ -35,7 +35,7 @@ from driftline.wire.events import (
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.topics import Topics
 from driftline.wire.window_events import DataWindow, PerformanceWindow
-from driftline_app.replay.compared_predictors import ComparedPredictors
+from driftline_app.replay.compared_metrics import ComparedPredictors
 from monitor.estimates.coverage import Truth
 
 # Maximum number of records with the same id whose baseline predictions are buffered. The oldest are

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.config.stream_sections import Metric
-from driftline.models.reference import MAX_REFERENCE_ROWS, Reference
+from driftline.models.package_reference import MAX_REFERENCE_ROWS, Reference
 from monitor.bottom_k_sample import Sample
 from monitor.class_scores import packed, unpacked
 from monitor.estimates.estimator import Array, Guess, Places
@@ -35,24 +35,24 @@ class Map(NamedTuple):
         return found
 
 
-class Said(NamedTuple):
+class Predicted(NamedTuple):
     """Scores (n, k), and the indices of the predicted classes (n,)."""
 
     scores: Array
-    predicted: Places
+    classes: Places
 
 
 class Calibration:
     """An `Approach` that learns one calibration map per class."""
 
-    def __init__(self, metric: Metric, said: Said, actual: Places) -> None:
+    def __init__(self, metric: Metric, predicted: Predicted, actual: Places) -> None:
         self._metric: Metric = metric
-        self._said = said
+        self._predicted = predicted
         self._actual = actual
         self._classes: tuple[str, ...] = ()
-        count = said.scores.shape[1]
+        count = predicted.scores.shape[1]
         shares = np.zeros((count, count))
-        np.add.at(shares, (actual, said.predicted), 1.0 / len(actual))
+        np.add.at(shares, (actual, predicted.classes), 1.0 / len(actual))
         self._slopes = slopes_of(metric, shares)
 
     @classmethod
@@ -72,7 +72,7 @@ class Calibration:
             return None
         # Round the scores in the same way as windows' scores.
         kept = unpacked(packed(scores[newest][known]))
-        self = cls(metric, Said(kept, predicted[known]), actual[known])
+        self = cls(metric, Predicted(kept, predicted[known]), actual[known])
         self._classes = classes
         return self
 
@@ -82,40 +82,41 @@ class Calibration:
     def fit(self, places: Places) -> list[Map]:
         """Return one calibration map per class, fitted to the held-out records at `places`."""
         return [
-            isotonic(self._said.scores[places, place], self._actual[places] == place)
-            for place in range(self._said.scores.shape[1])
+            isotonic(self._predicted.scores[places, place], self._actual[places] == place)
+            for place in range(self._predicted.scores.shape[1])
         ]
 
-    def held(self, places: Places) -> Said:
+    def held(self, places: Places) -> Predicted:
         """See `Approach`."""
-        return Said(self._said.scores[places], self._said.predicted[places])
+        return Predicted(self._predicted.scores[places], self._predicted.classes[places])
 
-    def inputs(self, sample: Sample) -> Said | None:
+    def inputs(self, sample: Sample) -> Predicted | None:
         """See `Approach`. Return None if a score is missing or the reference lacks a predicted
         class."""
         if sample.scores is None:
             return None
-        said = Said(sample.scores.matrix(self._classes), _places(sample.predictions, self._classes))
-        whole = not np.isnan(said.scores).any() and (said.predicted >= 0).all()
-        return said if whole else None
+        classes = _places(sample.predictions, self._classes)
+        predicted = Predicted(sample.scores.matrix(self._classes), classes)
+        whole = not np.isnan(predicted.scores).any() and (predicted.classes >= 0).all()
+        return predicted if whole else None
 
-    def guess(self, fitted: list[Map], inputs: Said) -> Guess:
+    def guess(self, fitted: list[Map], inputs: Predicted) -> Guess:
         """See `Approach`."""
         probabilities = calibrated(fitted, inputs.scores)
         count = probabilities.shape[1]
         shares = np.zeros((count, count))
         for place in range(count):
-            of_place = probabilities[inputs.predicted == place]
+            of_place = probabilities[inputs.classes == place]
             shares[:, place] = of_place.sum(axis=0) / len(probabilities)
         slopes = slopes_of(self._metric, shares)
-        means, variances = _moments(probabilities, slopes[:, inputs.predicted].T)
+        means, variances = _moments(probabilities, slopes[:, inputs.classes].T)
         return Guess(metric_of(self._metric, shares), means, variances)
 
     def residuals(self, fitted: list[Map], places: Places) -> tuple[Array, Array]:
         """See `Approach`."""
-        said = self.held(places)
-        slopes = self._slopes[:, said.predicted].T
-        means, variances = _moments(calibrated(fitted, said.scores), slopes)
+        predicted = self.held(places)
+        slopes = self._slopes[:, predicted.classes].T
+        means, variances = _moments(calibrated(fitted, predicted.scores), slopes)
         return slopes[np.arange(len(places)), self._actual[places]] - means, variances
 
 

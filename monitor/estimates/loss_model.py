@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
 from driftline.config.stream_sections import Metric
-from driftline.models.reference import Reference
+from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns
 from monitor.bottom_k_sample import Sample
 from monitor.estimates.estimator import MIN_HELD, Array, Guess, Places

@@ -74,7 +74,7 @@ class DomainClassifier:
         rng = np.random.default_rng(_SEED)
         window = window[_some(np.arange(len(window)), MAX_ROWS, rng)]
         rows = _some(np.arange(len(self._reference)), REFERENCE_ROWS * len(window), rng)
-        effect, places = _told_apart(self._reference[rows], window)
+        effect, places = _separability(self._reference[rows], window)
         return ClassifierResult(max(0.0, effect), effect / self._limits[size], places)
 
     def _table(self, columns: Sequence[NDArray[Any]] | None) -> Table:
@@ -104,7 +104,7 @@ class DomainClassifier:
             rest = np.setdiff1d(np.arange(total), near if self._block > 1 else drawn)
             window = _some(drawn, MAX_ROWS, rng)
             rows = _some(rest, REFERENCE_ROWS * len(window), rng)
-            found.append(_told_apart(self._reference[rows], self._reference[window], named=0)[0])
+            found.append(_separability(self._reference[rows], self._reference[window], named=0)[0])
         deviations = t.isf(self._rate, NULLS - 1) * sqrt(1.0 + 1.0 / NULLS)
         limit = np.mean(found) + deviations * np.std(found, ddof=1)
         # The limit is at least the effect of a single record. Otherwise, it would be 0 if all
@@ -117,7 +117,7 @@ def _some(rows: Places, count: int, rng: np.random.Generator) -> Places:
     return np.sort(rng.choice(rows, min(len(rows), count), replace=False))
 
 
-def _told_apart(
+def _separability(
     reference: Table, window: Table, *, named: int = NAMED
 ) -> tuple[float, tuple[int, ...]]:
     """Return the Gini coefficient, and the columns whose permutation decreases it most."""
@@ -128,7 +128,7 @@ def _told_apart(
     is_new = np.arange(len(rows)) >= len(reference)
     rng = np.random.default_rng(_SEED)
     folds = np.concatenate([rng.permutation(len(side)) % FOLDS for side in (reference, window)])
-    said = np.empty(len(rows))
+    scores = np.empty(len(rows))
     without = np.empty((rows.shape[1] if named else 0, len(rows)))
     with threadpool_limits(1):  # a single thread makes the result reproducible
         for fold in range(FOLDS):
@@ -136,22 +136,22 @@ def _told_apart(
             trees = HistGradientBoostingClassifier(
                 max_iter=ROUNDS, early_stopping=False, random_state=_SEED
             ).fit(rows[~held], is_new[~held])
-            said[held] = trees.decision_function(rows[held])
+            scores[held] = trees.decision_function(rows[held])
             for place in range(len(without)):
                 mixed = rows[held]
                 mixed[:, place] = rng.permutation(mixed[:, place])
                 without[place, held] = trees.decision_function(mixed)
-    gini = _gini(said, is_new)
+    gini = _gini(scores, is_new)
     falls = np.array([gini - _gini(values, is_new) for values in without])
     most = np.argsort(-falls, kind="stable")[:named]
     return gini, tuple(int(p) for p in most if p == most[0] or falls[p] > 0.0)
 
 
-def _gini(said: NDArray[np.float64], is_new: NDArray[np.bool_]) -> float:
-    """Return the Gini coefficient of scores `said` (n,): twice the area under the ROC curve minus
+def _gini(scores: NDArray[np.float64], is_new: NDArray[np.bool_]) -> float:
+    """Return the Gini coefficient of `scores` (n,): twice the area under the ROC curve minus
     1."""
     from scipy.stats import rankdata
 
     new = int(is_new.sum())
-    above = float(rankdata(said)[is_new].sum()) - new * (new + 1) / 2
-    return 2.0 * above / (new * (len(said) - new)) - 1.0
+    above = float(rankdata(scores)[is_new].sum()) - new * (new + 1) / 2
+    return 2.0 * above / (new * (len(scores) - new)) - 1.0

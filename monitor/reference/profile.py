@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
-from driftline.models.reference import Reference
+from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns
 from driftline.wire.window_events import DependenceDrift, Limits
 from monitor.bottom_k_sample import Sample

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from driftline.config.stream import Stream
 from driftline.errors import PackageError, StoreUnavailable
 from driftline.learning.metrics import evaluate
-from driftline.models.reference import Reference
+from driftline.models.package_reference import Reference
 from monitor.estimates.calibration import Calibration
 from monitor.estimates.estimator import MIN_HELD, Estimator, MetricEstimator
 from monitor.estimates.loss_model import LossModel

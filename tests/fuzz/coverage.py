@@ -13,7 +13,7 @@ _READERS = (
     "driftline/config/stream_keys.py",
     "driftline/config/expressions.py",
     "driftline/models/package.py",
-    "driftline/models/reference.py",
+    "driftline/models/package_reference.py",
     "driftline/models/catalog.py",
 )
 

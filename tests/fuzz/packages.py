@@ -12,7 +12,7 @@ from pathlib import Path
 
 from driftline.errors import DriftlineError
 from driftline.models.package import JOBLIB, MANIFEST, ONNX, REFERENCE, read_file, read_manifest
-from driftline.models.reference import load_reference, save_reference
+from driftline.models.package_reference import load_reference, save_reference
 from driftline.models.store import ModelStore
 from tests.training import CLASSIFICATION, first_model, settings
 

@@ -9,7 +9,7 @@ import numpy as np
 from driftline.broker.port import Message
 from driftline.config.stream import Stream, loads
 from driftline.errors import PackageNotFound
-from driftline.models.reference import Reference
+from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns
 from driftline.wire.envelope import encode
 from driftline.wire.events import Gap, Outcome, Prediction, RejectedRecord, Source, Value, Watermark

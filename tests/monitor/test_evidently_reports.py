@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from driftline.config.stream import loads
-from driftline.models.reference import Reference
+from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns
 from monitor.bottom_k_sample import Sample
 from monitor.evidently_reports import MAX_WAITING, Reports

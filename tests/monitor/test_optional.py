@@ -13,7 +13,7 @@ from driftline.config.stream import Stream, loads
 from driftline.config.stream_sections import Task
 from driftline.errors import StoreUnavailable
 from driftline.learning.metrics import errors
-from driftline.models.reference import Reference
+from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns
 from driftline.wire.window_events import DataGroup, DataWindow, PerformancePane, PerformanceWindow
 from monitor.bottom_k_sample import Sample

@@ -11,7 +11,7 @@ import pytest
 from driftline.config.stream import Stream, loads
 from driftline_app.backtest.policy_runs import Played, Shuffled, every_window, periodic
 from driftline_app.backtest.result import persistence
-from driftline_app.replay.compared_predictors import ComparedPredictors
+from driftline_app.replay.compared_metrics import ComparedPredictors
 from driftline_app.replay.simulation import RunResult
 from producers.rows import Row
 from tests.app.cli.invoke import Invoked, invoke

@@ -16,7 +16,7 @@ import pytest
 from driftline.errors import PackageCheckFailed
 from driftline.models.archive import ArchiveLimits, archive
 from driftline.models.package import JOBLIB, MANIFEST, read_file, read_manifest
-from driftline.models.reference import load_reference
+from driftline.models.package_reference import load_reference
 
 SMALL = ArchiveLimits(4, 1000, frozenset({"a", "b"}))
 

@@ -17,7 +17,7 @@ from driftline.models.export import export_model
 from driftline.models.keys import Signature, Signer, new_key
 from driftline.models.load import ModelLoader, VerifiedPackage
 from driftline.models.package import MANIFEST, REFERENCE, read_file, read_manifest
-from driftline.models.reference import load_reference, save_reference
+from driftline.models.package_reference import load_reference, save_reference
 from driftline.models.store import ModelStore, digest_of
 from driftline.wire.feature_records import RecordCodec
 from tests.training import (

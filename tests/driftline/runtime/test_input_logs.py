@@ -301,7 +301,7 @@ def test_a_lost_commit_of_unknown_outcome_is_waited_for() -> None:
     logs = InputLogs(setting.broker)
     logs.compare([AT], {})
     logs.remember(logs.committed({AT: Committed(1)}))
-    logs.expect()
+    logs.begin_commit()
     with pytest.raises(BrokerUnavailable, match=r"no committed offset for in\[0\]"):
         logs.compare([AT], {})
     loaded = logs.committed({AT: Committed(2)})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from driftline.config.stream import Stream, loads
 from driftline.config.stream_sections import Metric
 from driftline.learning.metrics import errors, evaluate
-from driftline.models.reference import Reference
+from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns
 from monitor.bottom_k_sample import Sample
 from monitor.class_scores import ClassScores, packed

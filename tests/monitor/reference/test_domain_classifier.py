@@ -49,13 +49,13 @@ def test_it_lists_a_column_but_raises_no_alarm_without_a_change() -> None:
 def test_it_uses_a_limited_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(domain_classifier, "MAX_ROWS", 300)
     sizes = set()
-    told_apart = domain_classifier._told_apart
+    separability = domain_classifier._separability
 
     def watched(reference, window, **named):  # type: ignore[no-untyped-def]
         sizes.add((len(reference), len(window)))
-        return told_apart(reference, window, **named)
+        return separability(reference, window, **named)
 
-    monkeypatch.setattr(domain_classifier, "_told_apart", watched)
+    monkeypatch.setattr(domain_classifier, "_separability", watched)
     result = made(drawn(4_000, 0)).test(drawn(900, 1, shift=1.0))
     assert result is not None
     assert result.excess > 1.0

@@ -3,7 +3,7 @@
 import pytest
 
 from driftline.errors import StoreUnavailable
-from driftline.models.reference import Reference
+from driftline.models.package_reference import Reference
 from monitor.reference.references import References
 from tests.monitor.streams import Packages
 

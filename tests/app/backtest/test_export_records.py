@@ -6,12 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from driftline.audit.export_records import Recorded, as_recorded, write_recorded
 from driftline.broker import Client, connect
 from driftline.broker.port import Broker, Outgoing
 from driftline.config.stream import Stream, loads
 from driftline.errors import BrokerError, DataError
 from driftline.wire.topics import Topics, apply
+from driftline_app.backtest.export_records import Recorded, as_recorded, write_recorded
 from producers.playback import Play, Playback
 from producers.rows import Row
 from producers.sources import open_source

@@ -2,7 +2,7 @@
 
 import pytest
 
-from driftline_app.replay.compared_predictors import ComparedPredictors
+from driftline_app.replay.compared_metrics import ComparedPredictors
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from driftline.ops.processes import ServiceState, read_state
 from driftline.runtime.handler import GroupProgress, Handler
 from driftline.wire.envelope import rare
 from driftline.wire.events import RetrainRequest
-from driftline_app.observed_handler import ObservedHandler
+from driftline_app.service_observer import ObservedHandler
 from tests.world import MODEL, World
 
 RECORD = Message("s.features", 0, 0, b"a", b"{}")
