@@ -78,7 +78,7 @@ def _docker_kafka() -> Iterator[str | None]:
     except Exception:  # noqa: BLE001 - no library, no socket or no permission: no Docker in any case
         yield None
         return
-    with KafkaContainer("apache/kafka:4.1.0").with_kraft() as container:
+    with KafkaContainer("apache/kafka:4.1.2").with_kraft() as container:
         yield container.get_bootstrap_server()
 
 

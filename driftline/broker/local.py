@@ -19,7 +19,7 @@ import psutil
 
 from driftline.errors import BrokerError, BrokerUnavailable, MissingExtra
 
-KAFKA_VERSION = "4.1.0"
+KAFKA_VERSION = "4.1.2"
 DEFAULT_PORT = 9092
 # Kafka's own POM includes no logging backend. Without slf4j-simple, the log would stay empty.
 _COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
