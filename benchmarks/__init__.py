@@ -1,1 +1,1 @@
-"""Measure Driftline and comparable programs from outside, on a separate Apache Kafka."""
+"""Benchmark Driftline and comparable programs, as separate processes on a temporary Kafka."""

@@ -1,7 +1,9 @@
-"""Run the benchmarks on a separate Kafka (`python -m benchmarks`); print tables and write JSON.
+"""Run the benchmarks on a temporary Kafka broker, print tables and write results as JSON.
 
-Exit codes: 0: success. 1: a run failed; the results of the other runs are reported. 2: the
-benchmark stopped because of an error. 130: interrupted.
+usage: python -m benchmarks [PART …] [OPTIONS]
+
+Exit codes: 0: success. 1: at least one run failed; the results of the other runs are reported.
+2: the benchmark stopped because of an error. 130: interrupted.
 """
 
 import argparse
@@ -55,7 +57,7 @@ class Options(argparse.Namespace):
 
 
 class Bench:
-    """One run of the command, with its options, Kafka, programs to compare and report."""
+    """One run of the command: its options, Kafka broker, programs to compare and report."""
 
     def __init__(self, options: Options, world: World, peers: Peers, report: Report) -> None:
         self.options = options
@@ -86,7 +88,7 @@ class Bench:
         return {"runs": runs}, throughput_table(runs)
 
     def latency(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """Measure the time from sending a record to its prediction, for Driftline and its peers."""
+        """Measure the time from sending a record to receiving its prediction, for all programs."""
         options = self.options
         runs = list(
             latency.measure(
@@ -104,7 +106,7 @@ class Bench:
         return {"runs": runs}, latency_table(runs)
 
     def services(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """Measure the throughput of outcomes and the monitor."""
+        """Measure the throughput of the outcomes service and the monitor."""
         runs = list(
             services.measure(
                 self.world,
@@ -118,7 +120,7 @@ class Bench:
         return {"runs": runs}, services_table(runs)
 
     def memory(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """Measure the memory of inference, outcomes and the monitor over a long run."""
+        """Measure the memory of the inference, outcomes and monitor services over a long run."""
         records = self.options.memory_records
         curves = services.memory(
             self.world, records=records, partitions=self.options.partitions, report=self.report
@@ -166,7 +168,7 @@ def main() -> None:
 
 
 def run(options: Options, report: Report) -> None:
-    """Measure one part after another. After each part, write all results so far to disk."""
+    """Run the chosen benchmarks in sequence. After each one, write all results so far to disk."""
     parts = options.parts or list(PARTS)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     folder = options.folder / stamp
@@ -178,7 +180,7 @@ def run(options: Options, report: Report) -> None:
             bench.contestants, results["absent"] = choose(options.peers, peers)
             results["versions"] = _versions(bench.contestants, peers)
             for name in results["absent"]:
-                report.say(f"{name} is absent: its library is not installed")
+                report.say(f"skipping {name}: its library is not installed")
         for part in parts:
             results[part], table = PARTS[part](bench)
             results["failed"] = report.failed
@@ -219,27 +221,27 @@ def _versions(contestants: list[Contestant], peers: Peers) -> dict[str, str]:
 def _options() -> Options:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure Driftline and comparable programs from outside, on a separate "
-        "Apache Kafka. Print tables and write results.json.",
+        description="Benchmark Driftline and comparable programs on a temporary Kafka broker. "
+        "Print tables and write results.json.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    parts = f"parts to run: {', '.join(PARTS)}; default: all"
+    parts = f"benchmarks to run: {', '.join(PARTS)}; default: all"
     add("parts", nargs="*", metavar="PART", help=parts)
-    features = "number of features; may be repeated; default: 4 and 30"
+    features = "number of features per record; may be repeated; default: 4 and 30"
     add("--features", type=int, action="append", metavar="N", help=features)
-    add("--records", type=int, default=1_000_000, help="throughput: records in a run")
-    add("--repeats", type=int, default=5, help="number of rounds, each with all programs in turn")
+    add("--records", type=int, default=1_000_000, help="throughput: records per run")
+    add("--repeats", type=int, default=5, help="rounds; each runs every program once")
     names = ", ".join(contestant.name for contestant in CONTESTANTS)
-    peers = f"programs to compare, separated by commas: {names}; default: all"
+    peers = f"comma-separated programs to compare, out of: {names}; default: all"
     add("--peers", type=lambda text: text.split(","), metavar="A,B", help=peers)
-    add("--partitions", type=int, default=1, help="partitions of each topic")
-    add("--per-s", type=int, default=1000, help="latency: records per second")
-    add("--seconds", type=int, default=20, help="latency: duration after the warm-up")
-    add("--service-records", type=int, default=3_000_000, help="services: records in a run")
-    add("--window", type=int, default=500_000, help="services: records in a window of the monitor")
-    add("--memory-records", type=int, default=5_000_000, help="memory: records in the run")
-    add("--rows", type=int, default=50_000, help="swap: outcomes to train on")
+    add("--partitions", type=int, default=1, help="partitions per topic")
+    add("--per-s", type=int, default=1000, help="latency and swap: records sent per second")
+    add("--seconds", type=int, default=20, help="latency: seconds to measure after the warm-up")
+    add("--service-records", type=int, default=3_000_000, help="services: records per run")
+    add("--window", type=int, default=500_000, help="services: records per monitor window")
+    add("--memory-records", type=int, default=5_000_000, help="memory: records per run")
+    add("--rows", type=int, default=50_000, help="swap: outcomes to train the new model on")
     folder = "folder for results and logs"
     add("--folder", type=Path, default=Path(".driftline/benchmarks"), help=folder)
     add("--json", action="store_true", help="print the results as JSON instead of tables")

@@ -33,8 +33,8 @@ class Observation(msgspec.Struct, frozen=True):
 def retried(ask: Callable[[], Any]) -> Any:
     """Call `ask`, and retry as long as the broker returns an error.
 
-    On a busy machine, a request may find that a new topic has no leader, although an earlier
-    request found one. Raises BenchmarkError after 30 s of errors.
+    On a busy machine, a request may report that a new topic has no leader, even if an earlier
+    request found one. Raises BenchmarkError if the errors persist for 30 s.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
@@ -75,7 +75,7 @@ class GroupOffsets:
         self._partitions = [ck.TopicPartition(topic, number) for number in range(partitions)]
 
     def total(self) -> int:
-        """Return the sum of the committed offsets. A partition without an offset adds 0."""
+        """Return the sum of the committed offsets. A partition without a commit adds 0."""
         found = retried(lambda: self._consumer.committed(self._partitions, 10))
         return sum(max(0, partition.offset) for partition in found)
 
@@ -105,9 +105,10 @@ def watch(
     settled_s: float = 1.0,
     stalled_s: float = 60.0,
 ) -> list[Observation]:
-    """Take samples until `expected` records have arrived, and then none for `settled_s` seconds.
+    """Take samples until `expected` records have arrived and the count stops increasing.
 
-    Raises BenchmarkError if the program exits, or if no record arrives for `stalled_s` seconds.
+    The count must stay the same for `settled_s` seconds. Raises BenchmarkError if the program
+    exits, or if records are missing and none has arrived for `stalled_s` seconds.
     """
     samples = [_sample(progress, program)]
     moved_s = samples[0].at_s
@@ -120,8 +121,8 @@ def watch(
             return samples
         if now.at_s - moved_s > stalled_s:
             raise BenchmarkError(
-                f"{program.name}: {now.records:,} of {expected:,} records, and nothing new for "
-                f"{stalled_s:.0f} s:\n{program.log_end()}"
+                f"{program.name}: {now.records:,} of {expected:,} records arrived; none in "
+                f"the last {stalled_s:.0f} s:\n{program.log_end()}"
             )
         program.check()
         time.sleep(SAMPLE_S)

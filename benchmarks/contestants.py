@@ -1,4 +1,4 @@
-"""Define and start the programs that the benchmarks compare, and install their libraries."""
+"""Define and start the programs that the benchmarks compare; install their libraries with pip."""
 
 import hashlib
 import subprocess
@@ -17,7 +17,7 @@ REQUIREMENTS = Path(__file__).with_name("requirements-peers.txt")
 
 
 class Contestant(msgspec.Struct, frozen=True):
-    """One program to measure. `library` is a dependency that Driftline does not install."""
+    """One program to measure. `library` is a required package that Driftline does not install."""
 
     name: str
     about: str
@@ -32,12 +32,12 @@ class Contestant(msgspec.Struct, frozen=True):
 CONTESTANTS = (
     Contestant(DRIFTLINE, "at least once", delivery="at_least_once"),
     Contestant("driftline_exactly_once", "transactions of 200 ms", delivery="exactly_once"),
-    Contestant("passthrough", "librdkafka passing bytes through"),
-    Contestant("by_hand", "confluent-kafka, msgspec, ONNX in batches; prediction alone"),
-    Contestant("by_hand_spliced", "the same; record spliced in, source, model"),
+    Contestant("passthrough", "librdkafka, forwarding values unchanged"),
+    Contestant("by_hand", "confluent-kafka, msgspec, ONNX in batches; sends only predictions"),
+    Contestant("by_hand_spliced", "by_hand, but also sends the record, its offset and the model"),
     Contestant("by_hand_spliced_transactions", "by_hand_spliced in transactions of 200 ms"),
-    Contestant("quix", "Quix Streams, a record at a time; prediction alone", "quixstreams"),
-    Contestant("pathway", "Pathway, ONNX in batches; prediction alone", "pathway"),
+    Contestant("quix", "Quix Streams, one record at a time; sends only predictions", "quixstreams"),
+    Contestant("pathway", "Pathway, ONNX in batches; sends only predictions", "pathway"),
 )
 NAMES = tuple(contestant.name for contestant in CONTESTANTS)
 
@@ -50,21 +50,21 @@ class Peers:
         self._report = report
 
     def install(self) -> None:
-        """Create the environment unless it already matches the requirements file. Only report
-        failures."""
+        """Create the environment unless it already matches the requirements file.
+
+        If the installation fails, report the failure without raising an error.
+        """
         wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
         stamp = self.python.parents[1] / "installed"
         if stamp.exists() and stamp.read_text("utf-8") == wanted:
             return
-        self._report.say(f"installing {REQUIREMENTS.name} (some minutes the first time)")
+        self._report.say(f"installing {REQUIREMENTS.name} (takes a few minutes the first time)")
         folder = str(self.python.parents[1])
         pip = [str(self.python), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS)]
         for command in ([sys.executable, "-m", "venv", folder], pip):
             done = subprocess.run(command, capture_output=True, check=False)
             if done.returncode != 0:
-                self._report.say(
-                    f"the peers' libraries cannot be installed:\n{done.stderr.decode()}"
-                )
+                self._report.say(f"could not install the peers' libraries:\n{done.stderr.decode()}")
                 return
         stamp.write_text(wanted, "utf-8")
 
@@ -105,7 +105,7 @@ class Course(msgspec.Struct, frozen=True):
     """The input that all programs share: a stream, and its champion as an ONNX model."""
 
     plan: Plan
-    files: dict[str, Path]  # the same stream's files, by delivery guarantee
+    files: dict[str, Path]  # one stream file per delivery guarantee
     model: Path
     digest: str
 
@@ -135,7 +135,7 @@ class RunningProgram(msgspec.Struct, frozen=True):
 
 
 def start(world: World, course: Course, contestant: Contestant, peers: Peers) -> RunningProgram:
-    """Start a program that reads the features topic from its start and writes to an empty topic."""
+    """Start a program that reads all of the features topic and writes to an empty topic."""
     topics = world.topics(course.file)
     if contestant.delivery is not None:
         group, sink = topics.group("inference"), topics.predictions

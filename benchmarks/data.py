@@ -1,4 +1,4 @@
-"""Generate the benchmarks' stream of machine sensor values: stream file, training CSV and records.
+"""Generate a stream of machine sensor values for the benchmarks: stream file, CSV and records.
 
 Input: the number of features and the number of records. Output: the stream file, a CSV file for
 training, and encoded records and labels with `@row` and `@at`, as Driftline's producers write them.
@@ -21,7 +21,7 @@ _CHUNK = 10_000
 
 
 class EncodedRecord(msgspec.Struct, frozen=True):
-    """An encoded feature record and its encoded label, which is available immediately."""
+    """An encoded feature record and its encoded label, whose `@at` equals the record's `@row`."""
 
     key: bytes
     value: bytes
@@ -31,8 +31,8 @@ class EncodedRecord(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """The definition of a stream to measure.
 
-    rule: number of the rule that determines the labels. A model trained on one rule makes wrong
-    predictions under another. window: number of records in each of the monitor's windows.
+    rule: number of the rule that determines the labels. A model trained under one rule predicts
+    poorly under another. window: number of records in each of the monitor's windows.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The features' names."""
+        """The feature names."""
         return tuple(
             _NAMES[i] if i < len(_NAMES) else f"channel_{i:02d}" for i in range(self.features)
         )
@@ -88,8 +88,10 @@ inference_delivery = "{self.delivery}"
 """
 
     def records(self, count: int, start: int = 0) -> Iterator[EncodedRecord]:
-        """Yield `count` records, numbered from `start`. A given number always yields the same
-        record."""
+        """Yield `count` records, numbered from `start`.
+
+        Each number always gives the same record.
+        """
         encode = msgspec.json.encode
         for first in range(start - start % _CHUNK, start + count, _CHUNK):
             values, states = self._chunk(first)
@@ -105,7 +107,7 @@ inference_delivery = "{self.delivery}"
                 )
 
     def write_training(self, path: Path, rule: int) -> None:
-        """Write labelled rows that are not part of the stream to a CSV file."""
+        """Write a CSV file of labelled rows that do not occur in the stream."""
         with path.open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(("id", "sensor", *self.columns, "state"))
@@ -120,8 +122,10 @@ inference_delivery = "{self.delivery}"
 def _draw(
     random: np.random.Generator, rows: int, features: int, rule: int
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Draw values (rows, features), rounded to four decimals like sensor readings, and each row's
-    state."""
+    """Draw values of shape (rows, features) and each row's state.
+
+    The values are rounded to four decimals, like sensor readings.
+    """
     values = random.normal(size=(rows, features)) * 10 + 50
     weights = np.random.default_rng((3, rule)).normal(size=features)
     noise = random.normal(size=rows) * 0.3 * np.linalg.norm(weights)

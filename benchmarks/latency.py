@@ -1,8 +1,8 @@
-"""Measure the latency of inference and its peers, from sending a record to Kafka to its prediction.
+"""Measure the latency of inference and its peers: from sending a record to receiving its result.
 
-A producer in a separate process sends records at an even rate (`linger.ms` 0), and stores each
-record's send time. A consumer in this process stores each prediction's arrival time. Both use the
-machine's monotonic clock. For comparison, the broker's acknowledgement time is measured too.
+A producer in a separate process sends records to Kafka at an even rate (`linger.ms` 0), and stores
+each record's send time. A consumer in this process stores each prediction's arrival time. Both use
+the machine's monotonic clock. The time until the broker acknowledges a record is also measured.
 """
 
 import re
@@ -23,13 +23,13 @@ from benchmarks.process import BenchmarkError
 from benchmarks.report import Report
 from benchmarks.world import World
 
-# Right after a broker starts, a request can take seconds that later takes a millisecond.
+# Right after the broker starts, a request can take seconds; later it takes about a millisecond.
 BROKER_WARM_UP_S = 15
-# Records sent in the first seconds are not counted, because connections and caches are still being
-# set up.
+# Records sent in the first `WARM_UP_S` seconds are not counted, because connections and caches are
+# still being set up.
 WARM_UP_S = 3
 _READY_S = 60.0
-_LATE_S = 15.0  # `Paced.read` stops after this long without a prediction
+_LATE_S = 15.0  # `Paced.read` stops if no prediction arrives for this long
 _NUMBER = re.compile(rb'"r-(\d{9})"')
 
 
@@ -51,8 +51,8 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 class PacedTimes(msgspec.Struct, frozen=True):
     """The times of all paced records, in the order sent, as arrays (n,).
 
-    acknowledged_ms: time from sending the record to its acknowledgement, float64.
-    latency_ms: time from sending the record to its first result, float64.
+    acknowledged_ms: time from sending the record until its acknowledgement, float64.
+    latency_ms: time from sending the record until its first result arrived, float64.
     came_ns: monotonic time at which the record's first result arrived, int64.
     """
 
@@ -89,8 +89,10 @@ class Paced:
         self.arrived: list[tuple[int, bytes]] = []
 
     def read(self) -> Iterator[tuple[int, bytes]]:
-        """Yield each prediction with its arrival time in ns, until all predictions have arrived or
-        no more arrive for a while."""
+        """Yield pairs of a prediction's arrival time in ns and its value.
+
+        Stops when all predictions have arrived, or when none arrives for 15 s (60 s for the first).
+        """
         until_s = time.monotonic() + _READY_S
         while len(self.arrived) < self._count and time.monotonic() < until_s:
             message = self._consumer.poll(0.05)
@@ -103,19 +105,19 @@ class Paced:
                     yield now_ns, value
 
     def stop(self) -> None:
-        """Stop sending. `read` still yields the results of records sent before."""
+        """Stop sending. `read` still yields the results of records that were already sent."""
         self._pacer.stop()
         self._count = np.load(self._out).shape[1]
 
     def times(self) -> PacedTimes:
-        """Return the records' times. Call it after `read`.
+        """Return the times of all records. Call this method once `read` has finished.
 
         Raises BenchmarkError if a result is missing.
         """
         self.close()
         sent, acknowledged = np.load(self._out)
         came = np.zeros(len(sent), dtype=np.int64)
-        for at_ns, value in reversed(self.arrived):  # so that the first result wins
+        for at_ns, value in reversed(self.arrived):  # reversed, so that the first result wins
             came[(number_of(value) or 0) - self._first] = at_ns
         if missing := int((came == 0).sum()):
             raise BenchmarkError(f"{missing:,} of {len(sent):,} paced records have no result")
@@ -128,7 +130,7 @@ class Paced:
 
 
 def number_of(value: bytes) -> int | None:
-    """Return the number in the record id that a result contains, wherever the id is.
+    """Return the number from a result's record id, or None if the result contains no such id.
 
     >>> number_of(b'{"type":"prediction","record_id":"r-000000017"}')
     17
@@ -180,7 +182,7 @@ def measure(
                 report.say(
                     f"{count} features, round {number} of {repeats}: {result.name:<28} "
                     f"p50 {result.p50_ms:6.1f} ms  p99 {result.p99_ms:6.1f} ms"
-                    f"  (acknowledged {result.acknowledged_p50_ms:.1f} and "
+                    f"  (acknowledgement p50 {result.acknowledged_p50_ms:.1f} ms, p99 "
                     f"{result.acknowledged_p99_ms:.1f} ms)"
                 )
                 yield result
@@ -217,7 +219,7 @@ def _one(
 
 
 def ready(world: World, plan: Plan, features: str, run: RunningProgram) -> None:
-    """Wait until the program works: send probe records until each partition has a result."""
+    """Send probe records until the program has published a result in each partition."""
     producer = world.producer({"linger.ms": 0})
     consumer = reader(world)
     consumer.assign([ck.TopicPartition(run.sink, n, 0) for n in range(plan.partitions)])

@@ -28,7 +28,7 @@ def main() -> None:
     producer = ck.Producer(
         {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 0}
     )
-    producer.list_topics(topic, timeout=10)  # connect before the clock starts
+    producer.list_topics(topic, timeout=10)  # connect before the measurement starts
 
     def acknowledged(i: int, error: Any, _: Any) -> None:
         if error is not None:

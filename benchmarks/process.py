@@ -1,6 +1,6 @@
-"""Start and stop the process of a measured program, and sample its CPU time and memory.
+"""Start and stop a measured program's process, and read its CPU time and memory from /proc.
 
-Works only on Linux, because it reads /proc.
+This module works only on Linux.
 """
 
 import os
@@ -19,7 +19,7 @@ class BenchmarkError(Exception):
 
 
 class MeasuredProcess:
-    """One running program. Its output goes to a log file, whose last lines error messages quote."""
+    """One running program. Its output goes to a log file, which error messages quote."""
 
     def __init__(
         self, name: str, command: Sequence[str], *, environment: Mapping[str, str], log: Path
@@ -43,8 +43,10 @@ class MeasuredProcess:
             raise BenchmarkError(f"{self.name} ended with {code}:\n{self.log_end()}")
 
     def cpu_s(self) -> float:
-        """Return the CPU time of all threads in user and kernel mode, in seconds, accurate to
-        10 ms."""
+        """Return the CPU seconds that all threads have used, in user and kernel mode.
+
+        The resolution is 10 ms.
+        """
         fields = (self._proc / "stat").read_bytes().rpartition(b")")[2].split()
         return (int(fields[11]) + int(fields[12])) * _TICK_S
 
@@ -68,7 +70,10 @@ class MeasuredProcess:
         return "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-15:])
 
     def stop(self) -> None:
-        """Send SIGTERM, so that the program leaves its consumer group. Kill it after 20 s."""
+        """Send SIGTERM, so that the program leaves its consumer group.
+
+        Kill the program if it has not exited after 20 s.
+        """
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + _STOP_TIMEOUT_S
@@ -81,4 +86,6 @@ class MeasuredProcess:
         for line in (self._proc / "status").read_bytes().splitlines():
             if line.startswith(field):
                 return int(line.split()[1]) * 1024
-        raise BenchmarkError(f"{self.name} has no {field.decode()} any more:\n{self.log_end()}")
+        raise BenchmarkError(
+            f"{self.name} is exiting: no {field.decode()} in /proc:\n{self.log_end()}"
+        )

@@ -14,6 +14,6 @@ class Report:
         print(text, file=sys.stderr, flush=True)
 
     def fail(self, problem: str) -> None:
-        """Print and record a failed run."""
+        """Print why a run failed, and add this text to `failed`."""
         self.failed.append(problem)
         self.say(f"failed: {problem}")

@@ -1,8 +1,8 @@
 """Measure the throughput and memory of Driftline's services on Kafka topics filled in advance.
 
-The progress of inference and outcomes is the number of records in their output topics. The monitor
+For inference and outcomes, progress is the number of records in the output topic. The monitor
 publishes only when a window closes, so its progress is its group's committed offsets in the
-predictions topic. These offsets also advance one window at a time.
+predictions topic. These offsets advance one window at a time.
 """
 
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 class Filled:
-    """A stream whose topics are filled in order: each service reads the previous one's output."""
+    """A stream whose topics are filled in order, each service reading its predecessor's output."""
 
     def __init__(self, world: World, plan: Plan, records: int) -> None:
         self.world, self.plan, self.records = world, plan, records
@@ -87,21 +87,21 @@ class Filled:
             progress.close()
 
     def predict(self) -> None:
-        """Fill the features topic, run inference to fill predictions, then empty features again."""
+        """Fill the features topic, run inference on it, then delete the feature records."""
         self.world.fill_features(self.plan, self.topics, self.records)
         self.run("inference")
         self.world.renew(self.file, self.topics.features)
 
 
 def _settled_s(service: Service) -> float:
-    # The monitor can be busy testing one window for several seconds before the next one closes.
+    # While the monitor tests a window, its offsets can stay unchanged for several seconds.
     return 5.0 if service == "monitor" else 1.0
 
 
 def measure(
     world: World, *, records: int, window: int, repeats: int, partitions: int, report: Report
 ) -> Iterator[ServiceRun]:
-    """Measure outcomes on 4 features and the monitor on 20, in turn.
+    """Measure the outcomes service with 4 features and the monitor with 20, in alternation.
 
     window: number of records in each of the monitor's windows.
     """
@@ -134,7 +134,7 @@ def _one(filled: Filled, service: Service, number: int) -> ServiceRun:
         found = values(world, topics.outcomes, filled.plan.partitions)
         made = sum(value.startswith(b'{"type":"outcome"') for value in found)
         if made != filled.records:
-            raise BenchmarkError(f"{made:,} outcomes of {filled.records:,} predictions and labels")
+            raise BenchmarkError(f"{made:,} outcomes for {filled.records:,} labelled predictions")
     per_s, cpu_us, _ = rates(samples)
     return ServiceRun(
         service=service,
@@ -148,7 +148,7 @@ def _one(filled: Filled, service: Service, number: int) -> ServiceRun:
 
 
 def memory(world: World, *, records: int, partitions: int, report: Report) -> list[Curve]:
-    """Measure the memory of inference, outcomes and the monitor, in one long run each."""
+    """Measure the memory use of inference, outcomes and the monitor, in one long run each."""
     filled = Filled(world, Plan("long", 4, partitions), records)
     report.say(f"memory: writing {records:,} records and labels")
     world.fill_features(filled.plan, filled.topics, records)
@@ -161,13 +161,13 @@ def memory(world: World, *, records: int, partitions: int, report: Report) -> li
             samples, _ = filled.run(service)
         except BenchmarkError as error:
             report.fail(f"memory of {service}: {error}")
-            break  # the next service needs the output of the failed service
+            break  # the next service needs the failed service's output
         curves.append(Curve(service, tuple(_thinned(samples))))
     return curves
 
 
 def _thinned(samples: list[Observation], points: int = 200) -> Iterator[Point]:
-    """Yield about `points` samples, spaced evenly by records, including the first and the last."""
+    """Yield about `points` samples at even record intervals, including the first and the last."""
     step = max(1, samples[-1].records // points)
     due = 0
     for sample in samples:

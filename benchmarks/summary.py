@@ -1,7 +1,7 @@
-"""Summarise benchmark results as text tables: medians, and ratios to Driftline with their spread.
+"""Format benchmark results as text tables: medians and ranges of measured values and of ratios.
 
-A ratio compares two programs within one round, in which they ran shortly after each other under
-similar conditions. The spread is the smallest and the largest value over all rounds.
+A ratio compares Driftline with a program in the same round, because these two runs took place
+shortly after each other under similar conditions. A range covers the values of all rounds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -86,8 +86,8 @@ def latency_table(runs: Sequence[Latency]) -> list[list[str]]:
         (
             TableColumn("p50 ms", attrgetter("p50_ms"), ".1f"),
             TableColumn("p99 ms", attrgetter("p99_ms"), ".1f"),
-            TableColumn("longest ms", attrgetter("max_ms"), ".0f"),
-            TableColumn("p99 of acknowledging", attrgetter("acknowledged_p99_ms"), ".1f"),
+            TableColumn("max ms", attrgetter("max_ms"), ".0f"),
+            TableColumn("acknowledgement p99 ms", attrgetter("acknowledged_p99_ms"), ".1f"),
         ),
     )
 
@@ -98,8 +98,10 @@ def services_table(runs: Sequence[ServiceRun]) -> list[list[str]]:
 
 
 def memory_table(curves: Sequence[Curve], records: int) -> list[list[str]]:
-    """Return the table as text cells: a header, then a row for each service with its memory after a
-    fiftieth, a fifth and all of the records."""
+    """Return the table as text cells: a header, then a row for each service.
+
+    The columns show the memory after 2%, 20% and 100% of the records.
+    """
     marks = (records // 50, records // 5, records)
     head = ["service", *(f"MB at {mark:,}" for mark in marks)]
     return [head] + [
@@ -114,18 +116,20 @@ def swap_table(runs: Sequence[Swap]) -> list[list[str]]:
         {"candidate": "candidate", "rows": "rows"},
         (
             TableColumn("seconds", attrgetter("seconds"), ".1f"),
-            TableColumn("usual p50 ms", attrgetter("usual_p50_ms"), ".1f"),
-            TableColumn("usual p99", attrgetter("usual_p99_ms"), ".1f"),
-            TableColumn("training p99", attrgetter("training_p99_ms"), ".1f"),
-            TableColumn("longest at the swap", attrgetter("at_swap_max_ms"), ".1f"),
-            TableColumn("longest of a usual second", attrgetter("usual_longest_ms"), ".1f"),
-            TableColumn("longest before the request", attrgetter("usual_max_ms"), ".1f"),
+            TableColumn("p50 ms before the request", attrgetter("usual_p50_ms"), ".1f"),
+            TableColumn("p99 before the request", attrgetter("usual_p99_ms"), ".1f"),
+            TableColumn("p99 during training", attrgetter("training_p99_ms"), ".1f"),
+            TableColumn("max at the swap", attrgetter("at_swap_max_ms"), ".1f"),
+            TableColumn(
+                "median max of a second before the request", attrgetter("usual_longest_ms"), ".1f"
+            ),
+            TableColumn("max before the request", attrgetter("usual_max_ms"), ".1f"),
         ),
     )
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:
-    """Format the table as Markdown with aligned columns, so that its source is also readable.
+    """Format the table as Markdown, padded so that the columns also line up in plain text.
 
     >>> print(aligned([["program", "records/s"], ["by_hand", "200,000"]]))
     | program | records/s |
@@ -155,7 +159,7 @@ def _table(
 ) -> list[list[str]]:
     """Return a header, then one row for each group of runs with equal keys, in order of appearance.
 
-    `keys` maps headings to names of a run's fields.
+    `keys` maps column headings to the names of a run's fields.
     """
     groups: dict[tuple[str, ...], list[Any]] = {}
     for run in runs:

@@ -1,6 +1,6 @@
 """Measure the time from a retrain request to the new model's first prediction, through Kafka.
 
-Records arrive at an even rate during the whole measurement. The first model is trained on a
+Records arrive at an even rate during the whole measurement. The first model is trained under a
 different rule from the stream's, so the new model is better. Inference, outcomes and the trainer
 are started with their commands, as a user would start them. The retrain request is written to the
 `retrain` topic.
@@ -26,10 +26,10 @@ from driftline.wire.topics import Topics
 
 CANDIDATES = ("logistic_regression", "decision_tree", "k_nearest_neighbours")
 FEATURES = 4
-_USUAL_S = 23  # time before the request, including three uncounted seconds of warm-up
+_USUAL_S = 23  # seconds before the request, the first three of which are not counted
 _WARM_UP_S = 3
 _AFTER_S = 5.0
-_AROUND_S = 0.5  # a record is "at the swap" if sent at most this long before or after it
+_AROUND_S = 0.5  # records sent within this time of the swap count as sent "at the swap"
 _TIMEOUT_S = 300
 _MODEL = re.compile(rb'"model":"(sha256:[0-9a-f]{64})"')
 
@@ -38,8 +38,8 @@ class Swap(msgspec.Struct, frozen=True, kw_only=True):
     """The paced records' latencies before, during and after one model change.
 
     seconds: time from the request to the new model's first prediction.
-    usual_…: latencies before the request. `usual_longest_ms` is the longest latency within a
-    second, as the median over all seconds before the request: the typical maximum without training.
+    usual_…: latencies before the request. `usual_longest_ms` is the longest latency of a typical
+    second: the median, over all seconds before the request, of each second's longest latency.
     training_…: latencies from the request until just before the swap.
     at_swap_max_ms: the longest latency in the second around the swap.
     """
@@ -59,7 +59,7 @@ class Swap(msgspec.Struct, frozen=True, kw_only=True):
 def measure(
     world: World, *, rows: int, per_s: int, repeats: int, partitions: int, report: Report
 ) -> Iterator[Swap]:
-    """For each round, measure one swap per kind of model, each on a separate stream."""
+    """In each round, measure one swap per kind of model, each on a separate stream."""
     for number in range(1, repeats + 1):
         for candidate in CANDIDATES:
             plan = Plan(
@@ -78,8 +78,8 @@ def measure(
                 continue
             report.say(
                 f"round {number} of {repeats}: {candidate:<22} {found.seconds:5.1f} s  "
-                f"longest delay of a second: at the swap {found.at_swap_max_ms:.1f} ms, "
-                f"usually {found.usual_longest_ms:.1f} ms, at most {found.usual_max_ms:.1f}"
+                f"longest latency: {found.at_swap_max_ms:.1f} ms at the swap; per second before "
+                f"the request: median {found.usual_longest_ms:.1f}, max {found.usual_max_ms:.1f} ms"
             )
             yield found
 
@@ -141,7 +141,7 @@ def _until_swapped(
 ) -> tuple[int, int]:
     """Send the request after 23 s, wait for the new model's first prediction, and stop 5 s later.
 
-    Returns the request's time and the new model's first prediction's time, in ns.
+    Returns when the request was sent and when the new model's first prediction arrived, in ns.
     """
     began_ns = asked_ns = swapped_ns = 0
     old: bytes | None = None
@@ -171,7 +171,7 @@ def _ask(world: World, topics: Topics, position: int) -> None:
         id=event_id("retrain", "benchmark", now),
         cause="manual",
         caused_by=(),
-        reason="measuring",
+        reason="benchmark",
         position=position,
         since=None,
     )

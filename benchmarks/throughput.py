@@ -2,7 +2,7 @@
 
 Throughput and CPU time are measured between two samples: the first with at least a tenth of the
 results, and the first with all results. This excludes process start-up and joining the consumer
-group. Afterwards, a consumer counts the results.
+group. Afterwards, a consumer counts the results, to check that none is missing.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from benchmarks.process import BenchmarkError
 from benchmarks.report import Report
 from benchmarks.world import World
 
-# Measuring starts once this share of the results has arrived.
+# The measurement starts once this share of the results has arrived.
 STARTED = 0.1
 
 
@@ -79,7 +79,7 @@ def one(
         ends.close()
     arrived = sum(1 for _ in values(world, run.sink, course.plan.partitions))
     if arrived != records:
-        raise BenchmarkError(f"{contestant.name}: {arrived:,} results of {records:,} records")
+        raise BenchmarkError(f"{contestant.name}: {arrived:,} results for {records:,} records")
     world.delete(run.sink)
     per_s, cpu_us, seconds = rates(samples)
     return Throughput(

@@ -1,4 +1,4 @@
-"""Set up a benchmark's environment: a folder, its own Apache Kafka, topics and processes.
+"""Set up a benchmark's environment: a folder, an Apache Kafka broker, topics and processes.
 
 The benchmarks use Driftline only through its command line, as a user would.
 """
@@ -73,14 +73,17 @@ class World:
         return self.folder / "home"
 
     def fresh_home(self) -> Path:
-        """Create another home folder: the same keys, but no local state from earlier runs."""
+        """Create another home folder with the same keys, but without state from earlier runs."""
         home = self.folder / f"home-{self._runs:03d}"
         shutil.copytree(self.home / "keys", home / "keys", dirs_exist_ok=True)
         return home
 
     def environment(self, home: Path | None = None) -> dict[str, str]:
-        """Return the environment variables for all programs: this broker and home folder, without
-        the user's own settings."""
+        """Return the environment variables for a program.
+
+        They set this broker and the home folder, and omit the user's own Kafka and Driftline
+        settings.
+        """
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -95,7 +98,7 @@ class World:
         }
 
     def driftline(self, *words: str | Path) -> Any:
-        """Run a `driftline` command and wait for it. With `--json`, return its decoded output."""
+        """Run a `driftline` command to completion. With `--json`, return its decoded output."""
         done = subprocess.run(
             [sys.executable, "-m", "driftline_app.cli", *map(str, words)],
             env=self.environment(),
@@ -107,7 +110,7 @@ class World:
         return msgspec.json.decode(done.stdout) if "--json" in words else None
 
     def start(self, name: str, command: list[str], home: Path | None = None) -> MeasuredProcess:
-        """Start a program. If it is still running on exit, it is stopped then."""
+        """Start a program. Leaving the `World` context stops it if it is still running."""
         self._runs += 1
         log = self.folder / "logs" / f"{self._runs:03d}-{name}.log"
         program = MeasuredProcess(name, command, environment=self.environment(home), log=log)
@@ -115,14 +118,14 @@ class World:
         return program
 
     def service(self, service: Service, file: Path, home: Path | None = None) -> MeasuredProcess:
-        """Start a Driftline service with its command."""
+        """Start a Driftline service through its command."""
         command = [sys.executable, "-m", "driftline_app.cli", service, "--stream", str(file)]
         return self.start(service, command, home)
 
     # ---- streams and topics ---------------------------------------------------------------------
 
     def stream(self, plan: Plan, *, trained_on_rule: int | None = None) -> Path:
-        """Write a stream file, create its topics and train its first model. Return its path."""
+        """Write a stream file, create its topics and train its model; return the file's path."""
         file = self.write(plan)
         self.driftline("topics", "apply", "--stream", file)
         training = self.folder / f"{plan.name}.csv"
@@ -131,7 +134,7 @@ class World:
         return file
 
     def write(self, plan: Plan, name: str | None = None) -> Path:
-        """Write the stream file and return its path. Create no topics and train no model."""
+        """Write a stream file and return its path, without creating topics or training a model."""
         file = self.folder / f"{name or plan.name}.toml"
         file.write_text(plan.toml(), encoding="utf-8")
         return file
@@ -154,7 +157,7 @@ class World:
         _wait_until(lambda: self._has_leaders(topic, partitions), f"topic {topic} has no leaders")
 
     def renew(self, file: Path, *names: str) -> None:
-        """Delete these topics, and create them again, empty, from the stream file."""
+        """Replace the given topics with empty topics, as defined in the stream file."""
         self.delete(*names)
         self.driftline("topics", "apply", "--stream", file)
 
@@ -163,10 +166,10 @@ class World:
         present = [name for name in names if name in self._known()]
         for future in self.admin.delete_topics(present).values() if present else ():
             future.result()
-        _wait_until(lambda: not set(present) & self._known(), f"{present} cannot be deleted")
+        _wait_until(lambda: not set(present) & self._known(), f"topics {present} still exist")
 
     def delete_group(self, group: str) -> None:
-        """Delete a consumer group and its offsets, after waiting for its members to leave."""
+        """Delete a consumer group with its offsets, once all its members have left."""
 
         def gone() -> bool:
             try:

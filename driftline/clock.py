@@ -1,4 +1,4 @@
-"""Provide services with a clock: the system's in production, a manual one in tests and `run`."""
+"""Define the clocks that services use: the system clock, and a manual clock for tests and `run`."""
 
 import time
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 def rfc3339(seconds: float, precision: str = "seconds") -> str:
-    """Format seconds since 1970 UTC. `precision` is a `timespec` of `datetime.isoformat`.
+    """Format a Unix time as RFC 3339, in UTC. `precision` is `datetime.isoformat`'s `timespec`.
 
     >>> rfc3339(1.5), rfc3339(1.5, "milliseconds")
     ('1970-01-01T00:00:01Z', '1970-01-01T00:00:01.500Z')

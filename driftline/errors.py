@@ -1,23 +1,23 @@
 """Define all exceptions that Driftline raises on purpose, under one base class.
 
 DriftlineError
-├── StreamFileError        the stream file is wrong: file, key, expected value
-├── SettingsError          a setting, flag or environment variable is wrong
+├── StreamFileError        the stream file cannot be read or is invalid
+├── SettingsError          a setting, flag or environment variable is invalid
 ├── MissingExtra           an optional library is not installed
 ├── UnsupportedCodec       the client cannot decompress a topic's records
-├── MachineError           a file or process on this machine cannot be used: rights, space, type
+├── MachineError           a file or process on this machine cannot be used
 ├── DataError              a data file or record cannot be used
 ├── BrokerError            the broker reported an error, or cannot be used
 │   ├── BrokerUnavailable  the broker cannot be reached
 │   │   └── Stuck          the client returns no records although the log contains some
 │   ├── AccessDenied       the broker rejects this client, or one of the client's operations
-│   ├── TopicMismatch      topics are missing, or differ from the plan
+│   ├── TopicMismatch      topics are missing, or differ from the stream file's settings
 │   ├── OffsetOutOfRange   a partition has no record at its reader's position
 │   ├── MessageTooLarge    a message is larger than its topic allows
 │   ├── DeliveryFailed     a message was not acknowledged
 │   ├── InstanceFenced     another process has replaced this one in its consumer group
 │   ├── TopicRecreated     an input topic was deleted and created again
-│   └── TransactionAborted state must be rebuilt from the committed offsets
+│   └── TransactionAborted the transaction was aborted, and state must be rebuilt
 │       └── StateLost      a service's state is unusable
 ├── PackageError           a model package cannot be used
 │   ├── PackageNotFound    the store does not contain the package
@@ -45,11 +45,11 @@ class DriftlineError(Exception):
 
 
 class StreamFileError(DriftlineError):
-    """The stream file is wrong."""
+    """The stream file cannot be read or is invalid."""
 
 
 class SettingsError(DriftlineError):
-    """A setting, a flag or an environment variable is wrong."""
+    """A setting, a flag or an environment variable is invalid."""
 
 
 class MissingExtra(DriftlineError):
@@ -64,7 +64,7 @@ class UnsupportedCodec(DriftlineError):
 
 
 class MachineError(DriftlineError):
-    """A file or process on this machine cannot be used, for example because of missing rights."""
+    """A file or process on this machine cannot be used, for example for lack of permissions."""
 
 
 class DataError(DriftlineError):
@@ -88,7 +88,7 @@ class AccessDenied(BrokerError):
 
 
 class TopicMismatch(BrokerError):
-    """Topics are missing on the broker, or differ from the plan."""
+    """Topics are missing on the broker, or differ from the stream file's settings."""
 
 
 class OffsetOutOfRange(BrokerError):

@@ -1,8 +1,8 @@
 """Make Ctrl-C end a command at any time, even where Python would drop the KeyboardInterrupt.
 
-Python raises KeyboardInterrupt at whatever code the main thread is running. If that code is a
+Python raises KeyboardInterrupt in whatever code the main thread is running. If that code is a
 destructor or a library's callback, Python drops the exception, and the command continues. This
-module therefore raises a dropped interrupt again a moment later, loops call `check`, and a second
+module therefore raises a dropped interrupt again a moment later, and loops call `check`. A second
 Ctrl-C ends the process at once.
 
 The module imports almost nothing, not even `typing`, so that Ctrl-C already works during imports.
@@ -13,7 +13,7 @@ import signal
 import sys
 
 EXIT_CODE = 130  # exit code of a command interrupted by Ctrl-C: 128 + SIGINT
-# Pause before the interrupt is raised again, so that the destructor or callback can end first.
+# Pause before the interrupt is raised again, so that the destructor or callback can return.
 _AGAIN_AFTER_S = 0.05
 
 _report_unraisable = sys.unraisablehook
@@ -58,7 +58,7 @@ def _interrupt_again(signal_number: int, frame: object) -> None:
 
 
 def _note_dropped(dropped: "sys.UnraisableHookArgs") -> None:
-    """Schedule the interrupt again if Python has dropped it.
+    """Schedule another interrupt if the dropped exception is a KeyboardInterrupt.
 
     Python calls this function instead of printing the dropped exception's traceback.
     """

@@ -1,4 +1,4 @@
-"""Configure logging for all packages and client libraries, to standard error or a rotating file.
+"""Configure a process's logging, including client libraries, to standard error or a rotating file.
 
 Input: settings. Output: one handler on the root logger. Times are UTC. Repeated messages are
 counted instead of written, so that an unreachable broker does not fill the disk.
@@ -29,7 +29,7 @@ REPEAT_WITHIN_S: Final = 60.0
 # With these two limits, a service's log files take up at most 8 MB.
 MAX_FILE_BYTES: Final = 2_000_000
 OLD_FILES: Final = 3
-# The largest number of messages that are remembered to detect repeats.
+# Maximum number of messages remembered in order to detect repeats.
 _MOST_REMEMBERED: Final = 200
 _ALIKE: Final = "driftline_alike"
 _NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+")
@@ -47,7 +47,7 @@ class Speaker(msgspec.Struct, frozen=True):
 
 
 class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A log line in the format `json`."""
+    """A log line in JSON format."""
 
     time: str  # RFC 3339 in UTC, with milliseconds
     level: str
@@ -142,7 +142,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class Collapsing(logging.Handler):
-    """Write a message at most once a minute. After the minute, write how often it was repeated.
+    """Log each message at most once a minute. When the minute is up, log the number of repeats.
 
     A message repeats another one if both have the same logger and level, and the same text or the
     same value of `alike`. For the Kafka clients' loggers, numbers in the text are ignored (ports,
@@ -162,12 +162,12 @@ class Collapsing(logging.Handler):
         self._inner = inner
         self._now_s = now_s
         self._gather = gather
-        # Message → when it was written, how often it has been repeated since, its last log record.
-        # An entry is removed a minute after its message was written.
+        # Message → time at which it was written, number of repeats since then, last log record. An
+        # entry is removed a minute after its message was written.
         self._seen: dict[tuple[str, int, str], tuple[float, int, logging.LogRecord]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the log record, or count it as a repetition."""
+        """Write the log record, or count it as a repeat."""
         now_s = self._now_s()
         self._tell_repeats(before_s=now_s - REPEAT_WITHIN_S)
         key = (record.name, record.levelno, _text(record))
@@ -183,7 +183,7 @@ class Collapsing(logging.Handler):
         self._inner.handle(record)
 
     def close(self) -> None:
-        """Write how often messages were repeated, and close the handler."""
+        """Log how many times each message was repeated, and close the handler."""
         with self.lock or nullcontext():
             self._tell_repeats(before_s=float("inf"))
         self._inner.close()
@@ -192,7 +192,7 @@ class Collapsing(logging.Handler):
     def _tell_repeats(self, *, before_s: float) -> None:
         for key, (written_s, count, last) in tuple(self._seen.items()):
             if written_s > before_s:
-                break  # entries are ordered by time, so the rest are newer
+                break  # entries are ordered by time, so all later entries are newer
             del self._seen[key]
             if count and self._gather and hasattr(last, _ALIKE):
                 self._inner.handle(last if count == 1 else _more(last, count - 1))

@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-# These characters only join letters, although their category, "Cf", also contains the marks that
-# change the text direction.
+# These characters only join letters and are harmless. Their Unicode category, "Cf", also contains
+# the marks that change the text direction.
 _JOINERS: Final = "\u200c\u200d"
 # The Unicode categories of control characters, marks that change the text direction, line and
 # paragraph separators, and unpaired surrogates.

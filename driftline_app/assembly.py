@@ -33,9 +33,9 @@ def build_handler(
     """Return a service's handler.
 
     `reports` is the folder for Evidently reports; if it is None, no reports are written. With
-    `synchronous`, as in `driftline run`, training and reports run in this thread, and no state is
-    stored on disk, because a run is never restarted. Otherwise, training and reports run in
-    separate processes while the loop keeps polling.
+    `synchronous`, which `driftline run` uses, the calling thread trains models and generates
+    reports, and no state is stored on disk, because a run is never restarted. Otherwise, separate
+    processes train models and generate reports while the loop keeps polling.
     """
     state = None if synchronous else state_of(settings, stream)
     match service:
@@ -98,17 +98,17 @@ def build_loop(
 
 
 def without_evidently() -> str | None:
-    """Return what Evidently would add and how to install it; None if it is installed."""
+    """Return a message that explains how to install Evidently, or None if it is installed."""
     if find_spec("evidently") is not None:
         return None
     return (
-        "Evidently is not installed: pip install 'driftline[evidently]' adds an HTML report of "
-        "each window that opened a drift event, and more drift tests"
+        "Evidently is not installed: pip install 'driftline[evidently]' adds more drift tests, "
+        "and an HTML report for each window that opened a drift event"
     )
 
 
 def _if_drawable(reports: Path | None) -> Path | None:
-    """Return the folder for reports, or None if Evidently, which draws them, is missing."""
+    """Return `reports`, or None if Evidently, which generates the reports, is not installed."""
     if reports is None or (missing := without_evidently()) is None:
         return reports
     log.info(missing)

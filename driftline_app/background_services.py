@@ -35,14 +35,14 @@ from driftline_app.service_process import service_command
 
 _POLL_EVERY_S: Final = 0.1
 _LOG_LINES: Final = 15
-# How long a supervisor may take to end after its services have ended.
+# Time that a supervisor may take to exit after its services have exited.
 _STOP_MARGIN_S: Final = 5.0
 
 Supervisor = subprocess.Popen[bytes]
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """The stopped services. `killed` lists the services that did not end in time."""
+    """The stopped services. `killed` lists the services that did not exit in time."""
 
     stopped: tuple[Process, ...]
     killed: tuple[Process, ...]
@@ -51,9 +51,9 @@ class Stopped(msgspec.Struct, frozen=True):
 def start_services(
     folder: Path, slots: Sequence[tuple[Service, int]], file: Path, servers: str
 ) -> tuple[Process, ...]:
-    """Start the workers that are not running yet, and wait until each has joined its group.
+    """Start the workers that are not running yet, and wait until all have joined their groups.
 
-    Return all workers. Raises DriftlineError.
+    Return the processes of all workers. Raises DriftlineError.
     """
     wanted = []
     for service, slot in slots:
@@ -72,7 +72,7 @@ def start_services(
 
 
 def replace_supervisor(folder: Path) -> bool:
-    """Start a supervisor if services are running without one. Return whether one was started.
+    """Start a supervisor if services run without one. Return whether a supervisor was started.
 
     Raises DriftlineError.
     """
@@ -83,13 +83,13 @@ def replace_supervisor(folder: Path) -> bool:
 
 
 def stop_services(folder: Path) -> Stopped:
-    """Stop the supervisor and all services, and wait until they have ended."""
+    """Stop the supervisor and all services, and wait until their processes have exited."""
     supervisor = read_supervisor(folder)
     running = tuple(process for process in read_processes(folder) if process.alive)
     # Stop the supervisor first, because it would restart the services.
     everything = [*([supervisor] if supervisor else []), *running]
     killed = {process.pid for process in stop(everything, patience_s=STOP_PATIENCE_S)}
-    # Then stop any service that the supervisor was just starting.
+    # Then stop any service that the supervisor started in the meantime.
     stop(read_processes(folder), patience_s=STOP_PATIENCE_S)
     write_processes(folder, ())
     write_request(folder, Request((read_request(folder) or Request()).number))
@@ -97,7 +97,7 @@ def stop_services(folder: Path) -> Stopped:
 
 
 def written_state(folder: Path, process: Process) -> ServiceState | None:
-    """Return the state that a process wrote, or None if it has not written any.
+    """Return the state that a process wrote, or None if the process has not written its state.
 
     The state file may still contain an earlier process's state.
     """
@@ -108,7 +108,7 @@ def written_state(folder: Path, process: Process) -> ServiceState | None:
 def ask_supervisor(folder: Path, services: Sequence[Wanted]) -> tuple[Request, Supervisor | None]:
     """Ask the supervisor to run these services as well. Start a supervisor if none is running.
 
-    Return the request, and the supervisor's process if it was started here.
+    Return the request, and the supervisor's process if this function started the supervisor.
     """
     wanted = {}
     supervisor = read_supervisor(folder)
@@ -129,20 +129,20 @@ def ask_supervisor(folder: Path, services: Sequence[Wanted]) -> tuple[Request, S
 def wait_for_supervisor(folder: Path, request: Request, started: Supervisor | None) -> None:
     """Wait until the supervisor has accepted the request. Raises DriftlineError.
 
-    On a timeout, stop the supervisor that was `started` for the request. If services are running,
-    leave the supervisor running as well, because it would stop them.
+    `started` is the supervisor that was started for the request, or None. On a timeout, stop this
+    supervisor unless services are running, because a supervisor stops all services before it exits.
     """
     deadline_s = time.monotonic() + START_PATIENCE_S
     while (supervisor := read_supervisor(folder)) is None or supervisor.request != request.number:
         if time.monotonic() > deadline_s:
             raise _no_supervisor(folder, started)
-        time.sleep(_POLL_EVERY_S)  # until the supervisor writes its state file
+        time.sleep(_POLL_EVERY_S)  # wait for the supervisor to write its state file
 
 
 def _no_supervisor(folder: Path, started: Supervisor | None) -> DriftlineError:
-    """Return the error for a supervisor that does not accept a request.
+    """Return the error to raise when the supervisor does not accept a request.
 
-    If no service is running, stop the `started` supervisor first.
+    If no service is running, first stop the supervisor `started`.
     """
     logs = _last_lines(folder / "supervisor.log", folder / "supervisor.err")
     hint = "check that the disk is not full and the folder is writable, then try again"
@@ -150,7 +150,7 @@ def _no_supervisor(folder: Path, started: Supervisor | None) -> DriftlineError:
         who = "the supervisor" if started is None else f"the supervisor (pid {started.pid})"
         return DriftlineError(f"{who} is running, but does not accept the request{logs}", hint=hint)
     if started.poll() is None:
-        started.terminate()  # the supervisor first stops the services that it started
+        started.terminate()  # before it exits, the supervisor stops its services
         try:
             started.wait(STOP_PATIENCE_S + _STOP_MARGIN_S)
         except subprocess.TimeoutExpired:
@@ -159,11 +159,11 @@ def _no_supervisor(folder: Path, started: Supervisor | None) -> DriftlineError:
         end = "did not write its state, and was stopped"
     else:
         end = f"ended with exit code {started.returncode}"
-    return DriftlineError(f"the supervisor does not start: it {end}{logs}", hint=hint)
+    return DriftlineError(f"could not start the supervisor: it {end}{logs}", hint=hint)
 
 
 def _has_started(folder: Path, wanted: Wanted) -> bool:
-    """Return whether a service has joined its group. Raises DriftlineError if it has ended."""
+    """Return whether a worker has joined its group. Raises DriftlineError if it has exited."""
     if (process := _process(folder, wanted)) is None:
         return False
     if process.failures:
@@ -175,8 +175,8 @@ def _has_started(folder: Path, wanted: Wanted) -> bool:
 def _failed(wanted: Wanted, problem: str) -> DriftlineError:
     return DriftlineError(
         f"{wanted.name} {problem}{_last_lines(Path(wanted.log), output_of(wanted))}",
-        hint="the supervisor keeps restarting it, and other services keep running; `driftline "
-        "status` shows them all, `driftline down` stops them all",
+        hint="the supervisor keeps restarting this service, and the other services keep running; "
+        "`driftline status` shows all services, and `driftline down` stops all services",
     )
 
 
@@ -185,7 +185,7 @@ def _process(folder: Path, wanted: Wanted) -> Process | None:
 
 
 def _last_lines(*logs: Path) -> str:
-    """Return the last lines of each log that is not empty, below a heading."""
+    """Return the last lines of each non-empty log, under a heading."""
     shown = ""
     for log in logs:
         if log.exists() and (text := log.read_text(encoding="utf-8", errors="replace")):

@@ -1,4 +1,4 @@
-"""Change a stream's champion or freeze by publishing signed records to the `models` topic.
+"""Change the champion, or pause promotion, by publishing signed records to the `models` topic.
 
 Input: the `models` topic and the signing key. Output: signed records in the `models` topic. Each
 change is read back to check that services will accept it.
@@ -46,8 +46,8 @@ def make_champion(
     _send(context, signer, pointer)
     now = catalog_of(context)
     if now.champion is None or now.champion.id != pointer.id:
-        # Our record is the newest with its key, so compaction would delete the pointer that is in
-        # effect. Publish that pointer again.
+        # Our record is now the latest for its key, so compaction would delete the pointer that is
+        # currently in effect. Publish that pointer again.
         _send(context, signer, *now.restatements())
         raise _ignored(context, CHAMPION_KEY)
     before = catalog.announcements.get(catalog.champion_digest or "")
@@ -55,7 +55,7 @@ def make_champion(
 
 
 def set_freeze(context: Context, *, frozen: bool, reason: str) -> None:
-    """Stop or allow automatic promotion. Raises the same errors as `make_champion`."""
+    """Pause or resume automatic promotion. Raises the same errors as `make_champion`."""
     signer = Signer(context.settings.keys)
     event = catalog_of(context).freezing(frozen=frozen, reason=reason, at=_now())
     _send(context, signer, event)
@@ -64,7 +64,7 @@ def set_freeze(context: Context, *, frozen: bool, reason: str) -> None:
 
 
 def sign_unsigned(context: Context) -> tuple[ModelsEvent, ...]:
-    """Sign and republish the unsigned records that are in effect. Return them."""
+    """Sign and republish the unsigned events that are in effect. Return these events."""
     signer = Signer(context.settings.keys)
     events = catalog_of(context).restatements()
     _send(context, signer, *events)
@@ -75,12 +75,12 @@ def _ignored(context: Context, key: str) -> SettingsError:
     why = catalog_of(context).rejected.get(key)
     if why is None:
         return SettingsError(
-            f"{key}: another change was made at the same moment, so this one has no effect",
+            f"{key}: another change was made at the same time, so this change has no effect",
             hint="check `driftline models list` and try again",
         )
     return SettingsError(
         f"{key}: services will ignore this change: {why}",
-        hint="run `driftline keys trust signing.pub` wherever services of this stream run",
+        hint="run `driftline keys trust signing.pub` on each machine that runs the services",
     )
 
 

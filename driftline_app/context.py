@@ -40,6 +40,6 @@ def open_context(
     if asked not in (None, stream.name):
         raise SettingsError(
             f"run {folder.name} belongs to stream {stream.name}, not to {asked}",
-            hint="`--run last` is the newest run of the stream; --run needs no --stream",
+            hint="omit --stream, or use `--run last` to select the stream's newest run",
         )
     return Context(settings, stream, broker)

@@ -1,7 +1,7 @@
 """Compare the estimated metrics in `windows` with metrics computed from the labels in `outcomes`.
 
 Input: the two topics. Output: an `EstimateComparison` for each window that has both an estimate and
-labels, and a sentence about the errors.
+labels, and a sentence that summarizes the estimates' errors.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def compare_estimates(
 
 
 def error_sentence(found: Coverage) -> str:
-    """Return a sentence about the estimates' errors.
+    """Return a sentence that summarizes the estimates' errors.
 
     >>> error_sentence(Coverage(9, 0.0214, 8 / 9, 0.0405))
     'estimates without labels: mean error 0.0214 over 9 windows, 89% of the true values within \

@@ -126,7 +126,7 @@ def _scored(event: PredictionsEvent | OutcomesEvent, what: str) -> str:
 
 
 def _where(event: Prediction | Outcome) -> str:
-    """Return the record's id, with its time, or with its row number if that differs from the id."""
+    """Return the record's id, plus its time or, if it differs from the id, its row number."""
     if event.time is not None:
         return f"{event.record_id} at {event.time}"
     if event.row is not None and str(event.row) != event.record_id:

@@ -16,7 +16,7 @@ from producers.pacing import paced
 from producers.playback import Playback
 from producers.rows import RowSource
 
-# Number of rows between two calls of `progress`, because a call costs more than sending a record.
+# Number of rows between calls to `progress`. A call costs more CPU time than sending a record.
 _PROGRESS_EVERY: Final = 500
 
 
@@ -32,8 +32,8 @@ def numbered_playback(
 ) -> Playback:
     """Return a playback that continues the row numbers in the features topic.
 
-    `first_row` replaces the next number in the topic. Raises TopicMismatch if the topics are
-    missing or differ from the plan.
+    If `first_row` is given, numbering starts at this number instead. Raises TopicMismatch if the
+    topics are missing or differ from the plan.
     """
     with closing(broker.admin()) as admin:
         require(admin, Topics(stream), role="producers")

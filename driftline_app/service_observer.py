@@ -22,9 +22,9 @@ from driftline_app.service_troubles import Troubles
 
 log = logging.getLogger(__name__)
 
-# Often enough for an operator to follow, and rarely enough to cost almost nothing.
+# Interval between writes of the state file: short enough for operators, long enough to be cheap.
 _WRITE_EVERY_S = 1.0
-# Messages in these topics are rare enough to log each one. Dead letters are only counted.
+# Log every message in these topics, because such messages are rare. Dead letters are only counted.
 _LOGGED: tuple[Role, ...] = ("drift", "retrain", "models")
 
 
@@ -32,7 +32,7 @@ class ObservedHandler(Handler):
     """A handler that passes each call to another handler and observes the results.
 
     `count_members` returns how many workers the service has, and may raise BrokerError. It is
-    called only while this worker does not have all partitions.
+    called only while some partitions are not assigned to this worker.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ObservedHandler(Handler):
         self._write()
 
     def on_connection(self, problem: str | None) -> None:
-        """Note why Kafka cannot be used. None means that Kafka can be used again.
+        """Record why Kafka is unavailable. None means that Kafka is available again.
 
         Call this method after each attempt to connect.
         """
@@ -175,7 +175,7 @@ class ObservedHandler(Handler):
             gaps=self._gaps,
             lost=self._lost,
             published={self._roles.get(topic, topic): n for topic, n in self._published.items()},
-            problem=getattr(self._handler, "problem", None),  # only the outcomes handler has it
+            problem=getattr(self._handler, "problem", None),  # set only by the outcomes handler
             model=model,
             rejected=dict(rejected),
             error=error,
@@ -187,7 +187,7 @@ class ObservedHandler(Handler):
         try:
             write_state(self._folder, self._state)
         except OSError as error:
-            # The service keeps working, and `driftline health` reports that its state file is old.
+            # The service keeps working. `driftline health` reports that the state file is outdated.
             if not self._cannot_write:
                 log.warning(
                     "cannot write the state file, so `driftline health` will report this service "

@@ -1,4 +1,4 @@
-"""Run one worker of a service in this process until it is stopped.
+"""Run one worker of a service in this process until SIGINT or SIGTERM stops the worker.
 
 Input: a service, its stream and a broker. Output: the worker's log and state file, and the messages
 that the service publishes.
@@ -28,8 +28,8 @@ from driftline_app.service_observer import ObservedHandler
 
 log = logging.getLogger(__name__)
 
-# Allocations minus deallocations that trigger a garbage collection: enough for several batches of
-# records.
+# Start a garbage collection when allocations exceed deallocations by this number, which is enough
+# for several batches of records.
 _GC_THRESHOLD: Final = 50_000
 # Number of 1 MiB arenas in CPython's allocator that a batch of 2,000 records fills.
 _KEPT_ARENAS: Final = 16
@@ -84,7 +84,9 @@ def run_service(
             on_connection=handler.on_connection,
         )
         servers, client = settings.bootstrap_servers, settings.client
-        log.info("starting %s of stream %s; Kafka: %s by %s", service, stream.name, servers, client)
+        log.info(
+            "starting %s for stream %s; Kafka: %s via %s", service, stream.name, servers, client
+        )
         await_topics(broker, Topics(stream), service, stop, handler.on_connection)
         _prepare_memory()
         loop.run(stop, max_wait_s=stream.kafka.max_wait_ms / 1000)
@@ -127,7 +129,11 @@ def await_topics(
     stop: threading.Event,
     on_connection: Callable[[str | None], None],
 ) -> None:
-    """Wait until the broker can be reached, or `stop` is set. Raises TopicMismatch."""
+    """Wait until the broker is reachable, and check the service's topics.
+
+    Return early if `stop` is set. Raises TopicMismatch if a topic is missing or differs from the
+    plan.
+    """
     pause_s = _FIRST_PAUSE_S
     while not stop.is_set():
         try:
@@ -147,7 +153,7 @@ def await_topics(
 
 
 def _limit_heaps() -> None:
-    """Limit glibc to two heaps, which all threads share. Its default is up to eight per core.
+    """Limit glibc to two heaps, shared by all threads. glibc's default limit is eight per core.
 
     Each Kafka client has several threads, and each heap holds on to freed memory. With 16 heaps, a
     monitor that used 41 MB of heap memory held 119 MB after ten outages.
@@ -166,8 +172,8 @@ def _prepare_memory() -> None:
     # thousands of live records for reference cycles takes a tenth of the run time and finds none.
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 10, 10)
-    # CPython returns empty arenas to the system, and the next batch allocates them again. This
-    # causes more than half of all page faults. Keeping an object in each arena prevents this. The
-    # kept objects are half an arena apart, so that every arena contains one, wherever it begins.
+    # CPython returns empty arenas to the system, and allocates arenas again for the next batch.
+    # These allocations cause more than half of all page faults. To avoid them, keep an object in
+    # each arena. The kept objects are half an arena apart, so every arena contains at least one.
     filled = [bytes(_OBJECT_BYTES) for _ in range(_KEPT_ARENAS * _ARENA_BYTES // _OBJECT_BYTES)]
     _kept.extend(filled[:: _ARENA_BYTES // _OBJECT_BYTES // 2])

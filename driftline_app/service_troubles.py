@@ -1,7 +1,8 @@
 """Detect what keeps a service from working: no broker, too few partitions, no progress, no model.
 
-Input: what the loop reports to `ObservedHandler`. Output: `Trouble`s for the state file, each with
-its start time. `driftline health` decides how long a trouble may last.
+Input: connection errors, positions, lags and partition counts from `ObservedHandler`. Output: a
+`Trouble` with a start time for each problem, for the state file. `driftline health` decides how
+long a problem may last.
 """
 
 import logging
@@ -13,14 +14,14 @@ from driftline.ops.processes import Trouble, TroubleKind
 
 log = logging.getLogger(__name__)
 
-# How often a worker that does not have all partitions counts the service's workers. It counts more
-# often while it has too few partitions, because other workers may have just joined.
+# Intervals at which a worker that does not have all partitions counts the service's workers. The
+# shorter interval applies while it has too few partitions, because workers may have just joined.
 _COUNT_EVERY_S = 30.0
 _COUNT_AGAIN_S = 10.0
 
 
 class Troubles:
-    """The troubles of one worker.
+    """One worker's current problems.
 
     `partitions` contains the partition count of each topic that the service consumes.
     """
@@ -37,11 +38,11 @@ class Troubles:
         self._troubles: dict[TroubleKind, Trouble] = {}
         self._share = 0  # the smallest number of partitions that this worker should have
         self._counted_s = float("-inf")
-        # Partition with unread records → the worker's position, and when it last changed.
+        # Partition with unread records → the worker's position, and the time of its last change.
         self._stopped: dict[TopicPartition, tuple[int, str]] = {}
 
     def now(self) -> tuple[Trouble, ...]:
-        """Return the current troubles."""
+        """Return the current problems."""
         return tuple(self._troubles.values())
 
     @property
@@ -49,7 +50,7 @@ class Troubles:
         return "waiting for Kafka" in self._troubles
 
     def note_connection(self, problem: str | None, now: str) -> None:
-        """Note why Kafka cannot be used. None means that Kafka can be used."""
+        """Record why Kafka is unavailable. None means that Kafka is available."""
         self._set("waiting for Kafka", problem, now)
 
     def note_progress(
@@ -59,7 +60,7 @@ class Troubles:
         paused: Set[TopicPartition],
         now: str,
     ) -> None:
-        """Note positions and lags. Ignore partitions that the handler has paused."""
+        """Record positions and lags, but ignore partitions that the handler has paused."""
         work = {p for p, lag in lags.items() if lag > 0 and p not in paused}
         before = self._stopped
         self._stopped = {
@@ -75,7 +76,7 @@ class Troubles:
         self._set("no progress", f"{lags[oldest]:,} to read at {where}", since, anew=True)
 
     def note_partitions(self, count: int, now: str) -> None:
-        """Note this worker's number of partitions. Now and then, count the service's workers."""
+        """Record this worker's number of partitions. At intervals, count the service's workers."""
         total = sum(self._all_partitions)
         if count >= total or self._count_members is None:
             self._set("too few partitions", None, now)
@@ -89,7 +90,10 @@ class Troubles:
         self._set("too few partitions", detail if missing else None, now)
 
     def note_model(self, missing: str | None, now: str) -> None:
-        """Note a champion that is published while no model serves. None ends the trouble."""
+        """Record whether a champion is published while no model serves.
+
+        `missing` is the champion's digest, or None if there is no such problem.
+        """
         detail = None if missing is None else f"the champion {missing} does not serve"
         self._set("no model", detail, now)
 
@@ -103,7 +107,7 @@ class Troubles:
         self._share = sum(partitions // members for partitions in self._all_partitions)
 
     def _set(self, kind: TroubleKind, detail: str | None, now: str, *, anew: bool = False) -> None:
-        """Start or continue a trouble. Without `detail`, end the trouble."""
+        """Record that a problem exists or, if `detail` is None, that it has ended."""
         if detail is None:
             self._troubles.pop(kind, None)
             return

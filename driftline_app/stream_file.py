@@ -13,14 +13,14 @@ _ENOUGH_KEYS: Final = 2
 
 
 def find_stream(file: Path | None) -> Stream:
-    """Load the named stream file, or the only one in the current folder. Raises StreamFileError."""
+    """Load the given stream file, or the only one in the current folder. Raises StreamFileError."""
     return load(find_stream_file(file))
 
 
 def find_stream_file(file: Path | None) -> Path:
-    """Return the path of the named stream file, or of the only one in the current folder.
+    """Return `file` or, if it is None, the path of the only stream file in the current folder.
 
-    Raises StreamFileError if no file is named and the folder does not contain exactly one.
+    Raises StreamFileError if `file` is None and the folder does not contain exactly one such file.
     """
     if file is not None:
         return file
@@ -43,11 +43,11 @@ def find_stream_file(file: Path | None) -> Path:
     if unreadable:
         raise StreamFileError(
             f"no readable stream file in this folder; cannot read {', '.join(unreadable)}",
-            hint="correct the file, or name another one with --stream FILE",
+            hint="correct the file, or choose another file with --stream FILE",
         )
     raise StreamFileError(
         "no stream file in this folder",
-        hint="name one with --stream FILE, or create one: driftline init DATA --target COLUMN",
+        hint="choose one with --stream FILE, or create one: driftline init DATA --target COLUMN",
     )
 
 

@@ -32,10 +32,10 @@ Environment={home}
 EnvironmentFile=-{secrets}
 Restart=always
 RestartSec=1
-# From 1 s to a minute in six steps; systemd before 254 ignores these two lines.
+# Increase the restart delay from 1 s to a minute in six steps; systemd before 254 ignores this.
 RestartSteps=6
 RestartMaxDelaySec=60
-# SIGTERM lets a service commit and leave its group.
+# After SIGTERM, the service needs time to commit and to leave its consumer group.
 TimeoutStopSec=40
 KillMode=mixed
 
@@ -61,13 +61,13 @@ def systemd_units(
         and name not in ("DRIFTLINE_HOME", "KAFKA_BOOTSTRAP_SERVERS")
     )
     lines = [
-        "# Write each unit to the named file in ~/.config/systemd/user, then run:",
+        "# Save each unit under its file name in ~/.config/systemd/user, then run:",
         "# systemctl --user daemon-reload; systemctl --user enable --now NAME...",
         f"# Write client properties and other settings to {secrets}, one NAME=value per line.",
     ]
     if names:
         shown = visible(", ".join(names))
-        lines.append(f"# These variables are set in this shell and may be needed there: {shown}.")
+        lines.append(f"# Copy these variables from this shell to that file if needed: {shown}.")
     units = [
         _UNIT.format(
             name=f"driftline-{base}-{service}-{slot}.service",
@@ -98,7 +98,7 @@ def _percent(text: str) -> str:
     """Double percent signs. Raises SettingsError for text that could add a line to the unit."""
     if not text.isprintable():
         raise SettingsError(
-            f"{text!r} has characters that cannot be written to a systemd unit",
+            f"{text!r} contains characters that cannot be written to a systemd unit",
             hint="rename the folder or file",
         )
     return text.replace("%", "%%")

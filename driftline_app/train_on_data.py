@@ -46,8 +46,8 @@ def train_on_data(
 ) -> TrainResult:
     """Train a model and publish it. If the stream has no champion, the model becomes the champion.
 
-    `limit` is the number of rows to read. With `promote`, the model replaces the champion. Raises
-    DriftlineError.
+    `limit` is the maximum number of rows to read. With `promote`, the model replaces the champion.
+    Raises DriftlineError.
     """
     stream, topics = context.stream, Topics(context.stream)
     with closing(context.broker.admin()) as admin:
@@ -89,9 +89,9 @@ def train_on_data(
 def labelled_records(
     stream: Stream, data: str, limit: int | None = None
 ) -> tuple[list[bytes], list[Value]]:
-    """Return a data set's labelled records, as bytes to be sent, and their labels.
+    """Return a data set's labelled records, encoded as for the features topic, and their labels.
 
-    `limit` is the number of rows to read. Raises DataError if no row has a label.
+    `limit` is the maximum number of rows to read. Raises DataError if no row has a label.
     """
     own = stream.simulate.delay is None
     playback = Playback(
@@ -112,7 +112,7 @@ def labelled_records(
             try:
                 label = codec.decode(play.value).label
             except DataError:
-                continue  # outcomes would reject the label, so leave out the record
+                continue  # the outcomes service would reject the label, so skip the record
             records.append(record)
             labels.append(label)
     if not records:

@@ -1,4 +1,4 @@
-"""Send records to a stream from an application, and their labels later.
+"""Send feature records and their labels from an application to a stream's Kafka topics.
 
 usage: driftline topics apply --stream examples/iris.toml
        python examples/client.py [HOST:PORT]
@@ -14,7 +14,7 @@ STREAM = Path(__file__).with_name("iris.toml")
 
 
 def send(producer: FeatureProducer) -> str:
-    """Send one flower and its species. Return the id of its record."""
+    """Send one flower and its species. Return the record's id."""
     flower = producer.send(
         {
             "flower_id": "rose-1",

@@ -1,7 +1,7 @@
-"""Read outcomes and drift events: the accuracy of each model, and what has drifted.
+"""Print each model's accuracy and all drift events, from a stream's topics or a saved run.
 
-usage: python examples/subscriber.py                         reads the newest `driftline run`
-       python examples/subscriber.py STREAM_FILE HOST:PORT   reads the topics on a Kafka
+usage: python examples/subscriber.py                         reads the newest saved run
+       python examples/subscriber.py STREAM_FILE HOST:PORT   reads topics from Kafka
 """
 
 import sys
@@ -11,20 +11,20 @@ from driftline import Broker, Stream, drift_events, load_stream, open_run, outco
 
 
 def report(broker: Broker | str, stream: Stream) -> None:
-    """Print a line for each model, the first model first, and for each change of a drift event."""
+    """Print one line per model, in the order in which they served, and one line per drift event."""
     records: Counter[str] = Counter()
     correct: Counter[str] = Counter()
     for outcome in outcomes(broker, stream):
         records[outcome.model] += 1
         correct[outcome.model] += outcome.prediction == outcome.label
     for model, count in records.items():
-        print(f"{model[:19]}  accuracy {correct[model] / count:.3f} of {count:,} records")
+        print(f"{model[:19]}  accuracy {correct[model] / count:.3f} on {count:,} records")
     for event in drift_events(broker, stream):
         print(f"{event.kind} drift {event.action}: {event.message}")
 
 
 def main() -> None:
-    """Read the stream that the command line names, or the newest run."""
+    """Report on the stream given on the command line, or on the newest saved run."""
     if len(sys.argv) > 1:
         _, file, server = sys.argv
         report(server, load_stream(file))

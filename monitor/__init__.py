@@ -1,1 +1,1 @@
-"""The monitor service: aggregate predictions and outcomes by window, and publish drift events."""
+"""Monitor service: aggregate predictions and outcomes from Kafka by window, and detect drift."""

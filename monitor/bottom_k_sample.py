@@ -1,8 +1,8 @@
-"""Sample a window's records, held as arrays, by choosing the records with the smallest id hashes.
+"""Sample a window's records from NumPy arrays: select the k records with the smallest id hashes.
 
-Input: records as arrays. Output: their bottom-k sample. Partial aggregates' samples merge, in any
-order, into the whole window's sample. The hash is a mixed CRC-32 of the id. Records with equal
-hashes are ordered by position, partition and offset.
+Input: records as arrays. Output: their bottom-k sample. The samples of partial aggregates can be
+merged, in any order, into the whole window's sample. An id's hash is its CRC-32 after an additional
+bit-mixing step. Ties between equal hashes are broken by position, partition and offset.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from monitor.class_scores import ClassScores
 
 
 def hashes_of(record_ids: Sequence[str]) -> NDArray[np.uint32]:
-    """Return hashes (n,) that are the same on every machine and in every Python version. CRC-32 is
-    the fastest hash function available (0.15 µs per id), but it is linear, so the hashes of
-    consecutive ids form regular patterns. Murmur3's finalizer removes these patterns and maps
-    different values to different hashes."""
+    """Return the ids' hashes (n,), which are the same on every machine and in every Python version.
+    CRC-32 is the fastest hash function available (0.15 µs per id), but it is linear, so the hashes
+    of consecutive ids form regular patterns. Murmur3's finalizer removes these patterns. It maps
+    different values to different hashes, so it adds no collisions."""
     mixed = np.fromiter(map(crc32, map(str.encode, record_ids)), np.uint32, len(record_ids))
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         mixed ^= mixed >> np.uint32(shift)
@@ -32,7 +32,7 @@ def hashes_of(record_ids: Sequence[str]) -> NDArray[np.uint32]:
 
 class Sample(msgspec.Struct, frozen=True):
     """A complete window's sample, ordered by position. `repeated` is the number of sampled records
-    whose id already occurred in the sample."""
+    whose id also belongs to an earlier record in the sample."""
 
     columns: Columns
     predictions: NDArray[Any]  # dtype object (class names) or float64
@@ -45,7 +45,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 class Rows(msgspec.Struct, frozen=True):
     """Records as aligned arrays of length n. `values` contains one array for each sampled column.
-    `scores` contains the model's class scores, or is None if they are not sampled."""
+    `scores` contains the model's class scores, or is None if class scores are not sampled."""
 
     hashes: NDArray[np.uint32]
     positions: NDArray[np.int64]
@@ -69,8 +69,8 @@ class Rows(msgspec.Struct, frozen=True):
         )
 
     def ordered(self) -> "Rows":
-        """Return the records ordered by position, then hash, so that partitions do not affect the
-        order."""
+        """Return the records sorted by position, then by hash, so that the order does not depend on
+        the partitions."""
         return self.take(np.lexsort((self.offsets, self.partitions, self.hashes, self.positions)))
 
     @classmethod
@@ -104,13 +104,13 @@ class SampleThreshold:
     """
 
     def __init__(self, limit: int) -> None:
-        self.value = 2**32 - 1  # never increases; `drop_hashes` does not reset it
+        self.value = 2**32 - 1  # the threshold; never increases, even after `drop_hashes`
         self._limit = limit
-        self._chunks: list[NDArray[np.uint32]] = []  # filled by `add`, cleared by `drop_hashes`
+        self._chunks: list[NDArray[np.uint32]] = []  # hashes from `add`, cleared by `drop_hashes`
         self._buffered = 0
 
     def add(self, hashes: NDArray[np.uint32]) -> None:
-        """Add the hashes of more records. No record may be added twice."""
+        """Add more records' hashes. Each record may be added only once."""
         self._chunks.append(hashes)
         self._buffered += len(hashes)
         if self._buffered > self._limit + self._limit // 4:
@@ -120,16 +120,16 @@ class SampleThreshold:
             self._chunks, self._buffered = [smallest], self._limit
 
     def drop_hashes(self) -> None:
-        """Drop the buffered hashes, because their records may be added again, but preserve
-        `value`."""
+        """Drop the buffered hashes, so that their records can be added again. `value` does not
+        change."""
         self._chunks, self._buffered = [], 0
 
 
 class BottomKSample:
     """A bottom-k sample of `limit` records. It buffers at most 2 × `limit` records plus one batch.
 
-    Samples that will be merged into one window's sample may share a threshold. Together, they then
-    buffer only as many records as a single sample.
+    Samples that will be merged into one window's sample can share a threshold. Together, they then
+    buffer only as many records as a single sample would.
 
     >>> sample = BottomKSample(2)
     >>> empty = np.zeros(4, dtype=np.int64)
@@ -148,11 +148,11 @@ class BottomKSample:
         return min(self._buffered, self._limit)
 
     def admits(self, hashes: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Return a mask (n,) of the records that may still be in the sample, given their hashes."""
+        """Return a mask (n,), True for each hash whose record may still belong to the sample."""
         return hashes <= np.uint32(self._threshold.value)
 
     def add(self, rows: Rows) -> None:
-        """Add records. Records that cannot be in the sample are dropped."""
+        """Add the records that may belong to the sample, and ignore all other records."""
         rows = self._useful(rows)
         if not len(rows):
             return

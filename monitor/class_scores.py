@@ -1,8 +1,8 @@
-"""Store many records' class scores compactly in uint16 arrays, which can be merged in any order.
+"""Pack many records' class scores into uint16 NumPy arrays that can be concatenated in any order.
 
-Input: each record's scores by class, as in predictions. Output: arrays by class, or a matrix with
-one column for each given class. A score takes 2 bytes and is rounded to a step of 1.5e-5, which is
-finer than any calibration can resolve.
+Input: each record's scores by class, as published in predictions. Output: one array per class, or a
+matrix with one column for each requested class. Each score takes 2 bytes and is rounded to a
+multiple of 1.5e-5, a step too small to affect any calibration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ Packed = NDArray[np.uint16]
 
 
 class ClassScores:
-    """The class scores of n records. `by_class` maps class names, in any order, to scores, uint16
-    (n,). Records may have scores for different classes, or no scores at all. A missing score is
-    `NONE`."""
+    """The class scores of n records. `by_class` maps class names, in any order, to uint16 arrays
+    (n,) of scores. Records may have scores for different classes, or no scores at all. Missing
+    scores are stored as `NONE`."""
 
     __slots__ = ("_length", "by_class")
 
@@ -38,7 +38,7 @@ class ClassScores:
 
     @classmethod
     def of(cls, records: Sequence[Mapping[str, float] | None]) -> "ClassScores":
-        """Build from predictions' scores. Scores outside 0…1 are clipped."""
+        """Build an instance from the predictions' scores. Clip scores to the range from 0 to 1."""
         names = dict.fromkeys(name for record in records if record is not None for name in record)
         return cls(
             {
@@ -54,7 +54,7 @@ class ClassScores:
 
     @classmethod
     def concat(cls, parts: Sequence["ClassScores"]) -> "ClassScores":
-        """Concatenate the records of all parts."""
+        """Concatenate the class scores of all `parts`, in order."""
         names = dict.fromkeys(name for part in parts for name in part.by_class)
         return cls(
             {name: np.concatenate([part.own(name) for part in parts]) for name in names},
@@ -62,7 +62,7 @@ class ClassScores:
         )
 
     def own(self, name: str) -> Packed:
-        """Return a class's scores (n,), `NONE` where missing."""
+        """Return one class's scores (n,), with `NONE` for each missing score."""
         found = self.by_class.get(name)
         return np.full(self._length, NONE, dtype=np.uint16) if found is None else found
 
@@ -72,18 +72,18 @@ class ClassScores:
         return ClassScores({name: own[at] for name, own in self.by_class.items()}, length)
 
     def matrix(self, classes: Sequence[str]) -> NDArray[np.float64]:
-        """Return scores (n, k), one column for each of `classes`, NaN where missing."""
+        """Return scores (n, k), with a column for each of `classes` and NaN for missing scores."""
         return unpacked(np.column_stack([self.own(name) for name in classes]))
 
 
 def packed(scores: NDArray[np.float64]) -> Packed:
-    """Return scores in their stored form. NaN becomes `NONE`."""
+    """Encode scores as uint16 for storage. NaN becomes `NONE`."""
     whole = np.rint(np.minimum(np.maximum(scores, 0.0), 1.0) * SCALE)  # NaN stays NaN
     return np.where(np.isnan(scores), NONE, whole).astype(np.uint16)
 
 
 def unpacked(kept: Packed) -> NDArray[np.float64]:
-    """Return the scores that were passed to `packed`, up to rounding.
+    """Decode scores that `packed` has encoded. `NONE` becomes NaN.
 
     >>> unpacked(packed(np.array([0.0, 0.25, 1.0, np.nan]))).round(4).tolist()
     [0.0, 0.25, 1.0, nan]

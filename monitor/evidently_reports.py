@@ -1,9 +1,9 @@
-"""Write Evidently's HTML report for a window that opened a drift event to a file.
+"""Write an HTML file with Evidently's report on a window that opened a drift event.
 
 Input: a window's sample and its model's reference. Output: the file `<window id>.html` in a folder.
 Drawing takes seconds and holds Python's global interpreter lock, so services draw in a separate
-process, one report at a time. While two reports are pending, further reports are skipped and the
-skip is logged.
+process, one report at a time. While two reports are pending, each further report is skipped,
+with a warning in the log.
 """
 
 import logging
@@ -37,7 +37,7 @@ _Data = dict[str, NDArray[Any]]
 
 
 class Task(msgspec.Struct, frozen=True):
-    """The inputs of `draw`, all of which can be pickled."""
+    """The input of `draw`. All fields can be pickled."""
 
     path: Path
     reference: _Data  # column name → float64 or object (n,)
@@ -47,22 +47,22 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Reports:
-    """Draw reports to files in a folder, in this thread or in a separate process."""
+    """Writes reports to files in a folder, in the calling thread or in a separate process."""
 
     def __init__(self, stream: Stream, folder: Path, *, synchronous: bool) -> None:
         self._stream = stream
         self._folder = folder
         self._synchronous = synchronous
-        # Name of the last report requested by `draw`.
+        # Name of the report in the most recent call to `draw`.
         self._newest: str | None = None
-        # The separate process: started by the first report drawn in it, stopped by `close`.
+        # The separate process. `_draw` starts it for the first report, and `close` stops it.
         self._pool: ProcessPoolExecutor | None = None
-        # Reports that are being drawn or are waiting: added by `draw`, removed by `poll` when done.
+        # Unfinished reports. `_draw` adds a report, and `poll` removes it once it is finished.
         self._waiting: list[tuple[Path, Future[None]]] = []
 
     def draw(self, name: str, sample: Sample, reference: Reference) -> None:
         """Draw the report `name`, or submit it to the separate process. If drawing fails, the error
-        is only logged, because drift must be published anyway."""
+        is logged but not raised, because the drift event must still be published."""
         if name == self._newest:
             return  # a window that opens several events has only one report
         self._newest = name
@@ -84,7 +84,7 @@ class Reports:
             )
             return
         if self._pool is None:
-            # Spawn instead of forking: a broker client's threads and locks must not be copied.
+            # Spawn, because a fork would copy a broker client's locks, but not its threads.
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
             self._waiting.append((task.path, self._pool.submit(draw, task)))
@@ -101,13 +101,13 @@ class Reports:
         self._waiting = [(path, future) for path, future in self._waiting if not future.done()]
 
     def wait(self) -> None:
-        """Block until all submitted reports are done."""
+        """Block until all submitted reports are finished."""
         wait([future for _, future in self._waiting])
         self.poll()
 
     def close(self) -> None:
-        """Wait for the report that is being drawn, and cancel the waiting reports. Safe to call
-        twice."""
+        """Wait for the report that is being drawn, and cancel all waiting reports. It is safe to
+        call this method twice."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -134,8 +134,8 @@ class Reports:
 
 
 def draw(task: Task) -> None:
-    """Write one report. A column is left out if either sample has no value for it."""
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # disables telemetry; must precede the import
+    """Write one report. Leave out columns without values in the reference or current data."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # disable telemetry before the import
     import evidently
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
@@ -146,7 +146,7 @@ def draw(task: Task) -> None:
         for name in (*task.numbers, *task.categories)
         if _has_value(task.reference[name]) and _has_value(task.current[name])
     ]
-    # Evidently and Plotly insert names and values into the page, so remove markup from both.
+    # Evidently and Plotly interpret markup in column names and values, so remove the markup.
     shown = labels(drawable)
     values = labels(
         value
@@ -173,7 +173,7 @@ def draw(task: Task) -> None:
         return Dataset.from_pandas(frame, data_definition=definition)
 
     with warnings.catch_warnings():
-        # The correlation of a constant column is undefined. Evidently shows it as missing.
+        # A constant column's correlations are undefined. Evidently shows them as missing.
         warnings.simplefilter("ignore", RuntimeWarning)
         snapshot = Report([DataDriftPreset(), DataSummaryPreset()]).run(
             dataset(task.current), dataset(task.reference)

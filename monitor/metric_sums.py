@@ -1,8 +1,8 @@
-"""Compute realised metrics from exact sums over labels and predictions, mergeable in any order.
+"""Compute realised metrics from exact sums over labels and predictions; pure computation on arrays.
 
 Input: arrays of labels and predictions, or another worker's sums. Output: the stream's metric, the
-mean error, and whether the error exceeds the model's held-out error. All sums are counts or
-fixed-point integers, not floats.
+mean error, and whether this error is significantly higher than the model's held-out error. All sums
+are counts or fixed-point integers, so they can be merged in any order with the same result.
 """
 
 import math
@@ -19,8 +19,8 @@ from driftline.config.stream_sections import Metric, Task
 from driftline.wire.events import Value
 from driftline.wire.partial_aggregates import ErrorSums, ModelAggregate, Pair
 
-# Errors are multiplied by 2^64 and stored as integers. The factor preserves all bits of errors
-# above 1e-3, and 12 digits of an error of 1e-7. Python integers do not overflow.
+# Errors are multiplied by 2^64 and stored as integers. This factor preserves all bits of errors
+# above 1e-3, and 12 significant digits of errors around 1e-7. Python integers do not overflow.
 FIXED_POINT_BITS: Final = 64
 # Larger errors are clipped to this value, whose square times 2^64 is still a finite float.
 MAX_ERROR: Final = 1e140
@@ -32,7 +32,7 @@ class Tally(Protocol):
     records: int
 
     def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
-        """Add outcomes. Return their errors (n,)."""
+        """Add outcomes, and return their errors (n,)."""
 
     def merge(self, other: Any) -> None:
         """Add the sums of another tally of the same kind."""
@@ -41,21 +41,22 @@ class Tally(Protocol):
         """Add the sums from a partial aggregate."""
 
     def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
-        """Return the sums in the form in which a partial aggregate stores them."""
+        """Return the sums as a partial aggregate stores them."""
 
     def metric(self, metric: Metric) -> float:
         """Return the metric over all outcomes. At least one outcome must have been added."""
 
     def standard_error(self, metric: Metric) -> float:
-        """Return the metric's standard error, assuming independent outcomes. It is too small if
-        errors are autocorrelated. At least one outcome must have been added."""
+        """Return the metric's standard error, assuming independent outcomes. The result is too
+        small if errors are autocorrelated. At least one outcome must have been added."""
 
     def error(self) -> float:
         """Return the mean error. At least one outcome must have been added."""
 
     def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
-        """Return the p-value of a mean error this high, assuming the model is as good as on
-        `reference` (errors, shape (m,)). `variance_inflation` applies to mean errors."""
+        """Return the p-value of a mean error this high under the hypothesis that the model's error
+        has not increased. `reference` (m,) contains its held-out errors. `variance_inflation` is
+        the factor by which autocorrelation increases the variance of a mean error."""
 
 
 def new_tally(task: Task) -> Tally:
@@ -123,8 +124,8 @@ class ClassTally:
 
         wrong, before = self._wrong(), int(reference.sum())
         table = [[wrong, self.records - wrong], [before, len(reference) - before]]
-        # Autocorrelated records carry less information: divide the counts by the variance
-        # inflation.
+        # Autocorrelated records carry less information than independent records, so divide the
+        # counts by the variance inflation.
         counts = [[round(count / variance_inflation) for count in row] for row in table]
         return float(fisher_exact(counts, alternative="greater").pvalue)
 
@@ -194,7 +195,7 @@ class NumberTally:
         )
         if spread == 0.0:
             return 0.0 if mean > known else 1.0
-        # Welch's statistic. Windows are large enough to assume a normal distribution.
+        # Use Welch's statistic. Windows are large enough to treat it as normally distributed.
         return 0.5 * math.erfc((mean - known) / spread / math.sqrt(2.0))
 
     def _deviation(self, total: int, squares: int) -> float:
@@ -209,8 +210,8 @@ class NumberTally:
 
 
 def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
-    """Return the metric for shares (k, k) by label and prediction, equal to the result of
-    `evaluate`."""
+    """Return the metric for a confusion matrix, `shares` (k, k), by label and prediction. The
+    entries sum to 1. The result is the same as `evaluate` returns for the underlying records."""
     right, actual, predicted = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
     if metric == "accuracy":
         return float(right.sum())
@@ -219,12 +220,12 @@ def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
 
 
 def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the gradient (k, k) of a metric with respect to each entry of the confusion matrix.
+    """Return a metric's gradient (k, k) with respect to the entries of the confusion matrix.
 
-    `shares` (k, k), by label and prediction, sum to 1. For a gradient g, the delta method gives the
-    metric's variance over n multinomial draws: (Σ pᵢⱼ gᵢⱼ² - (Σ pᵢⱼ gᵢⱼ)²) / n. For macro F1, see
-    Takahashi et al., Confidence interval for micro-averaged F1 and macro-averaged F1 scores
-    (Applied Intelligence, 2022).
+    `shares` (k, k) is the confusion matrix, by label and prediction. Its entries sum to 1. For
+    a gradient g, the delta method gives the metric's variance over n multinomial draws:
+    (Σ pᵢⱼ gᵢⱼ² - (Σ pᵢⱼ gᵢⱼ)²) / n. For macro F1, see Takahashi et al., Confidence interval for
+    micro-averaged F1 and macro-averaged F1 scores (Applied Intelligence, 2022).
     """
     same = np.eye(len(shares))
     if metric == "accuracy":
@@ -262,9 +263,9 @@ def compare_error(
     level: float,
     min_loss: float,
 ) -> ErrorComparison | None:
-    """Compare the error with the held-out error. Return None if either is missing. `is_degraded` is
-    set if the error rose significantly and by at least `min_loss`, a fraction of the held-out
-    error. `variance_inflation` applies to mean errors."""
+    """Compare a tally's mean error with the mean of the held-out errors, `reference` (m,). Return
+    None if there are no outcomes or no held-out errors. `is_degraded` is True if the tally's error
+    is higher by at least the fraction `min_loss`, with a p-value below `level`."""
     if not len(reference) or not tally.records:
         return None
     before = float(np.mean(reference))
@@ -275,11 +276,11 @@ def compare_error(
 
 
 def _fixed(values: NDArray[np.float64]) -> int:
-    """Return the sum of `values` in fixed point."""
+    """Return the sum of `values` as a fixed-point integer."""
     return sum(_fixed_each(values))
 
 
 def _fixed_each(values: NDArray[np.float64]) -> list[int]:
-    """Return each value in fixed point. Scaling by a power of two is exact. The remaining fraction
-    is truncated."""
+    """Return each value as a fixed-point integer. Scaling by a power of two is exact. Any remaining
+    fraction is truncated."""
     return list(map(int, np.ldexp(values, FIXED_POINT_BITS).tolist()))

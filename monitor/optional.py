@@ -1,8 +1,8 @@
-"""Run an optional computation on a window's data, with a logged fallback if the data makes it fail.
+"""Run an optional computation on window data. If the data makes it fail, log and use a fallback.
 
-Input: a computation. Output: its result, or the fallback and one log line. With the fallback, the
-window is published without the computation's result. The same data always leads to the same result,
-so published events depend only on topics and packages.
+Input: a function. Output: the function's result, or the fallback and one log line. When the
+fallback is used, the window is published without the function's result. The same data always gives
+the same result, so published events depend only on the topics and the model packages.
 """
 
 import logging
@@ -21,11 +21,11 @@ Fallback = TypeVar("Fallback")
 def optional(
     compute: Callable[[], Found], fallback: Fallback, consequence: str
 ) -> Found | Fallback:
-    """Return the result of `compute`, or `fallback` if `compute` raises an error that the data
-    caused.
+    """Return the result of `compute`, or `fallback` if `compute` raises an error caused by the
+    data.
 
     The log line begins with `consequence`. Disk, memory, model store and installation errors do not
-    depend on the data, so they are raised again, and the service retries.
+    depend on the data, so they are re-raised and the service retries.
 
     >>> optional(lambda: 1 / 0, None, "window w-1 has no estimate") is None
     True

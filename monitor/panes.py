@@ -1,8 +1,8 @@
-"""Track each partition's watermark, and assign its records, as arrays, to slides and panes.
+"""Track a partition's watermark and assign its records to slides and panes, computing on arrays.
 
 Input: the positions of a partition's records, in log order. Output: each record's bucket, the
-closed buckets, and the offset to commit. The results depend only on the partition's content, not on
-how it is batched or on other partitions.
+closed buckets, and the offset to commit. The results depend only on the partition's records, not
+on other partitions or on how records are batched.
 
 A bucket is the unit of aggregation: a slide for predictions, or a pane for outcomes.
 """
@@ -22,7 +22,7 @@ from driftline.wire.commit_metadata import Offset, Position, metadata_of
 from driftline.wire.events import Log
 
 PANES: Final = 20  # number of panes in a window
-# Smaller than every position, but far enough from the 64-bit limit for the grid's arithmetic.
+# Smaller than every position, but large enough that the grid's 64-bit arithmetic cannot overflow.
 BEFORE_ALL: Final = -(2**62)
 
 Partial = TypeVar("Partial")
@@ -35,7 +35,7 @@ class Grid(msgspec.Struct, frozen=True):
 
     A new window starts at each slide and spans `overlap` slides (Traub et al., "Efficient window
     aggregation with general stream slicing", EDBT 2019). Slides and panes are numbered
-    consecutively. If a slide's size is not a multiple of `panes`, its last pane is longer.
+    consecutively. If `panes` does not divide a slide's size, the last pane is longer.
 
     >>> grid = Grid(size=110, pane=5)
     >>> grid.pane_of(-1), grid.pane_of(0), grid.pane_of(109)
@@ -64,7 +64,7 @@ class Grid(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Return a name that differs if slides or panes are numbered differently."""
+        """Return a name that identifies how slides and panes are numbered."""
         return f"{self.size}/{self.panes}"
 
     def pane_of(self, position: int) -> int:
@@ -73,7 +73,7 @@ class Grid(msgspec.Struct, frozen=True):
         return slide * self.panes + min(within // self.pane, self.panes - 1)
 
     def panes_of(self, positions: Ints) -> Ints:
-        """Return `pane_of` for each position."""
+        """Return the pane index of each position (n,)."""
         slides, within = np.divmod(positions, self.size)
         panes: Ints = slides * self.panes + np.minimum(within // self.pane, self.panes - 1)
         return panes
@@ -89,8 +89,8 @@ class Grid(msgspec.Struct, frozen=True):
         return index * self.size, (index + self.overlap) * self.size
 
     def window_after(self, closed: int | None, slides: Iterable[int]) -> int | None:
-        """Return the first window, from `closed` on, that contains one of `slides`, or None without
-        slides. No slide may precede `closed`. On the row axis, no window starts before row 0."""
+        """Return the first window at or after `closed` that contains any of `slides`, if any. No
+        slide may precede `closed`. On the row axis, no window starts before row 0."""
         first = min(slides, default=None)
         if first is None:
             return None
@@ -101,16 +101,16 @@ class Grid(msgspec.Struct, frozen=True):
 
 
 class PartitionCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata of a committed offset: the partition's state just before that offset's record."""
+    """Metadata stored with a committed offset: the partition's state just before that offset."""
 
     watermark: Position | None = None
-    source: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1  # largest source offset read
-    # First open bucket: the partial aggregates of all earlier buckets were published.
+    source: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1  # largest source offset read so far
+    # First open bucket. The partial aggregates of all earlier buckets have been published.
     closed: Position | None = None
-    # Every record before this offset was read. A restart rereads records from the committed offset.
+    # Offset up to which records had been read. A restart rereads from the committed offset.
     published: Offset = 0
-    grid: str = ""  # name of the grid that numbers the buckets
-    log: str = ""  # id of the topic in which `source` is an offset, empty if unknown
+    grid: str = ""  # `Grid.name` of the grid by which buckets are numbered
+    log: str = ""  # id of the topic that `source` refers to, empty if unknown
     axis: Axis | None = None  # axis of the positions; None in commits from earlier versions
 
 
@@ -119,18 +119,19 @@ class Arrivals(NamedTuple):
 
     offsets: Ints
     positions: Ints  # position of each record, or watermark of each watermark record
-    marks: Bools | None = None  # True for watermark records; None if there are none
-    # Feature records' offsets; -1: a watermark record has none. None: repeats are not detected.
+    marks: Bools | None = None  # True for watermark records; None without watermark records
+    # Offsets of the feature records, or -1 for watermark records that refer to no feature record.
+    # None disables the detection of repeated records.
     sources: Ints | None = None
     dead_letters: Bools | None = None  # True for dead letters; None without watermark records
-    # Each dead letter's position, at its watermark record's index, or BEFORE_ALL if unreadable.
-    # Other elements are arbitrary. None without watermark records.
+    # Position of each dead letter, at the index of its watermark record, or BEFORE_ALL if the
+    # position is unknown. All other elements are arbitrary. None without watermark records.
     dead_letter_positions: Ints | None = None
-    # Number of records lost in each watermark record's gaps, or 0. None without watermark records.
+    # Number of records lost in each event's gaps. None without watermark records.
     lost: Ints | None = None
-    # True for records marked as implausibly far ahead; None if there are none.
+    # True for records that inference marked as implausibly far ahead; None if no record is marked.
     ahead: Bools | None = None
-    logs: tuple[tuple[int, Log], ...] = ()  # index of each watermark record that starts a new log
+    logs: tuple[tuple[int, Log], ...] = ()  # (index of the first event, new log)
 
     def cut(self, at: slice) -> "Arrivals":
         """Return the events in the slice `at`, without `logs`."""
@@ -142,7 +143,7 @@ class Arrivals(NamedTuple):
 
 
 class Bucket(Generic[Partial]):
-    """One partition's slide or pane that may still receive records, and its partial aggregate."""
+    """A partition's slide or pane that may still receive records, with its partial aggregate."""
 
     def __init__(self, partial: Partial, offset: int, watermark: int | None, source: int) -> None:
         self.partial = partial
@@ -152,7 +153,7 @@ class Bucket(Generic[Partial]):
         # Largest known position of a dead letter, or None if no position is known.
         self.max_dead_letter_position: int | None = None
         # Offset of the first record in this bucket, and the partition's watermark and source offset
-        # just before that record. A restarted worker resumes there.
+        # just before that record. A restarted worker resumes reading at this offset.
         self.first = (offset, watermark, source)
 
 
@@ -178,28 +179,28 @@ class PartitionWindowState(Generic[Partial]):
         self._axis = stream.axis
         self._grid = Grid.of(stream)
         self._panes_in_bucket = self._grid.panes if unit == "slide" else 1
-        self.watermark = at.watermark  # None until a position is known; only `_admit` advances it
+        self.watermark = at.watermark  # None until a position is known; advanced by `_admit`
         self.source = at.source  # largest source offset read; reset when a new log starts
-        # Id of the topic in which `source` is an offset; `admit` sets it when a new log starts.
+        # Id of the topic that `source` refers to. `admit` sets it when a new log starts.
         self._log = at.log
-        self._log_offset = -1  # offset of the watermark record that started `_log`, -1 if restored
-        self.closed = at.closed  # first open bucket, None if none was closed; set by `close`
+        self._log_offset = -1  # offset of the record that started `_log`; -1 if restored
+        self.closed = at.closed  # first open bucket, set by `close`; None until a bucket is closed
         if at.grid != self._grid.name:
-            # The stream file's windows have changed: start with the first complete bucket.
+            # The stream's windows have changed. Skip the watermark's bucket, which is incomplete.
             self.closed = None if at.watermark is None else self._bucket_of(at.watermark) + 1
-        self.next_offset = max(committed.offset, 0)  # set by the aggregator that owns this state
-        # Open buckets by index. `_count` adds them at their first event, and `close` removes them.
+        self.next_offset = max(committed.offset, 0)  # next offset to read; set by the aggregator
+        # Open buckets by index. `_count` adds a bucket at its first event, and `close` removes it.
         self.open_buckets: dict[int, Bucket[Partial]] = {}
-        # Gaps read before any position was known. `_place_early` moves gaps to the first bucket.
+        # Gaps read before any position was known. `_place_early` moves them to the first bucket.
         self._early: Bucket[Partial] | None = None
-        self._published = at.published  # from the checkpoint, never changed
+        self._published = at.published  # from the checkpoint; never changes
         self._watermark_offset = stream.watermark_offset
         self._new_partial = new_partial
 
     def admit(self, arrivals: Arrivals) -> tuple[Ints, Bools]:
         """Return each record's bucket (n,), and a mask (n,) of the records to aggregate.
 
-        These records are not aggregated:
+        The mask excludes:
 
         - Watermark records and repeated records.
         - Late records, which are counted only in their bucket's `late`.
@@ -207,12 +208,12 @@ class PartitionWindowState(Generic[Partial]):
 
         A dead letter is counted in the bucket that contains its position or, if the position is
         unknown or behind the watermark, in the bucket that contains the watermark. Gaps have no
-        position, so they are counted in the watermark's bucket. Gaps before the first known
-        position are added to the first bucket.
+        position, so they are counted in the watermark's bucket. Gaps read before any position is
+        known are added to the first bucket.
         """
         if not arrivals.logs:
             return self._admit(arrivals, is_new_log=False)
-        # Source offsets restart with each log, so process each log's events separately.
+        # Source offsets start over in each new log, so process each log's events separately.
         parts, start, is_new_log = [], 0, False
         for place, log in arrivals.logs:
             parts.append(self._admit(arrivals.cut(slice(start, place)), is_new_log=is_new_log))
@@ -227,7 +228,7 @@ class PartitionWindowState(Generic[Partial]):
     def _admit(self, arrivals: Arrivals, *, is_new_log: bool) -> tuple[Ints, Bools]:
         """Admit one log's events. `is_new_log` is True if the first event starts a new log."""
         offsets, positions, marks, sources, _, dead_letter_positions, lost, ahead, _ = arrivals
-        # 1. Select new records. Exclude watermark records and repeated source offsets.
+        # 1. Select new records: exclude watermark records and records with repeated source offsets.
         fresh = np.ones(len(offsets), dtype=bool) if marks is None else ~marks
         own_watermarks = positions + self._watermark_offset
         if marks is not None:
@@ -259,7 +260,7 @@ class PartitionWindowState(Generic[Partial]):
         buckets: Ints = np.maximum(panes, watermark_panes) // self._panes_in_bucket
         # 4. Assign buckets to dead letters and gaps, which arrive in watermark records.
         unscored = self._assign_unscored(arrivals, is_new, watermarks, newest, buckets)
-        # 5. Skip buckets whose partial aggregates were already published. Update the open buckets.
+        # 5. Skip events in buckets that were already published. Count all other events.
         if self.closed is not None:
             is_open = buckets >= self.closed
             fresh &= is_open
@@ -277,8 +278,8 @@ class PartitionWindowState(Generic[Partial]):
     def _assign_unscored(
         self, events: Arrivals, is_new: Bools | None, watermarks: Ints, newest: Ints, buckets: Ints
     ) -> Bools | None:
-        """Set the buckets of new dead letters and gaps, in place. Return a mask (n,) of the events
-        that were assigned a bucket. Buffer gaps that have no bucket yet."""
+        """Write the buckets of new dead letters and gaps into `buckets`. Return a mask (n,) of the
+        events that were assigned a bucket. Buffer gaps that have no bucket yet."""
         dead_letters, lost = events.dead_letters, events.lost
         positions = events.dead_letter_positions
         if dead_letters is None or positions is None or lost is None:
@@ -288,7 +289,7 @@ class PartitionWindowState(Generic[Partial]):
             named &= is_new
         own = np.maximum(positions, watermarks[:-1])
         at = np.where(dead_letters & (positions > BEFORE_ALL), own, watermarks[1:])
-        # There are no buckets before a position is known: buffer gaps, but not dead letters.
+        # No bucket can be assigned before a position is known. Buffer gaps, but not dead letters.
         unscored: Bools = named & (watermarks[1:] > BEFORE_ALL)
         buckets[unscored] = self._grid.panes_of(at[unscored]) // self._panes_in_bucket
         early = named & ~unscored & (lost > 0)
@@ -338,7 +339,7 @@ class PartitionWindowState(Generic[Partial]):
                 bucket.max_dead_letter_position = later(bucket.max_dead_letter_position, largest)
 
     def _place_early(self) -> None:
-        """Move gaps read before any position was known to the bucket of the oldest record."""
+        """Move gaps read before any position was known into the oldest record's bucket."""
         if self._early is not None and self.open_buckets:
             bucket = min(self.open_buckets.values(), key=lambda bucket: bucket.first[0])
             bucket.lost += self._early.lost
@@ -361,7 +362,7 @@ class PartitionWindowState(Generic[Partial]):
         return closed, [(index, self.open_buckets.pop(index)) for index in indices]
 
     def checkpoint(self) -> Committed:
-        """Return the oldest offset that an open bucket needs, and the state just before it."""
+        """Return the oldest offset that an open bucket needs, with the state just before it."""
         early = () if self._early is None else (self._early,)
         offset, watermark, source = min(
             (bucket.first for bucket in (*self.open_buckets.values(), *early)),
@@ -375,8 +376,7 @@ class PartitionWindowState(Generic[Partial]):
             self.closed,
             published if published > offset else 0,
             self._grid.name,
-            # If the record that started this log will be reread, `source` at `offset` is from an
-            # older log.
+            # If the record that started this log will be reread, `source` refers to an older log.
             self._log if offset > self._log_offset else "",
             self._axis,
         )
@@ -384,7 +384,7 @@ class PartitionWindowState(Generic[Partial]):
 
 
 def later(known: int | None, new: int | None) -> int | None:
-    """Return the larger of two numbers. Either may be None."""
+    """Return the larger of two numbers, ignoring None. Return None if both are None."""
     return max((value for value in (known, new) if value is not None), default=None)
 
 

@@ -1,9 +1,9 @@
 """Encode partial aggregates as Kafka records below the size limit, and decode their samples.
 
 Input: a sample's rows. Output: structs from `driftline.wire.partial_aggregates`. Large aggregates
-are split into chunks that add up to the whole. Arrays are encoded as base64 of their little-endian
-bytes, so that a record with 20 numbers takes 0.2 µs and 213 bytes. JSON numbers would take 1.2 µs
-and up to 390 bytes, and zlib compression 4 µs and 150 bytes. A class score takes 2.7 bytes.
+are split into chunks that can be merged again. Arrays are encoded as base64 of their little-endian
+bytes: a record with 20 numbers takes 213 bytes and 0.2 µs to encode. JSON numbers would take up to
+390 bytes and 1.2 µs, and zlib compression 150 bytes and 4 µs. A class score takes 2.7 bytes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,8 +31,8 @@ from monitor.watched_columns import WatchedColumn
 
 # Maximum total size of a record's chunks, which leaves room for the record's other fields.
 _MAX_BYTES: Final = MAX_KEY_AND_VALUE_BYTES - 1024
-# Maximum size of a chunk's sample. The other half of the chunk is for counts, whose size grows with
-# the number of columns and classes.
+# Maximum size of a chunk's sample. The other half of the chunk is reserved for
+# counts, whose size grows with the number of columns and classes.
 _MAX_SAMPLE_BYTES: Final = _MAX_BYTES // 2
 # Maximum number of label-prediction pairs in a chunk.
 MAX_PAIRS: Final = 1000
@@ -44,7 +44,7 @@ _CODE = np.dtype("<i4")
 _SCORE = np.dtype("<u2")
 
 
-# ---- records of the topic -----------------------------------------------------------------------
+# ---- Kafka records ------------------------------------------------------------------------------
 
 
 def records(
@@ -65,7 +65,7 @@ def records(
     open_end = msgspec.structs.replace(end, passed=None)
     heads = [*[encode(open_end)] * (len(bodies) - 1), encode(end)]
     return [
-        # The last field of `end` is an empty list: insert the chunks between its brackets.
+        # The last field of `end` is an empty list, so insert the chunks between its brackets.
         Outgoing(topic, head[:-2] + b",".join(body) + b"]}", partition=0)
         for head, body in zip(heads, bodies, strict=True)
     ]
@@ -75,7 +75,7 @@ def records(
 
 
 def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
-    """Yield the sample in chunks. `rows.values` contains the columns `names`, then the
+    """Yield the sample in chunks. `rows.values` contains the columns `names`, followed by the
     predictions."""
     columns = [_pack(values) for values in rows.values]
     packed = SampledRecords(
@@ -98,8 +98,8 @@ def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
 def unpack_records(
     packed: SampledRecords, partition: int, columns: Sequence[WatchedColumn]
 ) -> Rows | None:
-    """Return a chunk's rows. Return None if a column is missing or has another kind because the
-    stream file has changed since the chunk was written."""
+    """Return a chunk's rows. Return None if a column is missing or has a different kind, because
+    the stream file has changed since the chunk was written."""
     for name, kind, _ in columns:
         if isinstance(packed.columns.get(name), bytes if kind == "number" else Codes):
             continue
@@ -118,8 +118,8 @@ def unpack_records(
 
 
 def pack_errors(rows: Rows) -> Iterator[SampledErrors]:
-    """Yield the sample in chunks. `rows.values` contains the positions of the records, then their
-    errors."""
+    """Yield the sample in chunks. `rows.values` contains the records' positions, followed by
+    their errors."""
     packed = SampledErrors(
         hashes=_bytes(rows.hashes, _HASH),
         positions=_bytes(rows.positions, _INT),
@@ -185,7 +185,7 @@ def _pack(values: NDArray[Any]) -> bytes | Codes:
 def _unpack(column: bytes | Codes) -> NDArray[Any]:
     if isinstance(column, bytes):
         return np.frombuffer(column, _FLOAT)
-    # Code -1, a missing value, selects the last element, which is None.
+    # Code -1 stands for a missing value: as an index, it selects the last element, None.
     levels = np.array([*column.levels, None], dtype=object)
     values: NDArray[np.object_] = levels[np.frombuffer(column.codes, _CODE)]
     return values

@@ -1,8 +1,8 @@
-"""Rewrite Evidently's HTML report so that a browser cannot execute any of its data.
+"""Rewrite an Evidently HTML report so that browsers cannot execute any of its data.
 
-Input: the text of a page from Evidently, which inserts unescaped data into its scripts. Output: a
-page with the same content, in which all data is inert text. Only scripts whose hashes the page
-lists can run, and the page loads nothing from other addresses.
+Input: an Evidently report's HTML, whose scripts contain unescaped data. Output: a page with the
+same content, in which all data is inert text. Only scripts whose hashes are listed in the page can
+run, and the page loads nothing from the network.
 """
 
 import base64
@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-# Browsers never execute an element of this type. Data cannot end the element, because `_inert`
-# escapes every "<".
+# Browsers do not execute a script element of this type. Its data cannot close the element, because
+# `_inert` escapes every "<".
 _DATA: Final = '<script type="application/json" id="data">{}</script>'
 _ASSETS: Final = Path("nbextension", "static")
 _GLOBAL: Final = "var global = globalThis"
@@ -22,7 +22,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 window.drawDashboard(data.dashboard, new Map(Object.entries(data.graphs)), "root");
 """
 # The policy forbids unlisted scripts, event handlers in attributes, requests, forms and frames. It
-# allows inline styles, which React and Plotly use, and the images that Plotly makes of its plots.
+# allows inline styles, which React and Plotly use, and the images that Plotly creates from plots.
 _POLICY: Final = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
     "font-src data:; base-uri 'none'; form-action 'none'"
@@ -42,8 +42,8 @@ _END: Final = re.compile(r";\s*</script>")
 
 
 def safe_page(page: str, evidently: Path) -> str:
-    """Return a safe version of a page from Evidently. `evidently` is the folder of Evidently's
-    package. Raises ValueError if the page has an unexpected structure."""
+    """Return a safe version of a page from Evidently. `evidently` is the folder of the installed
+    Evidently package. Raises ValueError if the page has an unexpected structure."""
     scripts = (
         _GLOBAL,
         _text(evidently / _ASSETS / "index.js"),
@@ -66,23 +66,23 @@ def safe_page(page: str, evidently: Path) -> str:
 
 
 def _data(page: str) -> dict[str, Any]:
-    """Return the data in Evidently's page. Parsing starts at the first script that defines a
-    metric, and consumes whole JSON values, so no value can be mistaken for page structure."""
+    """Return the data in Evidently's page. Parsing starts at the first script that defines a metric
+    and consumes complete JSON values, so no value can be mistaken for page structure."""
     begin = _BEGIN.search(page)
     if begin is None:
-        raise ValueError("this release of Evidently writes reports with an unknown beginning")
+        raise ValueError("unsupported Evidently release: its report contains no known data")
     dashboard, end = _json(page, begin.end())
     between = re.compile(_BETWEEN.format(begin[1])).match(page, end)
     if between is None:
-        raise ValueError("this release of Evidently writes reports with an unknown structure")
+        raise ValueError("unsupported Evidently release: its report contains no known graphs")
     graphs, end = _json(page, between.end())
     if _END.match(page, end) is None:
-        raise ValueError("this release of Evidently writes reports whose data has an unknown end")
+        raise ValueError("unsupported Evidently release: its report has an unknown ending")
     return {"dashboard": dashboard, "graphs": graphs}
 
 
 def _json(page: str, start: int) -> tuple[Any, int]:
-    # NaN is not valid JSON. Replace it with null, which the report draws in the same way as NaN.
+    # NaN is not valid JSON. Replace it with null, which the report displays in the same way.
     return json.JSONDecoder(parse_constant=lambda _: None).raw_decode(page, start)
 
 
@@ -98,5 +98,5 @@ def _policy(scripts: tuple[str, ...]) -> str:
 
 
 def _text(path: Path) -> str:
-    """Read a script. Normalise its line breaks as browsers do, because the hash covers them."""
+    """Read a script. Normalise its line breaks as browsers do, because its hash depends on them."""
     return path.read_text(encoding="utf-8").replace("\r\n", "\n").replace("\r", "\n")

@@ -1,9 +1,9 @@
-"""The monitor's handler: turn Kafka records into windows, drift events and retrain requests.
+"""Monitor handler: turn Kafka records into window events, drift events and retrain requests.
 
 Input: records from `predictions` and `outcomes`, and from the monitor's own topics `parts` and
 `windows`. Output: records for `parts`, `windows`, `drift` and `retrain`. `parts` contains each
 partition's partial aggregates. `windows` has a single partition, which fixes the order of
-decisions. Any number of workers share the partitions. The worker to which `parts` is assigned
+decisions. Any number of workers can share the partitions. The worker to which `parts` is assigned
 merges partial aggregates. The worker to which `windows` is assigned decides on drift events and
 retrain requests.
 """
@@ -46,7 +46,7 @@ _WINDOW_STATE: Final = Kind(
 )
 _MERGE: Final = Kind(MergeCheckpoint, "windows from that offset on are merged and published again")
 _DECISIONS: Final = Kind(
-    DecisionsCheckpoint, "all windows are read again, and their drift events are published again"
+    DecisionsCheckpoint, "all windows are reread, and their drift events are published again"
 )
 
 # One call to `_merge` stops after testing this many sample values, which takes about 0.5 s, so that
@@ -55,20 +55,20 @@ MAX_TESTED: Final = 200_000
 
 
 class MonitorHandler(Handler):
-    """Monitor one stream.
+    """The monitor's handler for one stream.
 
-    The offsets to commit differ by topic:
+    The offset to commit depends on the topic:
 
     - `predictions`, `outcomes`: the oldest record in an open slide or pane of the partition.
     - `parts`: the oldest record that an incomplete window needs.
-    - `windows`: always 0. After a restart, detectors and open events are rebuilt from the last
-      snapshot in the folder `state`, or by reading the topic from its beginning. Decisions that
-      were already published are not published again.
+    - `windows`: always 0. After a restart, detectors and open events are restored from the last
+      snapshot in the folder `state` or, without a snapshot, by rereading the topic from its
+      beginning. Decisions that were already published are not published again.
 
-    `packages` provides the references. Without a `reports` folder, no reports are drawn.
+    `packages` provides the models' references. If `reports` is None, no reports are drawn.
 
-    Raises StreamFileError if a test or detector does not exist, and MissingExtra if a test needs
-    Evidently but Evidently is not installed.
+    Raises StreamFileError if the stream file names an unknown test or detector, and MissingExtra if
+    a test needs Evidently but Evidently is not installed.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class MonitorHandler(Handler):
             None if reports is None else Reports(stream, reports, synchronous=synchronous)
         )
         self._merger: Merger | None = None  # None unless `parts` is assigned
-        # Records of `parts` waiting to be merged: added by `handle`, removed by `_merge`, cleared
-        # when `parts` is revoked.
+        # Records from `parts` that are waiting to be merged. `handle` adds them, and `_merge`
+        # removes them. The queue is cleared when `parts` is revoked.
         self._waiting: deque[Message] = deque()
         self._snapshots = Snapshots(stream, state)
         self._decider: Decider | None = None  # None unless `windows` is assigned
-        # The decider has read all records in `windows` before this offset. It is set from the
-        # snapshot when `windows` is assigned, then advanced by `_decide` and `reject`.
+        # Next offset in `windows` for the decider to read. Set from the snapshot when `windows` is
+        # assigned, and advanced by `_decide` and `reject`.
         self._read = 0
-        # All decisions on records in `windows` before this offset were published. It is set from
-        # the checkpoint, and exceeds `_read` only while windows are being reread.
+        # Offset in `windows` before which all decisions have been published. Set from the
+        # checkpoint. Exceeds `_read` only while windows are being reread.
         self._published = 0
 
     @property
@@ -116,7 +116,7 @@ class MonitorHandler(Handler):
         return (topics.predictions, topics.outcomes, topics.parts, topics.windows)
 
     def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        """Pause all partitions while partial aggregates wait in memory to be merged."""
+        """Pause all partitions while partial aggregates in memory are waiting to be merged."""
         return assigned if self._waiting else frozenset()
 
     def on_assigned(
@@ -220,7 +220,7 @@ class MonitorHandler(Handler):
             self._reports.close()
 
     def _merge(self) -> list[Outgoing]:
-        """Merge waiting records until `MAX_TESTED` sample values have been tested."""
+        """Merge waiting records. Stop once `MAX_TESTED` sample values have been tested."""
         output: list[Outgoing] = []
         tested = 0
         while self._merger is not None and tested < MAX_TESTED:
@@ -247,7 +247,7 @@ class MonitorHandler(Handler):
 
     def _decide(self, message: Message) -> list[Outgoing]:
         if self._decider is None:
-            raise RuntimeError("a record of `windows` arrived although the topic is not assigned")
+            raise RuntimeError("received a record from `windows`, but this topic is not assigned")
         is_old = message.offset < self._published
         self._read = message.offset + 1
         self._published = max(self._published, self._read)
@@ -287,8 +287,8 @@ class MonitorHandler(Handler):
         reference = None if found is None else self._references.of(found[0])
         if found is None or reference is None:
             log.warning(
-                "skipping report %s: its window's sample is no longer in memory, because of a "
-                "restart or newer windows",
+                "skipping report %s: after a restart or several newer windows, its window's "
+                "sample is no longer in memory",
                 event.report,
             )
             return

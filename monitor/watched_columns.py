@@ -1,4 +1,4 @@
-"""List a stream's columns that the monitor tests for drift, and drop missing values from arrays."""
+"""List the columns that the monitor tests for drift, and drop missing values from NumPy arrays."""
 
 from typing import Any, NamedTuple
 
@@ -18,8 +18,8 @@ class WatchedColumn(NamedTuple):
 
 
 def watched(stream: Stream) -> tuple[WatchedColumn, ...]:
-    """Return the columns to test: declared columns without `watch = false`, and all derived
-    columns."""
+    """Return the columns to test: all derived columns, and all declared columns except those with
+    `watch = false`."""
     declared = [
         WatchedColumn(name, feature.kind, feature)
         for name, feature in stream.inputs.items()

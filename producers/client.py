@@ -22,7 +22,7 @@ from producers.shaping import Shaper
 class FeatureProducer:
     """Check records against the stream file, number them if the stream requires it, and send them.
 
-    broker: the address of a Kafka broker, `"host:port"`, or a broker object. If it is an address,
+    broker: the address of a Kafka broker, `"host:port"`, or a broker object. With an address,
     environment variables select the client library and its properties.
     stream: the path of a stream file, or a loaded stream.
     first_row: the number (`@row`) of the first record. By default, it is one more than the highest
@@ -75,8 +75,8 @@ class FeatureProducer:
         record: a mapping from column names to values, which may be `datetime` objects or NumPy
         scalars. The target and the columns that the stream file drops are not sent. `@row` is added
         if the stream requires it. The record is queued when this method returns, and delivered once
-        `flush` returns. If the record is invalid, nothing is sent, and DataError is raised with the
-        reason. Also raises MessageTooLarge and BrokerError.
+        `flush` returns. If the record is invalid, DataError is raised with the reason, and nothing
+        is sent. Also raises MessageTooLarge and BrokerError.
         """
         shaped = self._shaper.shape(record, self._row)
         batch = self._records.decode([shaped.value])
@@ -96,7 +96,7 @@ class FeatureProducer:
         at: datetime | int | None = None,
         key: str | float | None = None,
     ) -> None:
-        """Send a record's label, before or after the record itself.
+        """Send a record's label. The label may be sent before or after the record.
 
         record_id: the id that `send` returned.
         value: the true class or, for regression, the true number.
@@ -124,7 +124,7 @@ class FeatureProducer:
 
     @property
     def next_row(self) -> int:
-        """The number (`@row`) of the next record. Meaningless if the stream needs no `@row`."""
+        """The number (`@row`) of the next record. Unused in streams without numbered records."""
         return self._row
 
     def flush(self) -> None:
@@ -132,7 +132,7 @@ class FeatureProducer:
         self._producer.flush()
 
     def close(self) -> None:
-        """Free all resources without waiting for deliveries. May be called twice."""
+        """Free all resources without waiting for deliveries. Safe to call twice."""
         self._producer.close()
 
     def __enter__(self) -> "FeatureProducer":
@@ -156,7 +156,7 @@ class FeatureProducer:
         if self._stream.axis == "row":
             if isinstance(at, datetime):
                 raise DataError(
-                    f"stream {self._stream.name}: windows are spans of records, so `at` is a "
+                    f"stream {self._stream.name}: windows are spans of records, so `at` must be a "
                     f"record number ({ROW}), not a time"
                 )
             return at

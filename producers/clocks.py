@@ -41,7 +41,7 @@ _PATTERNS: Final = (
     "%d %b %Y",
     "%b %d, %Y",
 )
-# The years 1980 to 2100 in seconds and in milliseconds since 1970.
+# The range of plausible Unix times (1980 to 2100), in seconds and in milliseconds.
 _UNIX_S: Final = (315_532_800, 4_102_444_800)
 _UNIX_MS: Final = (_UNIX_S[0] * 1000, _UNIX_S[1] * 1000)
 # A format is accepted if it fits at least this share of the times. Records with unreadable times
@@ -51,7 +51,7 @@ _TRIED: Final = 1000
 
 
 class TimeColumn(msgspec.Struct, frozen=True):
-    """A column's time format: a `format`, or a step count (time = `start` + `step` × value).
+    """A column's time format: `format`, or `start` and `step` (time = `start` + `step` × value).
 
     `backwards` is the number of rows whose time precedes an earlier row's time. `unreadable` is the
     number of rows whose time cannot be parsed.
@@ -93,7 +93,9 @@ def look_at_clock(column: str, values: Sequence[Any]) -> TimeColumn:
     unreadable = sum(time is None for time in times)
     backwards, furthest = _backwards(times)
     if unreadable:
-        notes.append(f"{column} cannot be read in {unreadable} rows: they will be dead-lettered")
+        notes.append(
+            f"{column} is not a valid time in {unreadable} rows: they will be dead-lettered"
+        )
     if backwards:
         by = f" by up to {timedelta(microseconds=furthest)}" if format_ and not step else ""
         notes.append(f"{column} runs backwards in {backwards} rows{by}")

@@ -27,7 +27,7 @@ class CsvSource:
     """A UTF-8 CSV file with a header line, plain or gzipped.
 
     The separator is a comma, semicolon or tab. Values stay text, because the first lines may not
-    show which kinds of values follow. An empty cell becomes None.
+    show what kinds of values follow. An empty cell becomes None.
     """
 
     textual: Final = True

@@ -15,7 +15,7 @@ _LARGEST_WINDOW: Final = 5000
 
 
 def stream_name(data: str) -> str:
-    """Derive a stream name from a data file's name or, if that is `data.…`, its folder's name.
+    """Derive a stream name from a data file's name, or from its folder's name for `data.…`.
 
     >>> stream_name("data/elec2/data.csv.gz"), stream_name("Bike Sharing.parquet")
     ('elec2', 'bike-sharing')
@@ -37,7 +37,7 @@ def slug(text: str) -> str:
 
 
 def draft(profile: DataProfile, name: str) -> str:
-    """Return the text of a stream file. It is valid unless the time format was not recognised."""
+    """Return a stream file's text. If the time format was not recognised, the user must add it."""
     sections = [
         _head(profile, name),
         _record(profile),
@@ -114,9 +114,7 @@ def _time(profile: DataProfile) -> str:
         return ""  # without this section, records are numbered
     lines = ["[time]", f"column = {quoted(clock.column)}"]
     if clock.start is not None and clock.step is not None:
-        lines.append(
-            f"start = {clock.start}  # check: the time of step 0, and the length of a step"
-        )
+        lines.append(f"start = {clock.start}  # check the time of step 0 and the length of a step")
         lines.append(f"step = {quoted(clock.step)}")
     else:
         unknown = "  # not recognised: write a strptime pattern"
@@ -147,12 +145,12 @@ def _windows(profile: DataProfile) -> str:
 
 def _simulate(profile: DataProfile) -> str:
     if profile.own_labels:
-        delay = '"data"  # a later row with the same id has the label'
+        delay = '"data"  # a later row with the same id contains the label'
     elif profile.time is None:
-        delay = "0  # delay of labels, in records"
+        delay = "0  # label delay, in records"
     else:
         delay = '0  # or a duration such as "30m", or a number of records'
-    return f"[simulate]  # how `run` and `produce` play this data\nlabel_delay = {delay}\n"
+    return f"[simulate]  # used when `run` and `produce` replay this data\nlabel_delay = {delay}\n"
 
 
 def _one_line(text: str) -> str:

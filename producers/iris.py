@@ -1,6 +1,6 @@
 """Two data sources from the Iris data set: its 150 flowers, and a longer stream with sensor drift.
 
-Their columns match the stream file `producers/iris.toml`.
+The columns of both sources match the stream file `producers/iris.toml`.
 """
 
 from collections.abc import Iterator

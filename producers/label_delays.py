@@ -18,7 +18,7 @@ def delay_of(stream: Stream) -> Span | LabelDelay | None:
         spans = [delay.mean] if delay.distribution == "exponential" else [delay.low, delay.high]
         needed = "`mean`" if delay.distribution == "exponential" else "`low` and `high`"
         if None in spans:
-            raise DataError(f"{where}: a {delay.distribution} distribution needs {needed}")
+            raise DataError(f"{where}: distribution {delay.distribution} needs {needed}")
         if len({span.us is None for span in spans if span is not None}) > 1:
             raise DataError(f"{where}: expected two durations or two numbers of records")
     if delay is not None and is_duration(delay) and not stream.has_time:

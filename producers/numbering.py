@@ -1,7 +1,7 @@
 """Determine a stream's next record number (`@row`) from its Kafka topics.
 
 Input: the newest records of the features topic and, if records were deleted from that topic, also
-of the predictions and windows topics. Output: a number above the numbers of all earlier records.
+of the predictions and windows topics. Output: a number above all earlier records' numbers.
 """
 
 import logging
@@ -22,13 +22,12 @@ from driftline.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 
-# Number of offsets to read at the end of each partition: enough to include a numbered record
-# despite transaction markers and other programs' records without numbers, and few enough to read
-# at once. If no numbered record is among them, ten times as many earlier offsets are read, and so
-# on.
+# Number of offsets to read at the end of each partition. These usually include a numbered record,
+# even among transaction markers and other programs' records without numbers. If they do not, ten
+# times as many earlier offsets are read, and so on.
 _TAIL_OFFSETS: Final = 100
 _GIVE_IT: Final = (
-    "give the first number: `driftline produce --first-row N`, or `first_row=N` of FeatureProducer"
+    "set the first number: `driftline produce --first-row N`, or FeatureProducer's `first_row=N`"
 )
 
 T = TypeVar("T")
@@ -51,10 +50,11 @@ def next_row(broker: Broker, stream: Stream) -> int:
 
     Returns 0 if no record has been sent yet. A number is plausible if inference accepts it and a
     `PartitionClock` does not find it too far above the next lower numbers. Thus, a single record
-    with a huge number, sent by another program, does not exhaust the numbers. If retention has
-    deleted all records of a partition, the result is above the highest number in `predictions` and
-    `windows`, increased by the number of records after the partition's newest prediction. Run only
-    one producer for a numbered stream, because two concurrent producers would use the same numbers.
+    with a huge number, sent by another program, does not use up the numbers. If retention has
+    deleted all records of a partition, the result also exceeds the highest number in `predictions`
+    and `windows`, by more than the number of records after the partition's newest prediction. Run
+    only one producer for a numbered stream, because concurrent producers would use the same
+    numbers.
 
     Raises BrokerError. Raises DataError if the numbers of earlier records cannot be determined, or
     if no number is left.
@@ -115,15 +115,15 @@ def _published(broker: Broker, topics: Topics, deleted: Mapping[int, int]) -> tu
     """Return the highest number in predictions and windows, and how many records may exceed it.
 
     The highest number is -1 if no number was found. `deleted` maps each partition of the features
-    topic without readable records to its end offset. The numbers of records after the partition's
-    newest prediction are unknown, so these records are counted.
+    topic whose records have been deleted to its end offset. The numbers of records after the
+    partition's newest prediction are unknown, so these records are counted.
     """
     try:
         spans = ranges(broker, [topics.predictions, topics.windows])
         tails = _tails(broker, spans, _published_of)
     except BrokerUnavailable:
         raise
-    except BrokerError as error:  # the topic is missing, or this principal may not read it
+    except BrokerError as error:  # a topic is missing, or this principal may not read it
         log.warning(
             "%s: ignoring the numbers of deleted records, because %s or %s cannot be read: %s",
             topics.features,
@@ -137,9 +137,10 @@ def _published(broker: Broker, topics: Topics, deleted: Mapping[int, int]) -> tu
         place = TopicPartition(topics.predictions, partition)
         after = [event.source.offset + 1 for event in tails.get(place, ()) if event.source]
         if after:
-            # A prediction beyond the end belongs to an earlier topic with the same name.
+            # A source offset beyond `end` belongs to an earlier topic with the same name.
             unknown += end - max(after) if max(after) <= end else end
-        # If the end of `predictions` is above 0, its predictions have expired as well.
+        # An end of 0 means that no prediction was ever published, so all records are counted. An
+        # end above 0 means that the predictions have been deleted as well.
         elif place not in spans or not spans[place].end:
             unknown += end
     rows = [event.row for tail in tails.values() for event in tail if event.row is not None]
@@ -151,7 +152,7 @@ def _tails(
     spans: Mapping[TopicPartition, OffsetRange],
     read: Callable[[bytes], T | None],
 ) -> dict[TopicPartition, list[T]]:
-    """Return the values, except None, that `read` extracts from each partition's newest records."""
+    """Apply `read` to each partition's newest records, and return all results except None."""
     found: dict[TopicPartition, list[T]] = {partition: [] for partition in spans}
     length = _TAIL_OFFSETS
     todo = dict(spans)

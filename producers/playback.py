@@ -3,7 +3,7 @@
 Input: a stream and a data source. Output: the warm-up rows for the first model, then `Play` items
 in the order in which to send them. This module sends nothing and never waits.
 
-`[simulate] label_delay` decides when each label is sent:
+`[simulate] label_delay` determines when each label is sent:
 
 - A delay: the label is due at its record's position plus the delay. It is sent before any later
   record with the same or a larger position. Its `@at` is the position at which it became known, on
@@ -15,9 +15,9 @@ in the order in which to send them. This module sends nothing and never waits.
   records, so that windows count records. (With a delay, `@row` is the number of the data row,
   counted from 0.)
 - `"@at"`: each row's `@at` is the position at which its label became known. An empty `@at` means
-  that the label was known immediately. `@row`, if present, is the record's number. If the stream
-  cannot use an `@at` or `@row`, the value is sent unchanged, so that the record or label becomes a
-  dead letter. An implausibly large `@row` does not make waiting labels due.
+  that the label was known immediately. `@row`, if present, is the record's number. If an `@at`
+  or `@row` is unusable, it is sent unchanged, so that its record or label becomes a dead letter.
+  An implausibly large `@row` does not make waiting labels due.
 """
 
 import heapq
@@ -68,7 +68,7 @@ class WarmUp(msgspec.Struct, frozen=True):
 
 
 class PlayCounts(msgspec.Struct):
-    """Counts of the items played so far."""
+    """Counts of the messages returned so far, and of records and labels that were not sent."""
 
     records: int = 0
     labels: int = 0
@@ -78,7 +78,7 @@ class PlayCounts(msgspec.Struct):
 
 
 class Playback:
-    """Play one source once: call `warm_up` or `skip` at most once, then `play`.
+    """Play back one source once. Call `warm_up` or `skip` at most once, and then `play`.
 
     limit: the maximum number of data rows to read.
     seed: the seed for random label delays and missing labels.
@@ -135,7 +135,7 @@ class Playback:
         return self._number
 
     def number_from(self, row: int) -> None:
-        """Number the next record `row` or higher, to continue an existing topic's numbers."""
+        """Give the next record a number of at least `row`, to continue a topic's numbers."""
         self._number = max(self._number, row)
 
     def warm_up(self, share: float) -> WarmUp:
@@ -176,7 +176,7 @@ class Playback:
         return WarmUp(tuple(records), tuple(labels), taken, unlabelled + len(open_records))
 
     def skip(self, rows: int) -> None:
-        """Skip the first `rows` data rows, which are numbered but not played."""
+        """Skip the first `rows` data rows. They are numbered, but `play` does not return them."""
         for _, row in islice(self._rows, rows):
             if isinstance(row, bytes) or not self._brings_label(
                 self._shaper.shape(row, self._number), self._before

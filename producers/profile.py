@@ -1,7 +1,7 @@
 """Profile a data set before it is streamed: its columns, classes and likely problems.
 
 Input: a data source, its target column and, if known, its time, id and key columns. Output: a
-`DataProfile` of the first `MAX_ROWS` rows. This module changes nothing.
+`DataProfile` of the first `MAX_ROWS` rows. This module does not change the data.
 """
 
 import math
@@ -22,17 +22,17 @@ from producers.clocks import TimeColumn, look_at_clock
 from producers.rows import RowSource
 from producers.shaping import as_number
 
-# Enough rows to contain every kind of value. A larger file's profile covers only these rows, and
-# its `total` is the number of all rows.
+# Maximum number of rows to profile: enough to contain every kind of value. For a larger file, the
+# profile's `total` is the number of all rows.
 MAX_ROWS: Final = 500_000
 # A numeric target with more distinct values than this is treated as a regression target.
 MAX_CLASSES: Final = 20
 # Treat a text column as an id, not a feature, if more than this share of its texts are distinct.
 _NEAR_UNIQUE: Final = 0.5
-# Treat a column with at most this many distinct texts as a category, even if the rows are few.
+# Treat a column with at most this many distinct texts as a category, even in a small data set.
 _FEW: Final = 100
-# Treat a text column as numeric if at most this share of its cells are not numbers. The records
-# with these cells become dead letters.
+# Treat a text column as numeric if at most this share of its cells are not numbers. Records
+# with such cells become dead letters.
 _MAX_BROKEN: Final = 0.05
 
 _CODES: Final = re.compile(
@@ -68,7 +68,7 @@ class DataProfile(msgspec.Struct, frozen=True):
 
     rows: the number of rows in the profile. `total` is the number of all rows (None if unknown).
     records: the number of feature records among the rows in the profile.
-    own_labels: whether labels come in later rows, with the same ids as their records.
+    own_labels: whether later rows, with the same ids as the records, contain the labels.
     """
 
     source: str
@@ -207,10 +207,10 @@ def _target(
     same = sum(a == b for a, b in pairwise(known)) / max(1, len(known) - 1)
     if share > 0.8:
         notes.append(
-            f"{share:.0%} of the labels are of one class: "
+            f"{share:.0%} of the labels belong to one class: "
             'metric = "balanced_accuracy" is more informative than accuracy'
         )
-    # A model must beat the better of two baselines: the previous label or the most frequent label.
+    # The baseline to beat is the better of two: predicting the previous or the most frequent label.
     return (
         "classification",
         tuple(sorted(distinct)),
@@ -273,7 +273,7 @@ def _column(name: str, values: list[Any], use: Use | None, textual: bool) -> Col
             notes.append("constant" if known else "empty")
         elif kind == "category" and distinct > _FEW and distinct > _NEAR_UNIQUE * len(known):
             use = "left_out"
-            notes.append("almost every row has a different text: is it an id?")
+            notes.append("most rows have different texts: is it an id?")
         elif _is_time(known[0]):
             use = "left_out"
             notes.append("contains times: is it the event time (--time)?")
@@ -282,7 +282,7 @@ def _column(name: str, values: list[Any], use: Use | None, textual: bool) -> Col
             notes.append("increases throughout, like a clock or a counter: is it --time or --id?")
         elif _CALENDAR.fullmatch(name):
             watch = False
-            notes.append("a calendar column changes without drift")
+            notes.append("a calendar column, which changes even without drift")
         elif kind == "category" and distinct > _FEW:
             notes.append("only the 100 most frequent values are distinguished")
     if missing:
@@ -306,7 +306,7 @@ def _kind(name: str, known: list[Any], distinct: int, textual: bool, notes: list
         if _CODES.search(name):
             notes.append(f"{distinct} codes")
             return "category"
-        notes.append(f'{distinct} whole numbers; kind = "category" if they are codes')
+        notes.append(f'{distinct} whole numbers; set kind = "category" if they are codes')
     return "number"
 
 

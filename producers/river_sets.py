@@ -13,12 +13,12 @@ from driftline.errors import DataError
 from producers.rows import Change, Row, RowSource
 
 TARGET: Final = "target"
-# Generators are infinite. This many rows can contain a few drifts, and take about a second to run.
+# Generators are infinite. This many rows are enough for a few drifts, and are quick to generate.
 DEFAULT_ROWS: Final = 10_000
 
 
 class RiverSource:
-    """A River data set's rows: its features and `target`. Each call to `rows` calls `make`."""
+    """A River data set's rows: features and `target`. Each call to `rows` makes a new data set."""
 
     textual: Final = False
 
@@ -158,13 +158,13 @@ def _whole(value: object, key: str, name: str) -> int:
 
 def _maker(generator: Any, parameters: dict[str, Any], name: str) -> Callable[[], Any]:
     allowed = [p for p in inspect.signature(generator).parameters if p != "self"]
-    # River's generators have one parameter `seed`, or several, such as `seed_model`.
+    # A River generator has one seed parameter (`seed`) or several, such as `seed_model`.
     seeds = {p: parameters.get("seed", 0) for p in allowed if p.startswith("seed")}
     given = {key: value for key, value in parameters.items() if key != "seed"}
     if wrong := set(given) - set(allowed):
         raise DataError(
             f"{name}: {generator.__name__} has no parameter {sorted(wrong)[0]!r}",
-            hint=f"it has {', '.join(('n', *allowed))}",
+            hint=f"parameters: {', '.join(('n', *allowed))}",
         )
 
     def make() -> Any:

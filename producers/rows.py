@@ -8,7 +8,7 @@ Row: TypeAlias = Mapping[str, Any] | bytes
 
 
 class RowSource(Protocol):
-    """A data source. Each call of `rows` starts at the first row, except on standard input."""
+    """A data source. Each call to `rows` starts at the first row, except on standard input."""
 
     @property
     def name(self) -> str: ...
@@ -18,7 +18,7 @@ class RowSource(Protocol):
         """True if all values are text, as in CSV, so that numbers must be parsed."""
 
     def count(self) -> int | None:
-        """Return the number of rows, or None if it is unknown until all rows are read."""
+        """Return the number of rows, or None if it is unknown before all rows have been read."""
 
     def rows(self) -> Iterator[Row]: ...
 
@@ -36,7 +36,7 @@ class Change(NamedTuple):
 
 @runtime_checkable
 class Changing(Protocol):
-    """A data source for demos and benchmarks, with known rows at which the data changes."""
+    """A data source whose changes are known. It is used in demos and benchmarks."""
 
     @property
     def changes(self) -> tuple[Change, ...]: ...

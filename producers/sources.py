@@ -34,7 +34,7 @@ def open_source(data: object) -> RowSource:
         return TableSource(data)
     raise DataError(
         f"cannot read rows from {type(data).__name__}",
-        hint="give a path, a pandas data frame or an Arrow table",
+        hint="pass a path, a pandas data frame or an Arrow table",
     )
 
 
@@ -55,7 +55,7 @@ def _by_name(name: str) -> RowSource:
     if not path.is_file():
         raise DataError(
             f"no such file: {name}",
-            hint='or "-" (JSON lines on standard input), "iris", "iris-drift", "river:Phishing"',
+            hint='other data: "-" (JSON lines on standard input), "iris", "iris-drift", "river:…"',
         )
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "parquet":
@@ -64,7 +64,7 @@ def _by_name(name: str) -> RowSource:
         return JsonLinesSource(str(path), path)
     if kind in ("csv", "tsv", "txt", "data"):
         return CsvSource(path)
-    raise DataError(f"{name}: unknown kind of file", hint="CSV, CSV.gz, Parquet or JSON lines")
+    raise DataError(f"{name}: unknown file type", hint="use CSV, CSV.gz, Parquet or JSON lines")
 
 
 def _only_file(folder: Path) -> Path:
@@ -138,7 +138,7 @@ class ParquetSource:
         try:
             self._file = pa.parquet.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path}: not Parquet: {error}") from error
+            raise DataError(f"{path}: not a Parquet file: {error}") from error
 
     def count(self) -> int:
         return int(self._file.metadata.num_rows)

@@ -1,6 +1,6 @@
-"""Writes docs/schemas: one JSON Schema for each topic whose values are Driftline's events.
+"""Write docs/schemas: one JSON Schema for each topic whose values are Driftline's events.
 
-usage: python scripts/schemas.py [--check]    --check: write nothing, exit 1 where a file differs
+usage: python scripts/schemas.py [--check]    --check: write nothing, exit with 1 if a file differs
 """
 
 import json
@@ -33,7 +33,7 @@ TOPICS: dict[str, type | UnionType] = {
 
 
 def schema(topic: str) -> str:
-    """The text of a topic's schema file."""
+    """Return the text of a topic's schema file."""
     generated = msgspec.json.schema(TOPICS[topic])
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -43,7 +43,7 @@ def schema(topic: str) -> str:
 
 
 def main() -> int:
-    """Write or check all files; returns the exit code."""
+    """Write or check all files, and return the exit code."""
     check = "--check" in sys.argv[1:]
     differing = []
     for topic in TOPICS:

@@ -201,7 +201,7 @@ def test_the_example_of_a_subscriber_prints_models_and_drift(
     monkeypatch.setattr(sys, "argv", ["subscriber.py"])
     runpy.run_path(str(ROOT / "examples" / "subscriber.py"), run_name="__main__")
     assert capsys.readouterr().out.splitlines() == [
-        "sha256:5c1e5c1e5c1e  accuracy 1.000 of 1 records",
+        "sha256:5c1e5c1e5c1e  accuracy 1.000 on 1 records",
         "data drift opened: petal_length shifted by 0.87 standard deviations",
     ]
 

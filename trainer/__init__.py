@@ -1,1 +1,1 @@
-"""Trainer service: train models on outcomes from Kafka and publish them, one module per step."""
+"""Trainer service: train models on outcomes from Kafka, and announce better models."""

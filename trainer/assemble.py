@@ -39,7 +39,7 @@ _LIBRARIES = ("driftline", "numpy", "scikit-learn", "joblib", "skl2onnx", "onnx"
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """A model's origin: the champion at training time, the request, and the training time."""
+    """A model's origin: the champion at training time, the request's id, and the training time."""
 
     parent: str | None
     cause: str | None
@@ -47,7 +47,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class CandidateFailed(TrainingError):
-    """Refitting or packaging the search's winner failed."""
+    """Raised if the search's winner cannot be refitted or packaged."""
 
     def __init__(self, candidate: str, reason: str) -> None:
         super().__init__(f"{candidate}: {reason}")
@@ -56,10 +56,10 @@ class CandidateFailed(TrainingError):
 
 
 def without_failing(attempt: Callable[[Mapping[str, str]], T]) -> T:
-    """Return the result of `attempt`. Whenever a candidate fails, call `attempt` again without it.
+    """Return the result of `attempt`. After each CandidateFailed, retry without that candidate.
 
-    `attempt` receives a mapping from each failed candidate to its failure, and passes the mapping
-    to `search`, which raises TrainingError when no candidate is left.
+    `attempt` receives a mapping from each failed candidate to the reason, and passes the mapping to
+    `search`, which raises TrainingError when no candidate is left.
     """
     failed: dict[str, str] = {}
     while True:
@@ -67,7 +67,7 @@ def without_failing(attempt: Callable[[Mapping[str, str]], T]) -> T:
             return attempt(failed)
         except CandidateFailed as error:
             log.warning(
-                "training the best candidate failed, trying the next one: %s", error.message
+                "could not package the best candidate, trying the next one: %s", error.message
             )
             failed[error.candidate] = error.reason
 
@@ -91,7 +91,7 @@ def assemble(
     removed: tuple[Removed, ...],
     trials: tuple[Trial, ...],
 ) -> tuple[Manifest, bytes]:
-    """Refit the winner on its range together with the held-out rows, and package it.
+    """Refit the winner on its training range plus the held-out rows, and package it.
 
     `held` contains the held-out rows' indices in `rows`. Raises CandidateFailed.
     """
@@ -136,7 +136,7 @@ def assemble(
 
 
 def _scorer(fitted: Fitted, stream: Stream, conversion: Conversion) -> Scorer:
-    """Return the scorer that will serve. The check records contain this scorer's results."""
+    """Return the scorer that inference will use. The check records contain its results."""
     if conversion.scoring == "onnx" and conversion.onnx is not None:
         return OnnxScorer(conversion.onnx, stream.task, fitted.schema.classes)
     return SklearnScorer(fitted.estimator, stream.task, fitted.schema.classes)
@@ -170,7 +170,7 @@ def _reference(
     held: TrainingRows,
     found: Found,
 ) -> Reference:
-    held_scores = found.scores  # from the fit that did not use the held-out rows
+    held_scores = found.scores  # from the model fitted without the held-out rows
     newest = everything.take(
         np.arange(max(0, len(everything) - MAX_REFERENCE_ROWS), len(everything))
     )

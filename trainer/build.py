@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 def build_trainer(
     stream: Stream, settings: Settings, broker: Broker, clock: Clock, *, synchronous: bool
 ) -> TrainerHandler:
-    """Return the trainer's handler. Create a signing key if there is none.
+    """Return the trainer's handler. Create a signing key if none exists.
 
-    With `synchronous`, the handler trains in this thread and uses this `broker`. Otherwise, it
-    trains in a separate process, which has its own connection to the broker.
+    If `synchronous` is True, the handler trains in the calling thread and uses `broker`. Otherwise,
+    it trains in a separate process, which opens its own connection to the broker.
     """
     ensure_key(settings.keys)
     runner: Runner
@@ -57,7 +57,7 @@ def build_trainer(
 
 
 class TrainAlone(msgspec.Struct, frozen=True):
-    """Trains in a separate process, with its own connection to the broker."""
+    """The training function for a separate process. It opens its own connection to the broker."""
 
     stream: Stream
     settings: Settings

@@ -1,4 +1,4 @@
-"""Define candidate models: kinds of scikit-learn estimator, each with a small parameter grid.
+"""Define candidate models: kinds of scikit-learn estimators, each with a small parameter grid.
 
 Input: a candidate's name from the stream file. Output: a `Candidate`, which builds estimators. All
 estimators are fitted on a float32 matrix, run in one thread and use the stream's seed.
@@ -30,7 +30,7 @@ class Candidate(msgspec.Struct, frozen=True):
     """One kind of model. `grid[0]` holds its default parameters.
 
     The model is fitted on at most the newest `max_rows` rows. `scoring` is the library to score
-    with. If it is None, `convert` measures whether ONNX or scikit-learn is faster.
+    with. If `scoring` is None, `convert` compares ONNX with scikit-learn and chooses one.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 def candidate(name: str, task: Task) -> Candidate:
-    """Return the candidate with this name or class path for this task.
+    """Return the candidate for a task, given the candidate's name or class path.
 
     Raises TrainingError if the candidate is unknown or does not support the task.
     """
@@ -64,8 +64,8 @@ def candidate(name: str, task: Task) -> Candidate:
             )
         case "k_nearest_neighbours":
             # Scoring time grows with the number of training rows, to 0.2 ms per record at 20,000.
-            # ONNX is about as fast up to 300 rows, slower above, and 20 times slower at 10,000. The
-            # library is fixed, because measurement noise could make identical runs differ.
+            # ONNX is about as fast up to 300 rows, slower above, and 20 times slower at 10,000.
+            # Always use scikit-learn: a measured choice could differ between identical runs.
             return Candidate(
                 name,
                 _grid({"n_neighbors": 15}, {"n_neighbors": 5}, {"n_neighbors": 45}),
@@ -98,7 +98,7 @@ def candidate(name: str, task: Task) -> Candidate:
             return _by_path(name, task)
 
 
-_HINT = f"[models.candidates] takes {', '.join(NAMES)} or a class path"
+_HINT = f"[models.candidates] accepts {', '.join(NAMES)} or a class path"
 
 
 def _grid(*points: Parameters) -> tuple[Parameters, ...]:
@@ -153,7 +153,7 @@ def _boosting(classifies: bool, parameters: Parameters, seed: int) -> Any:
 
 
 def _by_path(path: str, task: Task) -> Candidate:
-    """Return a candidate for a scikit-learn-compatible class, with its default parameters."""
+    """Return a candidate for a scikit-learn-compatible class, with the class's defaults."""
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
         raise TrainingError(f"unknown candidate {path!r}", hint=_HINT)

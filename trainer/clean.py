@@ -1,9 +1,9 @@
 """Remove duplicates, errors and noise from training rows (step 3 of docs/model-life.md).
 
 Input: collected rows in any order, as arrays. Output: one row per record id, ordered by (position,
-id). The ranges declared in the stream file alone decide which values are out of range. Rows with
-such values are removed only if they are rare, so that drift is not mistaken for noise. Identical
-records with different ids are all kept.
+id). Only the ranges declared in the stream file decide which values are out of range. Rows with
+out-of-range values are removed only if they are rare, so that drift is not mistaken for noise.
+Identical records with different ids are all kept.
 """
 
 from typing import Final
@@ -15,13 +15,13 @@ from driftline.config.stream import Stream
 from driftline.wire.events import Removed
 from trainer.rows import TrainingRows
 
-# If at most 1% of the records fall outside a column's declared range, treat those values as
-# measurement errors. If more do, assume that the stream has changed.
+# If at most 1% of the rows have a value outside a column's declared range, treat these values as
+# measurement errors. If more rows do, assume that the stream has changed.
 MAX_NOISE_SHARE: Final = 0.01
 
 
 def clean(rows: TrainingRows, stream: Stream) -> tuple[TrainingRows, tuple[Removed, ...]]:
-    """Return the sorted rows to learn from, and the number of removed rows by reason."""
+    """Return the sorted rows to train on, and the number of removed rows by reason."""
     removed: list[Removed] = []
 
     def drop(rows: TrainingRows, bad: NDArray[np.bool_], reason: str) -> TrainingRows:
@@ -51,14 +51,14 @@ def clean(rows: TrainingRows, stream: Stream) -> tuple[TrainingRows, tuple[Remov
 
 
 def _ordered(rows: TrainingRows) -> TrainingRows:
-    """Sort by (position, id, revision), so that partitions can be read in any order."""
+    """Sort by (position, id, revision), so that the order of partitions does not matter."""
     keys = list(zip(rows.positions.tolist(), rows.ids, rows.revisions.tolist(), strict=True))
     order = sorted(range(len(keys)), key=keys.__getitem__)
     return rows.take(np.array(order, dtype=np.intp))
 
 
 def _superseded(rows: TrainingRows) -> NDArray[np.bool_]:
-    """Mark all rows of each id except the last row with the highest revision."""
+    """Return a mask (n,) of all rows except each id's last row with the highest revision."""
     best: dict[str, int] = {}
     revisions = rows.revisions
     for place, record_id in enumerate(rows.ids):

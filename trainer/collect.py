@@ -1,7 +1,7 @@
-"""Collect the outcomes to train on from the outcomes topic (step 2 of docs/model-life.md).
+"""Collect training rows from the outcomes topic in Kafka (step 2 of docs/model-life.md).
 
-Input: a log of outcomes, with its partitions in any order. Output: the newest outcomes within
-`retrain.train_on`, in bounded memory. `clean` later removes duplicates and most errors.
+Input: outcomes, with partitions in any order. Output: the outcomes in the range `retrain.train_on`,
+at most `MAX_OUTCOMES`, so that memory use is bounded. `clean` removes duplicates and most errors.
 """
 
 import heapq
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # Number of records to decode at once (a few MB).
 _CHUNK: Final = 5000
-# With more outcomes, training candidates takes minutes on one core and hardly improves them.
+# Training on more outcomes would take minutes on one core and hardly improve the models.
 MAX_OUTCOMES: Final = 500_000
 # Number of check records in a package. Inference scores them before the model serves.
 CHECK_RECORDS: Final = 16
@@ -38,16 +38,17 @@ class OutcomeLog(Protocol):
     """The outcomes published so far."""
 
     def read(self) -> Iterable[Outcome]:
-        """Return all outcomes. Only the order within a partition is fixed. Raises BrokerError."""
+        """Return all outcomes, in order within each partition. Raises BrokerError."""
 
     def count(self) -> int:
-        """Return the number of outcomes, or slightly more. This is cheap, and never decreases."""
+        """Return an upper bound on the number of outcomes. The bound never decreases. The call is
+        cheap."""
 
 
 class BrokerOutcomeLog:
-    """The outcomes topic, read up to its end at the time when reading begins.
+    """Reads the outcomes topic up to the end that it had when reading began.
 
-    Outcomes marked as ahead are skipped: the range to train on ends at the newest record, so one
+    Outcomes marked `ahead` are skipped: the training range ends at the newest record, so a single
     wrong position would shift the range.
     """
 
@@ -90,7 +91,7 @@ def from_records(stream: Stream, records: Iterable[bytes], labels: Iterable[Valu
 
 
 class _Collector:
-    """Decodes records in chunks, and drops records that have become too old for the range."""
+    """Decodes records in chunks, and drops records that have become too old to train on."""
 
     def __init__(self, stream: Stream, *, bounded: bool = True) -> None:
         self._stream = stream
@@ -98,8 +99,8 @@ class _Collector:
         self._span = stream.retrain.train_on if bounded else None
         self._pending: list[tuple[bytes, Value, int]] = []  # records that `_flush` will decode
         self._parts: list[TrainingRows] = []  # decoded chunks; `_flush` merges them
-        self._newest: list[tuple[int, str, bytes]] = []  # heap of the newest records, oldest first
-        self._shared: dict[str, str] = {}  # one copy of each category name
+        self._newest: list[tuple[int, str, bytes]] = []  # heap of the newest records
+        self._shared: dict[str, str] = {}  # one shared copy of each category
         self._removed: Counter[str] = Counter()  # number of removed records by reason
 
     def add(self, outcome: Outcome) -> None:
@@ -141,7 +142,7 @@ class _Collector:
                 heapq.heapreplace(self._newest, item)
         self._pending = []
         self._parts.append(part)
-        # Merging and trimming copies all rows, so do it only once every 20 chunks.
+        # Merging and trimming copy all rows, so do both only once every 20 chunks.
         if len(self._parts) > 20:
             rows = TrainingRows.concat(self._parts)
             self._parts = [rows.take(self._within(rows))]

@@ -1,8 +1,8 @@
-"""Convert a fitted model to ONNX in memory, and choose whether ONNX or scikit-learn scores with it.
+"""Convert a fitted model to ONNX in memory, and choose ONNX or scikit-learn for scoring.
 
-ONNX is chosen if its results are equal and it is not clearly slower. Input: a fitted estimator, and
-rows to compare the two on. Output: the ONNX model, if there is one, and the choice. Measured times
-are not stored in packages, because packages must be reproducible.
+ONNX is chosen if its results equal scikit-learn's and it is not clearly slower. Input: a fitted
+estimator, and rows on which to compare both libraries. Output: the chosen library, and the ONNX
+model if there is one. Measured times are not stored in packages, which must be reproducible.
 """
 
 import logging
@@ -23,13 +23,13 @@ from trainer.search import Fitted, one_thread
 
 log = logging.getLogger(__name__)
 
-# ONNX is chosen unless it takes more than this many times as long. The margin keeps measurement
-# noise from changing the choice: for models that convert well, ONNX is 5 to 500 times faster on one
-# row.
+# ONNX is chosen unless it takes more than this many times as long as scikit-learn. The margin keeps
+# measurement noise from changing the choice: for models that convert well, ONNX is 5 to 500 times
+# faster on one row.
 CLEARLY_SLOWER: Final = 2.0
 BATCH_SIZES: Final = (1, 256)
-# The largest accepted difference between two scorers' probabilities or, for regression, between
-# their predictions, relative to the predictions' spread.
+# Largest accepted difference between two scorers' probabilities. For regression, the limit applies
+# to the difference of predictions, relative to the sum of their spread and their absolute value.
 MAX_DIFFERENCE: Final = 1e-4
 _COMPARED_ROWS: Final = 1000
 _REPEATS: Final = 5
@@ -38,7 +38,7 @@ Timer = Callable[[], float]
 
 
 class Conversion(msgspec.Struct, frozen=True):
-    """The chosen library. `onnx` is None if the model has no ONNX form, or an unusable one."""
+    """The chosen library. `onnx` is None if the conversion failed or its result is unusable."""
 
     onnx: bytes | None
     scoring: Scoring
@@ -76,8 +76,8 @@ def convert(
 
 
 def to_onnx(fitted: Fitted, width: int) -> bytes | str:
-    """Return the ONNX model's bytes, or the reason why there is none. Its input is float32
-    (n, width)."""
+    """Return the ONNX model's bytes, or the reason why the conversion failed. The model's
+    input is float32 (n, width)."""
     try:
         from skl2onnx import to_onnx as skl_to_onnx
         from skl2onnx.common.data_types import FloatTensorType
@@ -91,7 +91,7 @@ def to_onnx(fitted: Fitted, width: int) -> bytes | str:
                 fitted.estimator,
                 initial_types=[(ONNX_INPUT, FloatTensorType([None, width]))],
                 options={"zipmap": False} if classifies else None,
-                name="driftline",  # the default is random, so the digest would differ each time
+                name="driftline",  # the default name is random and would change the digest
             )
     except Exception as error:  # noqa: BLE001 - a converter may raise anything
         log.info("%s cannot be converted to ONNX: %s", fitted.candidate.name, error)
@@ -106,10 +106,10 @@ def to_onnx(fitted: Fitted, width: int) -> bytes | str:
 
 
 def _name_in_order(graph: Any) -> None:
-    """Number intermediate values in graph order.
+    """Rename intermediate values to numbers in graph order.
 
-    The converter numbers them across all conversions in a process, so without this step the same
-    model would get a different digest each time.
+    The converter continues its numbering across all conversions in a process, so without this step
+    the same model would get a different digest each time.
     """
     own = [value.name for value in (*graph.input, *graph.output)]
     names: dict[str, str] = {"": "", **{name: name for name in own}}
@@ -124,7 +124,7 @@ def _name_in_order(graph: Any) -> None:
             node.name = ""
             node.input[:] = [named(name) for name in node.input]
             for attribute in node.attribute:
-                if attribute.HasField("g"):  # a loop's body, which may use outer values
+                if attribute.HasField("g"):  # loop body; may use values of the outer graph
                     attribute.g.name = "body"
                     walk(attribute.g)
                 elif attribute.HasField("t"):
@@ -137,7 +137,7 @@ def _name_in_order(graph: Any) -> None:
 
 
 def equal(one: Scores, other: Scores) -> bool:
-    """Return whether two scorers' results agree, apart from rounding and ties that it decides."""
+    """Return whether two scorers' results agree, allowing for rounding errors and near ties."""
     if one.probabilities is not None and other.probabilities is not None:
         if one.probabilities.shape != other.probabilities.shape:
             return False
@@ -157,7 +157,7 @@ def equal(one: Scores, other: Scores) -> bool:
 
 
 def _seconds(scorer: Scorer, matrix: NDArray[np.float32], rows: int, timer: Timer) -> float:
-    """Return the shortest time of several calls on `rows` rows, because noise can only add time."""
+    """Time several calls on `rows` rows. Return the shortest time, because noise only adds time."""
     batch: Any = np.resize(matrix, (rows, matrix.shape[1]))
     scorer.score(batch)
     times = []

@@ -1,6 +1,6 @@
 """Serialize a scikit-learn estimator to joblib bytes that depend only on its content.
 
-Plain `joblib.dump` produces different bytes for equal estimators: the padding bytes in tree nodes
+Plain `joblib.dump` can produce different bytes for equal estimators: padding bytes in tree nodes
 are arbitrary, and a pickle encodes which of several equal strings are the same object.
 """
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def dump(estimator: Any) -> bytes:
-    """Return bytes for `joblib.load`. Estimators with equal content produce equal bytes."""
+    """Return bytes that `joblib.load` can read. Equal estimators produce equal bytes."""
     file = io.BytesIO()
     _Pickler(file).dump(estimator)
     return file.getvalue()

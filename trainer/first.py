@@ -1,7 +1,7 @@
 """Train a stream's first model on records and labels from a file, then sign and store it.
 
 Input: feature records with one label each. Output: a `TrainedModel`, with records to publish to the
-`models` topic. The new model is not compared with a champion.
+`models` topic. The new model is not compared with the current champion.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,12 +29,12 @@ from trainer.rows import TrainingRows
 from trainer.search import Progress, Range, no_progress, search
 from trainer.split import split
 
-# With fewer rows, fewer than three would be held out by default, too few for a meaningful metric.
+# By default, fewer rows would leave fewer than three held-out rows, too few for a useful metric.
 MIN_ROWS = 15
 
 
 class TrainedModel(msgspec.Struct, frozen=True):
-    """A signed and stored model. `records` announce it and, with `promote`, make it champion."""
+    """A signed and stored model. `records` announce the model and, if requested, promote it."""
 
     announcement: ModelAnnounced
     manifest: Manifest
@@ -67,11 +67,11 @@ def train_first(
     promote: bool = True,
     progress: Progress = no_progress,
 ) -> TrainedModel:
-    """Train on feature records (JSON, as in the features topic) with one label each.
+    """Train a model on feature records (JSON, as in the features topic) with one label each.
 
-    `catalog` contains the current champion, if there is one. With `promote`, the result's records
-    make the new model champion. If there is no signing key, one is created. Raises TrainingError or
-    PackageError.
+    `catalog` contains the current champion, if there is one. If `promote` is True, the result's
+    records make the new model the champion. A signing key is created if none exists. Raises
+    TrainingError or PackageError.
     """
     catalog = catalog or Catalog(Trusted(settings.keys))
     now = format_time(round(clock.time() * 1e6))

@@ -15,10 +15,10 @@ from driftline.learning.metrics import Values, better, evaluate, higher_is_bette
 from trainer.split import Places
 
 # The gain's standard error is computed from the gains on this many blocks of held-out rows. Each
-# block consists of consecutive rows, because these are correlated.
+# block consists of consecutive rows, because consecutive rows are correlated.
 BLOCKS: Final = 10
 # A champion looks better on rows that it was trained on, so models are judged on newer rows only.
-# With fewer newer rows than this, chance would decide, so they are judged on all held-out rows.
+# If there are fewer newer rows than this, chance would decide, so all held-out rows are used.
 MIN_UNSEEN: Final = 50
 
 
@@ -34,9 +34,10 @@ class Verdict(msgspec.Struct, frozen=True):
 def judged_places(held_positions: Places, champion_last: int | None) -> Places:
     """Return the indices of the held-out rows to judge the models on.
 
-    These are the rows newer than the champion's training rows, or all rows if too few are newer.
-    `held_positions`, int64 (m,), contains the held-out rows' positions. `champion_last` is the
-    newest position that the champion was trained on, or None if there is no champion.
+    These are the rows newer than the champion's training rows, or all held-out rows if too few of
+    them are newer. `held_positions`, int64 (m,), contains the held-out rows' positions.
+    `champion_last` is the newest position that the champion was trained on, or None if there is no
+    champion.
     """
     everything = np.arange(len(held_positions))
     if champion_last is None:
@@ -48,8 +49,8 @@ def judged_places(held_positions: Places, champion_last: int | None) -> Places:
 def judge(stream: Stream, labels: Values, challenger: Values, champion: Values | None) -> Verdict:
     """Compare two models' predictions. `champion` is None if there is no champion.
 
-    A tie keeps the champion. So does a gain of at most one standard error: chance alone produces a
-    larger gain in one of six comparisons, and each swap restarts the monitor's comparisons.
+    The champion stays if the gain is at most one standard error: chance alone produces a larger
+    gain in one in six comparisons, and each swap restarts the monitor's comparisons.
     """
     metric, task = stream.judged_by, stream.task
     ours = evaluate(metric, task, labels, challenger)

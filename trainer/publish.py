@@ -1,7 +1,7 @@
 """Sign a model package and write it to the model store (step 9 of docs/model-life.md).
 
 Input: a package's bytes. Output: the package's announcement, for the `models` topic. The package is
-stored before it is announced, so that every reader of the announcement can fetch it.
+stored before it is announced, so every reader of the announcement can fetch the package.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ class Publisher:
         self._signer = Signer(keys)
 
     def publish(self, manifest: Manifest, data: bytes) -> ModelAnnounced:
-        """Store the package and return its announcement. Safe to repeat. Raises PackageError."""
+        """Store the package and return its announcement. Repeating is safe. Raises PackageError."""
         digest = digest_of(data)
         signature = self._signer.sign(digest)
         location = self._store.put(data, signature)

@@ -1,4 +1,4 @@
-"""Run one retraining job, from reading outcomes from the broker to storing the winning model.
+"""Run one retraining job: read outcomes from the broker, train, and store the winning model.
 
 The steps are collect, clean, split, search, judge, package and store, in this order. Input: a
 request, the champion's announcement and the outcome log. Output: a `TrainingResult`, with an
@@ -35,7 +35,7 @@ _SHORTER: Final = (("half", 2), ("quarter", 4))
 
 class TrainingJob(msgspec.Struct, frozen=True):
     """A training job's input. `trained_at` is an RFC 3339 time from the handler's clock. `earlier`
-    contains announced models that may become champion again."""
+    contains earlier models that may become champion again."""
 
     request: RetrainRequest
     champion: ModelAnnounced | None
@@ -47,8 +47,8 @@ class TrainingResult(msgspec.Struct, frozen=True):
     """A training job's result.
 
     `announcement` announces the new or earlier model to promote. It is None if the champion stays.
-    `wait_for` is how many more outcomes since the change the training needs, or 0 if the result is
-    final.
+    `wait_for` is the number of outcomes since the change that are still missing, or 0 if the result
+    is final.
     """
 
     reason: str
@@ -59,7 +59,7 @@ class TrainingResult(msgspec.Struct, frozen=True):
     removed: tuple[Removed, ...] = ()
     trials: tuple[Trial, ...] = ()
     wait_for: int = 0
-    passes: bool = False  # the model store is unreachable, so the training must be retried
+    passes: bool = False  # True if the model store was unreachable: retry later
 
 
 def retrain(
@@ -72,9 +72,9 @@ def retrain(
 ) -> TrainingResult:
     """Collect, clean, split, search and judge. If the challenger won, package and store it.
 
-    Raises BrokerError, which is temporary, so the caller trains the request again. If the model
-    store is unreachable, the result has `passes` set. Any other failure would recur, so it becomes
-    the result's reason.
+    Raises BrokerError, which is temporary, so the caller should run the job again. If the model
+    store is unreachable, the result's `passes` is True. Any other failure would recur, so it is
+    returned as the result's reason.
     """
     try:
         return _retrain(job, stream, outcomes, models, publisher, progress)
@@ -85,7 +85,7 @@ def retrain(
     except DriftlineError as error:
         return TrainingResult(reason=f"training failed: {error.message}")
     except Exception as error:
-        # If this error stopped the trainer, the next trainer would reread the request and stop too.
+        # If this error stopped the trainer, it would fail on the same request after each restart.
         log.exception("training for request %s failed", job.request.id)
         return TrainingResult(reason=f"training failed: {type(error).__name__}: {error}")
 
@@ -113,7 +113,7 @@ def _retrain(
 
 
 class _Training(msgspec.Struct, frozen=True):
-    """The input of the search and all later steps."""
+    """The input of the search and of all later steps."""
 
     job: TrainingJob
     stream: Stream
@@ -146,7 +146,7 @@ def _searched(
     )
     if not verdict.won:
         return result
-    if recalled is not None:  # an earlier model won, which is already stored and announced
+    if recalled is not None:  # an earlier model won; it is already stored and announced
         return msgspec.structs.replace(result, announcement=recalled)
     # Refit the winner, package it and store it (9).
     progress("packaging", 0, 1)
@@ -169,14 +169,14 @@ def _searched(
 def ranges_and_held(
     stream: Stream, rows: TrainingRows, recent: Places, request: RetrainRequest
 ) -> tuple[list[Range], Places]:
-    """Return the ranges to learn from and the rows to judge on, as indices of `rows`.
+    """Return the ranges to train on and the rows to judge on, as indices into `rows`.
 
-    `recent` contains the rows since the change that the request names, or all rows. Only `recent`
-    rows are held out, because the newest rows best show how well a model will serve. The ranges are
-    the other `recent` rows, all rows not held out, and the newest half and quarter of those rows,
-    which help after changes that no request names. Letting the newest rows decide how far back to
-    learn follows Klinkenberg, "Learning drifting concepts: example selection vs. example weighting"
-    (2004).
+    `recent` contains the indices of rows since `request.since`, or of all rows if unset. Only
+    `recent` rows are held out, because the newest rows best show how well a model will serve. The
+    ranges are the remaining `recent` rows, all rows that are not held out, and the newest half and
+    quarter of all these rows, which help if a change was not detected. Using the newest rows to
+    decide how far back to train follows Klinkenberg, "Learning drifting concepts: example selection
+    vs. example weighting" (2004).
     """
     how = stream.models
     train, held = split(
@@ -223,9 +223,9 @@ def _compared(
         champion = None if job.champion is None else models.load(job.champion)
         theirs = None if champion is None else champion.predict(truth.columns).predictions
     except StoreUnavailable:
-        raise  # a challenger must not win because the store is unreachable
+        raise  # a challenger must not win just because the store is unreachable
     except PackageError as error:
-        log.warning("could not load the champion to compare the challenger with it: %s", error)
+        log.warning("could not load the champion, so the challenger wins by default: %s", error)
         verdict = judge(stream, truth.labels, objects(list(found.scores.predictions)), None)
         reason = f"{verdict.reason} that can be loaded: {error.message}"
         return msgspec.structs.replace(verdict, reason=reason), None
@@ -250,7 +250,7 @@ def _predictions_of(
 ) -> Iterator[tuple[ModelAnnounced, NDArray[np.object_]]]:
     """Yield (announcement, predictions) for each usable earlier model.
 
-    A model is usable if it passes its check and was not trained on the rows to judge on.
+    A model is usable if it passes its check and was not trained on any of the `judged` rows.
     """
     for announced in earlier:
         try:

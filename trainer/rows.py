@@ -1,4 +1,4 @@
-"""Hold labelled records as NumPy arrays, the input and output of the training steps."""
+"""Define `TrainingRows`: labelled records as NumPy arrays, passed between the training steps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,8 @@ class TrainingRows(msgspec.Struct, frozen=True):
     """`n` labelled records. `clean` orders them by (position, id).
 
     `positions`, `rows`, `times_us`, `revisions`: int64 (n,). `labels`: object (n,) of class names,
-    or float64 (n,). `newest`: a few of the newest records as JSON, for the package's check.
+    or float64 (n,). `newest`: a few of the newest records as JSON, which become the package's
+    check records.
     """
 
     ids: NDArray[np.object_]
@@ -49,7 +50,7 @@ class TrainingRows(msgspec.Struct, frozen=True):
 
     @staticmethod
     def concat(parts: Sequence["TrainingRows"]) -> "TrainingRows":
-        """Return all records of `parts`, which must not be empty."""
+        """Concatenate `parts`, which must not be empty."""
         return TrainingRows(
             ids=np.concatenate([part.ids for part in parts]),
             positions=np.concatenate([part.positions for part in parts]),
@@ -68,7 +69,7 @@ def from_batch(
     """Combine the records of a decoded batch with one label and one revision each."""
     label_array: NDArray[Any] = objects(labels)
     if stream.task == "regression":
-        # A label that is not a number becomes NaN, which `clean` counts and removes.
+        # A label that is not a number becomes NaN. `clean` removes and counts such rows.
         label_array = np.array(
             [label if isinstance(label, int | float) else np.nan for label in labels],
             dtype=np.float64,

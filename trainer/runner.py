@@ -1,8 +1,8 @@
-"""Run a training job in this thread (`driftline run`, tests) or in a separate process.
+"""Run a training job in the calling thread (`driftline run`, tests) or in a separate process.
 
-Input: a job. Output: the job's result, returned by `poll`. A separate process lets the service's
-loop keep polling the broker during the training. If polling stopped, the consumer group would evict
-the worker, and the training would restart again and again.
+Input: a job. Output: the job's result, returned by `poll`. With a separate process, the service's
+loop keeps polling the broker during the training. If polling stopped, the consumer group would
+evict the worker, and the training would restart again and again.
 """
 
 import multiprocessing
@@ -30,17 +30,17 @@ class Runner(Protocol):
         """Start a job. No other job may be running."""
 
     def poll(self) -> TrainingResult | None:
-        """Return the job's result exactly once, and None before and after. Never block.
+        """Return the job's result once it is available, and None before and afterwards.
 
         Raises BrokerError if the outcomes could not be read.
         """
 
     def cancel(self) -> None:
-        """Discard the current job, if any, without a result, and free its resources."""
+        """Stop the current job, if any, without returning a result, and free its resources."""
 
 
 class InlineRunner:
-    """Trains in this thread when `poll` is called."""
+    """Trains in the calling thread when `poll` is called."""
 
     def __init__(self, train: Train, progress: Progress = no_progress) -> None:
         self._train = train
@@ -63,7 +63,8 @@ class InlineRunner:
 class ProcessRunner:
     """Trains in a spawned process. `train` must be picklable.
 
-    If the process dies (for example, out of memory), the result's reason contains the exit code.
+    If the process dies (for example, when memory runs out), the result's reason contains the
+    exit code.
     """
 
     def __init__(self, train: Train, progress: Progress = no_progress) -> None:
@@ -81,7 +82,7 @@ class ProcessRunner:
             target=_work, args=(self._train, job, theirs), name="driftline-training", daemon=True
         )
         self._process.start()
-        theirs.close()  # so that the pipe closes when the process ends
+        theirs.close()  # so that the pipe closes when the process exits
 
     def poll(self) -> TrainingResult | None:
         if self._pipe is None:
@@ -124,7 +125,7 @@ class ProcessRunner:
 
 
 def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
-    """Train in the child process. Send progress, and finally the result or the broker's error."""
+    """Train in the child process. Send the progress, then the result or the broker error."""
     # Ctrl-C reaches every process in the process group, but the service decides when to stop this
     # process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -142,7 +143,7 @@ def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Exit when the service ends, because its successor will train the request again."""
+    """Exit when the service exits, because the restarted service runs the training again."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

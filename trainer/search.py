@@ -1,10 +1,10 @@
-"""Tune and train every candidate model on every range of rows, in memory; return the best model.
+"""Tune and train every candidate on every range of in-memory rows, and return the best model.
 
 This module covers steps 4 (features), 5 (model choice), 6 (training) and 8 (tuning) of
 docs/model-life.md.
 
-Input: cleaned rows, ranges to learn from, and the held-out rows. Output: the best model by the
-stream's metric on the held-out rows, and all trials. No candidate is ever fitted on a held-out row.
+Input: cleaned rows, ranges to train on, and the held-out rows. Output: all trials, and the model
+with the best metric on the held-out rows. No candidate is ever fitted on a held-out row.
 """
 
 import logging
@@ -30,8 +30,8 @@ from trainer.split import Places, split
 
 log = logging.getLogger(__name__)
 
-# On this many rows, differences between parameters exceed the noise, and a whole grid takes
-# seconds.
+# With this many rows, differences between parameters exceed the noise, and tuning a whole grid
+# takes seconds.
 TUNE_ROWS: Final = 10_000
 NOT_FINITE: Final = "its predictions are not finite"
 # The controller that limits library threads, keyed by the number of modules loaded at its creation.
@@ -43,18 +43,18 @@ Progress = Callable[
 
 
 def no_progress(step: str, done: int, total: int) -> None:
-    """Ignore the progress."""
+    """Ignore progress reports."""
 
 
 class Range(msgspec.Struct, frozen=True):
-    """A range of rows to learn from: its name and the sorted indices of its rows."""
+    """A range of rows to train on: its name and the sorted indices of its rows."""
 
     name: str
     places: Places
 
 
 class Fitted(msgspec.Struct, frozen=True):
-    """A fitted estimator. A classifier is fitted on labels that are indices of `schema.classes`."""
+    """A fitted estimator. A classifier's labels are encoded as indices into `schema.classes`."""
 
     candidate: Candidate
     parameters: Parameters
@@ -68,7 +68,7 @@ class Fitted(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The best of all trials. `scores` are its scores on the held-out rows."""
+    """The best model of all trials. `scores` contains its scores on the held-out rows."""
 
     fitted: Fitted
     range: Range
@@ -87,8 +87,8 @@ def search(
 ) -> tuple[Found, tuple[Trial, ...]]:
     """Try all candidates on all ranges. Return the best model (in a tie, the first) and all trials.
 
-    `failed` maps candidates to leave out to the reasons. Raises TrainingError if a candidate is
-    unknown or does not support the task, or if no candidate could be trained.
+    `failed` contains the candidates to leave out, with reasons. Raises TrainingError if a candidate
+    is unknown or does not support the task, or if no candidate could be trained.
     """
     names = [name for name in stream.models.candidates if name not in failed]
     candidates = [candidate(name, stream.task) for name in names]
@@ -125,10 +125,10 @@ def search(
 
 
 def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
-    """Return the grid's best parameters, according to the newest `TUNE_ROWS` rows.
+    """Return the grid's best parameters, tuned on the newest `TUNE_ROWS` rows.
 
-    Each point of the grid is fitted on one part of these rows and judged on the other part. If
-    every fit fails, the default parameters are returned.
+    For each point of the grid, a model is fitted on one part of these rows and evaluated on the
+    other part. If every fit fails, the default parameters are returned.
     """
     if not stream.models.tune or len(kind.grid) == 1:
         return kind.grid[0]
@@ -170,15 +170,15 @@ def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: Training
         target = np.array([places[name] for name in train.labels], dtype=np.int64)
     estimator = kind.build(parameters, stream.models.seed)
     with one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the metric shows whether the fit has converged
+        warnings.simplefilter("ignore")  # poor convergence shows up in the metric
         estimator.fit(encode_matrix(schema, train.columns), target)
     return Fitted(kind, parameters, schema, estimator)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit libraries to one thread. Sums then have a fixed order, so models are reproducible."""
-    # scikit-learn depends on threadpoolctl.
+    """Limit libraries to one thread, so that sums have a fixed order: models are reproducible."""
+    # threadpoolctl is always installed, because scikit-learn depends on it.
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
     # Creating a controller takes 7 ms, and a search uses a controller hundreds of times. A new

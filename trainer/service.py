@@ -1,8 +1,8 @@
 """Trainer handler: turn retrain requests from Kafka into announcements, pointers and decisions.
 
-The handler trains for one request at a time through a `Runner`, and publishes a `RetrainDecision`
-for each request. It commits no offset past an undecided request, so that the request is trained
-again after a crash. It never replaces a pointer that an operator published during the training.
+The handler runs one training at a time through a `Runner`, and publishes a `RetrainDecision` for
+each request. It never commits past an undecided request, so after a crash, the training is run
+again. It never replaces a champion pointer that an operator published during the training.
 """
 
 import logging
@@ -36,13 +36,13 @@ from trainer.runner import Runner
 
 log = logging.getLogger(__name__)
 
-# The trainer abandons a request after it has exited during this many attempts. The limit is not
-# lower, because an ordinary restart of the service also ends an attempt.
+# A request is abandoned after the trainer has exited during this many attempts at it. The limit is
+# not lower, because an ordinary restart of the service also ends an attempt.
 MAX_ATTEMPTS: Final = 5
 # At most this many earlier models are compared with the champion, because loading models takes
 # time.
 EARLIER: Final = 10
-# While a request waits for more outcomes, they are counted at this interval.
+# While a request waits for more outcomes, the outcomes are counted at this interval.
 _LOOK_AGAIN_S: Final = 1.0
 # If training cannot reach the model store, the first retry comes after this delay. Each further
 # retry doubles the delay, up to `LONGEST_RETRY_S`.
@@ -61,25 +61,25 @@ class _Work(msgspec.Struct):
 
     asked: _Asked
     attempt: int
-    pointer: str | None  # id of the champion's pointer when the training began
+    pointer: str | None  # id of the champion pointer when the training began
     counted: int  # number of records in the outcomes topic when the training began
     # The request waits until the outcomes topic holds this many records. None during training.
     until: int | None = None
-    look_at_s: float = 0.0  # while the request waits, the time of the next count
+    look_at_s: float = 0.0  # monotonic time of the next count while the request waits
     retry_s: float = 0.0  # the last delay set by `_retry`; 0 while the model store is reachable
 
 
 class _Held(msgspec.Struct, frozen=True):
-    """Metadata stored with the committed offset of the current request."""
+    """Metadata stored with the current request's committed offset."""
 
     attempt: Annotated[int, Meta(ge=0, le=1_000)] = 0
 
 
 class TrainerHandler(Handler):
-    """Handles retrain requests.
+    """The trainer's handler for one stream.
 
-    `count` returns the number of records in the outcomes topic. `signer` signs the records to
-    publish to `models`. Records read from `models` must be signed by a `trusted` key. `seen`
+    `count` returns the number of records in the outcomes topic. `signer` signs the records
+    published to `models`. Records read from `models` must be signed with a `trusted` key. `seen`
     contains the champion pointers that inference has seen.
     """
 
@@ -107,8 +107,8 @@ class TrainerHandler(Handler):
         self._work: _Work | None = None  # set by `_next`, reset by `_finish`
         self._decided: set[str] = set()  # ids of decided requests, from `handle` and `_decide`
         self._resumed: dict[TopicPartition, Committed] = {}  # set by `on_assigned`
-        self._sent: RolePointer | None = None  # own pointer, from `_finish` until it is read back
-        self._restated: frozenset[ModelsEvent] = frozenset()  # set by `_restate`
+        self._sent: RolePointer | None = None  # own pointer until it has been read back
+        self._restated: frozenset[ModelsEvent] = frozenset()  # events from the last `_restate` call
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ class TrainerHandler(Handler):
             try:
                 event = self._catalog.apply(message)
             except DataError as error:
-                # Inference also reads this record, and publishes its dead letter.
+                # Inference also reads this record, and publishes a dead letter for it.
                 log.warning("ignoring an unreadable record of `models`: %s", error.message)
                 continue
             if self._sent is not None and event == self._sent:
@@ -174,7 +174,7 @@ class TrainerHandler(Handler):
 
     def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         if change.partition.topic == self._topics.models:
-            self._catalog.outdate()  # `on_tick` then republishes the catalog
+            self._catalog.outdate()  # `on_tick` then republishes all its records
         return ()  # the loop reports the change
 
     def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
@@ -207,15 +207,15 @@ class TrainerHandler(Handler):
     # ---- one request ----------------------------------------------------------------------------
 
     def _next(self) -> list[Outgoing]:
-        """Start the newest request. Decide all older requests at once, even a waiting request."""
+        """Start the newest request. Decide all older requests, including a waiting request."""
         if self._sent is not None:
-            return []  # wait until our own pointer has been read back, which decides the champion
+            return []  # the champion is unknown until our own pointer has been read back
         *older, newest = self._queue
         if self._work is not None:
             older.insert(0, self._work.asked)
         self._queue = []
         self._work = _Work(newest, self._attempt(newest), None, 0)
-        # If the trainer exited during an earlier attempt, the commit's metadata has its number.
+        # If the trainer exited during an attempt, the committed metadata contains its number.
         if self._work.attempt > MAX_ATTEMPTS:
             tried = self._work.attempt - 1
             failed = TrainingResult(
@@ -260,8 +260,8 @@ class TrainerHandler(Handler):
             log.info("the model store is available again")
             work.retry_s = 0.0
         if result.wait_for:
-            # Transaction markers count as records, so `until` may be reached too early. The minimum
-            # keeps the trainer from rereading the topic too often.
+            # `_count` includes transaction markers, so `until` may be reached too early. The lower
+            # bound of `more` keeps the trainer from rereading the topic too often.
             more = max(result.wait_for, self._stream.retrain.min_outcomes // 10)
             work.until = work.counted + more
             work.look_at_s = self._clock.monotonic() + _LOOK_AGAIN_S
@@ -271,7 +271,7 @@ class TrainerHandler(Handler):
         announced = result.announcement
         if announced is None:
             return [self._decide(work.asked, result)]
-        # Announce the model if it is new, and promote it unless `_why_not_promoted` has a reason.
+        # Announce the model if it is new. Promote it unless `_why_not_promoted` returns a reason.
         is_new = announced.digest not in self._catalog.announcements
         output = [self._signed(announced)] if is_new else []
         stays = self._why_not_promoted(work)
@@ -297,10 +297,10 @@ class TrainerHandler(Handler):
         return []
 
     def _why_not_promoted(self, work: _Work) -> str | None:
-        """Return why the new model must not be promoted, or None.
+        """Return the reason why the model must not be promoted, or None if it may be promoted.
 
-        The champion's pointer must not have changed during the training, and promotion must be
-        neither frozen nor manual.
+        The model may be promoted if the champion pointer has not changed during the training and
+        promotion is neither frozen nor manual.
         """
         current = self._catalog.champion
         if (current.id if current else None) != work.pointer:

@@ -1,9 +1,9 @@
 """Split labelled rows into training and held-out rows (step 6 of docs/model-life.md).
 
-Input: an array of the cleaned rows' labels in time order. Output: the sorted indices of both parts.
+Input: an array of the cleaned rows' labels, in time order. Output: sorted indices of both parts.
 With `time`, the newest rows are held out, because a model serves records that are newer than its
-training rows. With `stratified`, the same share of each class is held out at random, which suits
-data without a meaningful order.
+training rows. With `stratified`, the same share of each class is held out, chosen at random, which
+suits data without a meaningful order.
 """
 
 import math
@@ -25,7 +25,7 @@ def split(
     task: Task,
     seed: int,
 ) -> tuple[Places, Places]:
-    """Return the indices of training rows and held-out rows. Neither is empty if n ≥ 2.
+    """Return the indices of the training and held-out rows. Neither part is empty if n ≥ 2.
 
     >>> labels = np.array(list("ababababab"), dtype=object)
     >>> train, held = split(labels, share=0.2, how="time", task="classification", seed=0)

@@ -1,1 +1,1 @@
-"""Measurements quoted in the documentation; run them with `python -m benchmarks.evidence NAME`."""
+"""The measurements that the documentation quotes: `python -m benchmarks.evidence NAME` runs one."""

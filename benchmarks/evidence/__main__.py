@@ -1,6 +1,6 @@
 """Run a measurement from this folder: `python -m benchmarks.evidence NAME [OPTIONS]`.
 
-With `all` as the name, run every measurement in sequence. This takes several hours.
+If NAME is `all`, run every measurement in sequence, which takes several hours.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def names() -> list[str]:
-    """Return the measurements' names: the modules in this folder that have a `main`."""
+    """Return the names of all measurements: the modules in this folder that define `main`."""
     found = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
     return [
         name
@@ -21,7 +21,7 @@ def names() -> list[str]:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the measurements named in the arguments, and return the exit code."""
+    """Run one measurement, or all if the name is `all`, and return the exit code."""
     known = names()
     if arguments == ["all"]:
         codes = []

@@ -1,4 +1,4 @@
-"""Compare error detectors, on generated streams and data files: changes found, delay, false alarms.
+"""Compare error detectors on generated streams and data files: recall, delay and false alarms.
 
 Input: generated streams, with seeds not used for tuning, and data sets with known changes.
 Output: a table of precision, recall, F1, delay and false alarms; a table of recall by the number of
@@ -36,16 +36,18 @@ from driftline.config.stream import Stream
 from driftline.config.stream_sections import Drift
 from monitor.decisions.detectors import DETECTORS
 
-SEEDS: Final = 30  # number of abrupt streams per family, and of gradual streams
+SEEDS: Final = 30  # number of seeds; each gives an abrupt and a gradual stream per family
 FIRST_SEED: Final = 1_000  # first seed for reported results; tuning uses seeds starting at 0
-# A change counts as found if an alarm is raised at most this many rows after the change ends.
+# A change counts as detected if an alarm is raised at most this many rows after the change ends.
 HORIZON: Final = 2_000
 BOUNDS: Final = (50, 100, 200, 500, 1_000, 2_000, math.inf)
-SEEN: Final = 500  # F1 covers only changes that the best possible test finds within this many rows
+SEEN: Final = (
+    500  # F1 covers only changes that the best possible test detects within this many rows
+)
 
 
 class File(msgspec.Struct, frozen=True):
-    """A data set with known changes, whose first rows train the model."""
+    """A data set with known changes. The model is trained on its first `training` rows."""
 
     name: str
     training: int = 2_000
@@ -74,7 +76,7 @@ class Score(msgspec.Struct):
     seconds: float = 0.0
 
     def add(self, stream: Drifting, result: WatcherResult, seconds: float = 0.0) -> None:
-        """Add the alarms raised on one stream, and the time that the detector took."""
+        """Add the alarms raised on one stream, and the CPU seconds that the detector used."""
         self.seconds += seconds
         self.rows += len(stream.y) - stream.training
         taken: set[int] = set()
@@ -83,7 +85,7 @@ class Score(msgspec.Struct):
             if i + 1 < len(stream.changes):
                 end = min(end, stream.changes[i + 1].row)
             if math.isinf(limit):
-                continue  # the error does not increase, so no detector can find the change
+                continue  # the error does not increase, so no detector can detect the change
             within = [k for k, a in enumerate(result.alarms) if change.row < a.row <= end]
             taken.update(within)
             if not within and (k := _next(stream, result, i, end)) is not None:
@@ -105,7 +107,7 @@ class Score(msgspec.Struct):
         self.false += len(result.alarms) - len(taken)
 
     def row(self) -> dict[str, float]:
-        """Return the values of a table row."""
+        """Return the metrics that one table row shows."""
         precision = self.found / max(1, self.found + self.false)
         recall = self.found / max(1, self.found + self.missed)
         return {
@@ -123,7 +125,7 @@ class Score(msgspec.Struct):
 
 
 def _next(stream: Drifting, result: WatcherResult, change: int, end: int) -> int | None:
-    """Return the first alarm between the limit `end` and the next change, which counts as late."""
+    """Return the index of the first alarm after `end` and before the next change: a late alarm."""
     until = [*(other.row for other in stream.changes), len(stream.y)][change + 1]
     return next((k for k, a in enumerate(result.alarms) if end < a.row <= until), None)
 
@@ -136,7 +138,7 @@ Contestants = dict[str, tuple[Callable[[Stream], Watch], tuple[str, ...]]]
 
 
 def contestants(names: Sequence[str], events: bool) -> Contestants:
-    """Return, for each name, the class that watches a stream and the detectors that it uses."""
+    """Map each contestant's name to its `Watch` class and its detectors."""
     chosen: Contestants = {name: (DetectorWatch, (name,)) for name in names}
     if events:
         default = Drift().detectors
@@ -148,7 +150,7 @@ def contestants(names: Sequence[str], events: bool) -> Contestants:
 def generated(
     chosen: Contestants, families: Sequence[Family], seeds: range
 ) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
-    """Return the scores by contestant, and also by contestant and family."""
+    """Return the scores by contestant, and by contestant and family of streams."""
     whole: dict[str, Score] = {name: Score() for name in chosen}
     scores: dict[str, dict[str, Score]] = {name: {} for name in chosen}
     for family, gradual, seed in itertools.product(families, (False, True), seeds):
@@ -188,13 +190,13 @@ HEAD: Final = (
     "precision",
     "recall",
     "F1",
-    "median delay",
-    "median onset error",
+    "median delay, rows",
+    "median onset error, rows",
     "false alarms per 1,000 rows",
     "late",
     "changes",
     "rows",
-    "µs a row",
+    "µs per row",
 )
 
 
@@ -237,20 +239,24 @@ def on_files(chosen: Contestants, data: Path) -> list[list[str]]:
 def main(argv: list[str]) -> int:
     """Run the measurement and print the tables. With `--json`, also write the numbers to a file."""
     parser = options("detectors", __doc__)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="streams of each family")
-    parser.add_argument("--tune", action="store_true", help="on the tuning seeds, not the others")
+    parser.add_argument(
+        "--seeds", type=int, default=SEEDS, help="number of seeds per family of streams"
+    )
+    parser.add_argument("--tune", action="store_true", help="use the tuning seeds, from 0 on")
     parser.add_argument("--detectors", nargs="*", default=list(DETECTORS), choices=list(DETECTORS))
     parser.add_argument("--families", nargs="*", default=[family.name for family in FAMILIES])
-    parser.add_argument("--no-files", action="store_true", help="generated streams only")
-    parser.add_argument("--no-events", action="store_true", help="detectors only")
+    parser.add_argument("--no-files", action="store_true", help="skip the data files")
+    parser.add_argument("--no-events", action="store_true", help="skip the monitor's drift events")
     asked = parser.parse_args(argv)
     first = 0 if asked.tune else FIRST_SEED
     chosen = contestants(asked.detectors, not asked.no_events)
     families = [family for family in FAMILIES if family.name in asked.families]
     whole, scores = generated(chosen, families, range(first, first + asked.seeds))
     kinds = sorted({kind for of in scores.values() for kind in of})
-    print(f"Seeds {first}–{first + asked.seeds - 1} of each family, abrupt and gradual.")
-    print(f"F1 over changes that the best test sees within {SEEN} rows.\n")
+    print(
+        f"Seeds {first}–{first + asked.seeds - 1} per family, with abrupt and with gradual changes."
+    )
+    print(f"F1 is computed only over changes whose bound is below {SEEN} rows.\n")
     print(table(("", *HEAD), [_figures(name, score) for name, score in whole.items()]))
     print("\nF1 by family:\n")
     f1 = [
@@ -258,16 +264,16 @@ def main(argv: list[str]) -> int:
         for name, of in scores.items()
     ]
     print(table(("", *kinds), f1))
-    print("\nShare of changes found, by the rows that the best test needs:\n")
+    print("\nChanges detected, grouped by the bounds of the changes:\n")
     edges = [f"<{edge:g}" for edge in BOUNDS]
     curve = [
-        [name, *("{}/{}".format(*score.by_bound.get(edge, (0, 0))) for edge in edges)]
+        [name, *("{} of {}".format(*score.by_bound.get(edge, (0, 0))) for edge in edges)]
         for name, score in whole.items()
     ]
-    print(table(("", *edges), curve))
+    print(table(("bound, rows", *edges), curve))
     files = [] if asked.no_files else on_files(chosen, asked.data)
     if files:
-        print("\nFiles: delay after each change (in brackets what the best test needs):\n")
+        print("\nData sets with known changes: delays in rows, with bounds in brackets:\n")
         print(table(("file", "", "delays", "false alarms"), files))
     if asked.json is not None:
         found = {

@@ -22,7 +22,7 @@ JITTER: Final = 500
 CHANGES: Final = 3
 ROWS: Final = TRAINING + SPACING * (CHANGES + 1)
 WIDTH: Final = 1_000  # number of rows over which a gradual change takes place
-# The best possible test raises one false alarm in this many rows.
+# The best possible test raises one false alarm per this many rows.
 BOUND_ROWS: Final = 10_000
 
 
@@ -69,7 +69,7 @@ def draw(family: Family, seed: int, *, gradual: bool) -> Drifting:
     parts = [sample(rng, ROWS, concept) for concept in range(CHANGES + 1)]
     x = np.stack([part[0] for part in parts])[concepts, rows]
     y = np.stack([part[1] for part in parts])[concepts, rows]
-    # Use different random numbers, so that errors are not measured on training rows.
+    # Draw fresh rows with another seed, so that errors are not measured on training rows.
     others = np.random.default_rng([seed, gradual, 1, *family.name.encode()])
     return Drifting(x, y, changes, family.regression, lambda c: sample(others, 4_000, c))
 
@@ -91,8 +91,9 @@ def bound(before: float, after: float) -> float:
 
 
 def bound_of_errors(before: Floats, after: Floats) -> float:
-    """Return the same bound for absolute errors (n,), treated as normally distributed with the
-    variance of `before`.
+    """Return the same bound as `bound`, but for an increase in mean absolute error; arrays (n,).
+
+    The errors are treated as normally distributed, with the variance of `before`.
     """
     rise = float(after.mean() - before.mean())
     if rise <= 0.0:
@@ -120,8 +121,8 @@ def _sea(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _sine(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Gama et al., 2004: the class tells whether a point is below a sine curve; there are two
-    # curves, and either class can be the one below.
+    # J. Gama et al., 2004: a sine curve separates the classes. A concept uses one of two curves,
+    # with either class below the curve.
     order = rng.permutation(4)
 
     def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
@@ -134,8 +135,8 @@ def _sine(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _mixed(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Gama et al., 2004: the class tells whether two of three conditions hold. In every other
-    # concept, the class is reversed in a share of the area.
+    # J. Gama et al., 2004: the class is 1 if at least two of three conditions hold. In every other
+    # concept, the classes are swapped in part of the input space.
     shares = rng.uniform(0.2, 1.0, CHANGES + 1)
 
     def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
@@ -167,7 +168,7 @@ def _stagger(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _hyperplane(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # G. Hulten et al., 2001, but the hyperplane turns suddenly, by 10 to 90 degrees.
+    # G. Hulten et al., 2001, but each change rotates the hyperplane by 10 to 90 degrees.
     weights = [rng.normal(size=5)]
     for _ in range(CHANGES):
         last = weights[-1] / np.linalg.norm(weights[-1])
@@ -184,8 +185,8 @@ def _hyperplane(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _circles(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Gama et al., 2004: the class tells whether a point is inside a circle. The circle's centre
-    # and radius change.
+    # J. Gama et al., 2004: the class is 1 inside a circle. Each concept has its own centre and
+    # radius.
     centres = rng.uniform(0.3, 0.7, (CHANGES + 1, 2))
     radii = rng.uniform(0.15, 0.35, CHANGES + 1)
 

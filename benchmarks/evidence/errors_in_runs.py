@@ -1,7 +1,7 @@
 """Measure the default detector's false alarms on autocorrelated errors from real data files.
 
-Input: a first model's errors on real data sets, shuffled in blocks. Shuffling removes any lasting
-change, but neighbouring errors stay together. Output: alarms per 1,000 rows, counting only
+Input: the first model's errors on each data set. They are shuffled in blocks, which removes any
+lasting change but keeps neighbouring errors together. Output: alarms per 1,000 rows, counting only
 increases that are large enough to matter. The detector runs in three variants. The first assumes
 independent errors, the second allows for the variance inflation of the model's held-out errors,
 and the third also allows for the variance inflation of the watched errors.
@@ -23,8 +23,8 @@ from monitor.decisions.autocorrelation_check import Autocorrelation
 from monitor.decisions.detectors import ErrorDetector
 from monitor.reference.autocorrelation import variance_inflation
 
-# Rows per block: a week, or a month if each row is a day. Without calendar times, a block has 200
-# rows, enough to preserve the autocorrelation.
+# Rows per block: a week, or a month if each row is a day. In sets without calendar times, a block
+# has 200 rows, enough to preserve the autocorrelation.
 BLOCKS: Final = {
     "elec2": 336,
     "bike_sharing": 168,
@@ -51,15 +51,15 @@ class AlarmRates(msgspec.Struct, frozen=True):
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print a table."""
+    """Run the measurement and print a table of alarms per 1,000 rows."""
     parser = options("errors_in_runs", __doc__)
     parser.add_argument("--sets", nargs="+", choices=list(BLOCKS), default=list(BLOCKS))
     parser.add_argument("--shuffles", type=int, default=10)
     asked = parser.parse_args(argv)
     rows = []
     print(
-        "| set | rows of a block | inflation of held-out errors | alarms in 1,000 rows, as if "
-        "independent | allowed for by held-out errors | and by its own |\n"
+        "| set | rows of a block | inflation held out | as if independent | by held-out errors "
+        "| and by its own |\n"
         "|---|---:|---:|---:|---:|---:|",
         flush=True,
     )
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def measure(name: str, data: Path, shuffles: int) -> AlarmRates:
-    """Measure one data set."""
+    """Return one data set's alarm rates."""
     followed = follow(next(item for item in LABELLED if item.name == name), data)
     task, block = followed.stream.task, BLOCKS[name]
     found = errors(task, followed.labels, followed.scores.predictions)
@@ -87,7 +87,7 @@ def measure(name: str, data: Path, shuffles: int) -> AlarmRates:
     counts = [0, 0, 0]
     for _ in range(shuffles):
         shuffled = blocks[rng.permutation(len(blocks))].ravel()
-        # Without `add`, the detector allows only for the given variance inflation.
+        # With `add` patched out, the detector allows only for the given variance inflation.
         with patch.object(Autocorrelation, "add"):
             counts[0] += _alarms(ErrorDetector("glr", task), shuffled)
             counts[1] += _alarms(ErrorDetector("glr", task, more), shuffled)

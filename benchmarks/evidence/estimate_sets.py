@@ -64,7 +64,7 @@ LABELLED: Final = (
 
 
 class Followed(msgspec.Struct, frozen=True):
-    """A model, and the records after its training data in stream order."""
+    """A model, and all records after its training data, with predictions and labels."""
 
     stream: Stream
     reference: Reference
@@ -74,22 +74,22 @@ class Followed(msgspec.Struct, frozen=True):
     labels: NDArray[Any]
 
     def windows(self) -> list[slice]:
-        """Return the complete windows in order."""
+        """Return the slices of records that form complete windows, in order."""
         return [
             slice(start, start + self.window)
             for start in range(0, len(self.labels) - self.window + 1, self.window)
         ]
 
     def realised(self, at: slice, metric: Metric) -> float:
-        """Return the metric computed from these records' labels."""
+        """Return the metric of the records in the slice `at`, computed from their labels."""
         predictions = self.scores.predictions[at]
         return evaluate(metric, self.stream.task, self.labels[at], predictions)
 
 
 def follow(chosen: LabelledSet, folder: Path, *, metric: Metric | None = None) -> Followed:
-    """Train on a set's first fifth as Driftline does, and score the rest.
+    """Train a model on a set's first fifth as Driftline does, and score all later rows.
 
-    Rows without a label are left out. metric: replaces the set's metric.
+    Rows without a label are left out. metric: overrides the set's metric.
     """
     import pandas as pd
 

@@ -2,7 +2,7 @@
 
 usage: python -m benchmarks.evidence estimates [--data FOLDER] [--nannyml PYTHON] [--json FILE] …
 
-For each labelled set, a model is trained on the first fifth of the rows as Driftline does. Each
+For each labelled set, a model is trained on the first fifth of the rows, as in Driftline. Each
 later window's metric is then estimated without labels. The other estimators are:
 
 - the model's held-out metric, unchanged;
@@ -36,7 +36,9 @@ from monitor.class_scores import ClassScores, packed
 from monitor.estimates.coverage import EstimateComparison, coverage
 from monitor.reference.references import estimator_for
 
-Estimates = Sequence[tuple[float, float, float]]  # value, low, high; NaN if missing
+Estimates = Sequence[
+    tuple[float, float, float]
+]  # (value, low, high) of each window; NaN if missing
 
 
 class EstimatorResult(msgspec.Struct, frozen=True):
@@ -49,20 +51,22 @@ class EstimatorResult(msgspec.Struct, frozen=True):
     windows: int
     window: int
     mean_absolute_error: float
-    covered: float | None  # None if the estimator gives no interval
-    width: float | None  # mean width of the intervals
+    covered: float | None  # share of intervals that contain the realised metric, if any
+    width: float | None  # mean width of the intervals, if any
 
 
 def main(argv: list[str]) -> int:
     """Run the measurement and print a table."""
     parser = options("estimates", __doc__)
-    parser.add_argument("--nannyml", type=Path, help="a Python that has NannyML")
-    parser.add_argument("--window", type=int, help="records; default: as a drafted stream file has")
-    parser.add_argument("--metric", help="for the classification sets; default accuracy")
-    parser.add_argument("--only", action="append", help="name of a set; may be repeated")
+    parser.add_argument("--nannyml", type=Path, help="path of a Python with NannyML installed")
+    parser.add_argument("--window", type=int, help="records per window; default: as drafted")
+    parser.add_argument("--metric", help="classification metric; default: accuracy")
+    parser.add_argument(
+        "--only", action="append", help="data set to measure; may be repeated; default: all"
+    )
     asked = parser.parse_args(argv)
     rows: list[EstimatorResult] = []
-    print("| set | metric | windows of | estimator | mean abs. error | 95% covers | width |")
+    print("| set | metric | windows × records | estimator | mean abs. error | covers | width |")
     print("|---|---|---|---|---|---|---|")
     for chosen in LABELLED:
         if asked.only and chosen.name not in asked.only:
@@ -153,7 +157,7 @@ def _sample(followed: Followed, at: slice) -> Sample:
 
 
 def _confidences(followed: Followed) -> dict[str, Estimates]:
-    """Estimate accuracy by ATC and DoC, from each record's largest score."""
+    """Estimate accuracy with ATC and DoC, from each record's largest score."""
     reference, probabilities = followed.reference, followed.scores.probabilities
     if reference.held_scores is None or probabilities is None:
         return {}

@@ -1,9 +1,9 @@
-"""Measure how often shuffled data files open drift events, and how often injected shifts are found.
+"""Measure the drift tests' false-alarm rate and power, on shuffled data files.
 
 Input: data sets, shuffled by rows or in whole blocks, so that they do not drift. Output: events per
 window with a confidence interval, the share of windows that Evidently's default tests flag, and the
-shares of injected shifts that Driftline and Evidently find. Many references are drawn. The interval
-accounts for the correlation between windows that share a reference.
+shares of injected shifts that Driftline and Evidently detect. Many references are drawn. The
+interval accounts for the correlation between windows that share a reference.
 """
 
 import sys
@@ -32,20 +32,20 @@ RATE: Final = 0.005
 EFFECT: Final = 0.1  # the default `effect_size`, and Evidently's threshold for both distances
 SIZES: Final = (100, 500, 5000)
 ORDERS: Final = ("rows", "blocks")
-# A reference has as many rows as in a model package, but at most this share of the data set, so
-# that enough rows remain for windows.
+# A reference has `REFERENCE` rows, as in a model package, but at most `SHARE` of the data set's
+# rows, so that enough rows remain for windows.
 REFERENCE: Final = 10_000
 SHARE: Final = 0.4
-MAX_WINDOWS: Final = 40  # windows per reference
+MAX_WINDOWS: Final = 40  # maximum number of windows per reference
 RESOLVE_AFTER: Final = 2
 # The injected drift shifts one numeric column by this many standard deviations.
 SHIFT: Final = 0.5
-WITHIN: Final = 3  # a shift counts as found if detected within this many windows
+WITHIN: Final = 3  # a shift counts as found if an event opens within this many windows
 
 Columns = list[NDArray[Any]]
 
 
-# The data sets used to design the rule. The sets in `OTHERS` were only measured.
+# The data sets used to develop the detection rule. The sets in `OTHERS` were only measured.
 TUNED_ON: Final = ("sea_abrupt", "car_loan_nml", "elec2", "noaa_weather", "phishing_sites")
 OTHERS: Final = (
     "bike_sharing",
@@ -57,19 +57,19 @@ OTHERS: Final = (
 
 
 class Count(msgspec.Struct):
-    """The counts over one reference's windows."""
+    """Counts of windows, events and shifts for one reference."""
 
     windows: int = 0
     events: int = 0  # events according to the calibrated scores alone
-    large: int = 0  # events for columns with a large enough effect, as in the monitor
-    evidently: int = 0  # windows in which Evidently's tests flag any column
+    large: int = 0  # events with an effect large enough for the monitor to publish them
+    evidently: int = 0  # windows in which Evidently flags at least one column
     shifts: int = 0
     found: int = 0
     found_by_evidently: int = 0
 
 
 class TableRow(msgspec.Struct, frozen=True):
-    """A row of the table."""
+    """One row of the table: the rates over all references."""
 
     order: str
     size: int
@@ -87,10 +87,12 @@ def main(argv: list[str]) -> int:
     """Run the measurement and print the tables."""
     parser = options("false_alarms", __doc__)
     parser.add_argument("--sets", choices=("tuned", "others", "all"), default="all")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
-    parser.add_argument("--windows", type=int, default=2000, help="of each size and order, pooled")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=SIZES, help="window sizes in records"
+    )
+    parser.add_argument("--windows", type=int, default=2000, help="windows per size and order")
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS)
-    parser.add_argument("--classifier", action="store_true", help="as with [drift] classifier")
+    parser.add_argument("--classifier", action="store_true", help="enable [drift] classifier")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(argv)
     rows: list[tuple[str, TableRow]] = []
@@ -119,7 +121,7 @@ def main(argv: list[str]) -> int:
 
 
 def columns_of(item: DataSet, data: Path) -> Columns:
-    """Return the columns that are watched under the stream file drafted by `driftline init`.
+    """Return the columns that the monitor watches with the stream file from `driftline init`.
 
     Rows after the data set's first known drift are left out.
     """
@@ -144,14 +146,14 @@ def columns_of(item: DataSet, data: Path) -> Columns:
 def measure(
     columns: Columns, size: int, block: int, rng: np.random.Generator, classifier: bool = False
 ) -> Count:
-    """Shuffle the data, then test the windows that follow one reference."""
+    """Shuffle the rows, use the first rows as the reference, and test the windows after it."""
     total = len(columns[0])
     order = rng.permutation(total // block)[:, None] * block + np.arange(block)
     columns = [values[order.ravel()] for values in columns]
     length = min(REFERENCE, int(SHARE * total))
     reference = [values[:length] for values in columns]
     known = Histograms(reference, paired=len(reference))
-    # As in the monitor, the tests and the classifier each get half of the rate.
+    # As in the monitor, the tests and the classifier each get half of the false-alarm rate.
     rate = RATE / 2 if classifier else RATE
     calibration = ThresholdCalibration(known, rate=rate)
     thresholds = calibration.of(size)
@@ -191,7 +193,7 @@ def measure(
 
 
 def events(scores: NDArray[np.float64], thresholds: Thresholds) -> int:
-    """Return how many events scores of shape (columns, windows) open under the monitor's rule."""
+    """Return how many events the monitor would open for scores of shape (columns, windows)."""
     highest = scores.max(axis=0)
     warned = highest >= thresholds.warning
     opened, is_open, quiet = 0, False, 0
@@ -206,15 +208,16 @@ def events(scores: NDArray[np.float64], thresholds: Thresholds) -> int:
 
 
 def _distances(known: Histograms, windows: Sequence[Columns]) -> NDArray[np.float64]:
-    """Return the distances from the reference, with shape (columns and pairs, windows)."""
+    """Return the windows' distances from the reference, with shape (columns + pairs, windows)."""
     counts = np.stack([known.count(window) for window in windows], axis=1)
     return known.distances(counts, known.total[:, None])
 
 
 def _effects(reference: Columns, window: Columns) -> list[float]:
-    """Return the results of the tests that Evidently uses by default above 1,000 reference rows.
+    """Return each column's distance between reference and window.
 
-    Numbers are tested by Wasserstein distance and categories by Jensen-Shannon distance.
+    Numbers use the Wasserstein distance and categories the Jensen-Shannon distance, which are
+    Evidently's defaults for a reference of more than 1,000 rows.
     """
     found = []
     for old, new in zip(reference, window, strict=True):
@@ -228,8 +231,10 @@ def _effects(reference: Columns, window: Columns) -> list[float]:
 
 
 def pooled(order: str, size: int, counts: Sequence[Count]) -> TableRow:
-    """Pool the counts of all references. The rate is a ratio of two sums over references, and its
-    error is computed accordingly."""
+    """Pool the counts of all references into a table row.
+
+    The rate is a ratio of two sums over references. Its error uses the formula for such ratios.
+    """
     windows = np.array([count.windows for count in counts])
     opened = np.array([count.events for count in counts])
     rate = float(opened.sum() / windows.sum())

@@ -1,4 +1,4 @@
-"""Run a model over an in-memory drifting stream, retrain it after each alarm, and collect alarms.
+"""Simulate a model on an in-memory drifting stream, and retrain it after each alarm.
 
 Input: a stream, and the detectors or the decider that watches the errors. Output: the rows at which
 alarms were raised, and how many rows the best possible test would need to detect each change. Each
@@ -25,8 +25,8 @@ from monitor.reference.autocorrelation import variance_inflation
 Floats = NDArray[np.float64]
 
 WINDOW: Final = 1_000
-PANES: Final = 20  # panes in a window
-# A new model is trained on at least this many rows since the onset. With fewer, it would be poor.
+PANES: Final = 20  # number of panes per window
+# A new model is trained on at least this many rows since the onset. Fewer rows give a poor model.
 RETRAIN_ROWS: Final = 1_000
 HELD_OUT: Final = 5  # every fifth row is held out to measure the model's error
 
@@ -53,7 +53,7 @@ class Watch(Protocol):
 
 
 class DetectorWatch:
-    """A watcher that uses only detectors."""
+    """A watcher that raises alarms from error detectors alone."""
 
     def __init__(self, stream: Stream) -> None:
         self._errors = ErrorWatch(stream)
@@ -67,7 +67,7 @@ class DetectorWatch:
 
 
 class EventWatch:
-    """A watcher that uses the decider. Each drift event opened or updated raises an alarm."""
+    """A watcher that raises an alarm when the decider opens or updates a drift event."""
 
     def __init__(self, stream: Stream) -> None:
         self._decider = Decider(stream)
@@ -88,7 +88,7 @@ class EventWatch:
 def stream_with(
     detectors: Sequence[str], *, regression: bool = False, window: int = WINDOW
 ) -> Stream:
-    """Return a stream file with these detectors and default settings otherwise."""
+    """Return a stream with these detectors, and with defaults for all other settings."""
     names = ", ".join(f'"{name}"' for name in detectors)
     task = "regression" if regression else "classification"
     return loads(
@@ -125,7 +125,7 @@ class _Model:
 
 
 def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> WatcherResult:
-    """Watch a stream pane by pane. A new model serves from the first pane after its training."""
+    """Watch a stream pane by pane. A new model serves from the pane after its last training row."""
     watch = make(config)
     window = config.window_size
     size = window // PANES

@@ -1,11 +1,11 @@
-"""Run NannyML's estimators on CSV files in a separate Python: CBPE (classes) or DLE (regression).
+"""Run NannyML's CBPE (classes) or DLE (regression) on CSV files, in a separate Python environment.
 
 usage: PYTHON nannyml_estimates.py FOLDER CHUNK METRIC    (PYTHON has NannyML installed)
 
 Input: `reference.csv` and `analysis.csv` in the folder. Their columns are `prediction`, `truth`
 (the label, only in the reference), and either `score:CLASS` for each class or the features.
-Output: one line of JSON with [value, low, high] for each chunk. This script imports nothing from
-Driftline, which is not installed in that Python environment.
+Output: one line of JSON on standard output, with [value, low, high] for each chunk. This script
+imports nothing from Driftline, which is not installed in the separate environment.
 """
 
 import json

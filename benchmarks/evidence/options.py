@@ -1,4 +1,4 @@
-"""Parse the command-line options that all measurements of `benchmarks.evidence` share."""
+"""Define the command-line options that all measurements of `benchmarks.evidence` share."""
 
 import argparse
 from pathlib import Path
@@ -12,6 +12,6 @@ def options(name: str, purpose: str | None, *, data: bool = True) -> argparse.Ar
         prog=f"python -m benchmarks.evidence {name}", description=purpose
     )
     if data:
-        parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
-    parser.add_argument("--json", type=Path, help="write the numbers there, too")
+        parser.add_argument("--data", type=Path, default=DATA, help="folder with the data sets")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser

@@ -1,8 +1,8 @@
-"""Draw windows, generated or from elec2's file, in which only the columns' dependence changes.
+"""Draw windows in which only the dependence between columns changes: generated, or elec2 rows.
 
 Input: a random generator and a number of rows. Output: the columns of a reference, and of windows
-with each kind of change. No single column drifts. Rows are independent, because real data is
-shuffled.
+with each kind of change. No single column drifts. Rows are independent, because elec2's rows
+are shuffled.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from benchmarks.evidence.false_alarms import columns_of
 from benchmarks.evidence.sets import SETS
 
 REFERENCE: Final = 10_000  # number of rows in a reference
-QUIET: Final = "no drift"  # name for windows without a change
+QUIET: Final = "no drift"  # key in `changes` for windows without drift
 # elec2 is used from this row on, because three columns are constant before it.
 _ELEC2_SINCE: Final = 17_424
 _DEMAND: Final = 1  # the index of nswdemand in the watched columns
@@ -39,7 +39,7 @@ class Draw(Protocol):
 
 
 class WindowSource(msgspec.Struct, frozen=True):
-    """A reference, and for each kind of change, by name, a function that draws windows with it."""
+    """A reference, and for each kind of change a function that draws windows with that change."""
 
     name: str
     reference: Columns
@@ -68,11 +68,11 @@ def generated(
     category: float = 0.5,
     xor: bool = False,
 ) -> Columns:
-    """Draw 16 normal columns, of which 8 share a common factor, and 4 categories of five letters.
+    """Draw 16 normal columns, 8 of them with a common factor, and 4 columns of letters a to e.
 
     pair, turned: the correlations within two pairs of columns. category: the correlation between a
-    numeric column and the normal variable from which a category is made. xor: whether one column's
-    sign is the product of the signs of two other columns.
+    numeric column and the normal variable from which a column of letters is derived. xor: whether
+    one column's sign is the product of the signs of two other columns.
     """
     x = rng.normal(size=(20, rows))
     x[1] = _mixed(x[0], x[1], pair)
@@ -90,7 +90,7 @@ def _mixed(common: Floats, own: Floats, correlation: float) -> Floats:
 
 
 def real_source(seed: int, data: Path) -> WindowSource:
-    """Return a source of elec2 rows. A change permutes nswdemand among some of a window's rows."""
+    """Return a source of elec2 rows. A change permutes nswdemand among a window's rows."""
     columns = [values[_ELEC2_SINCE:] for values in columns_of(SETS["elec2"], data)]
     order = np.random.default_rng(seed).permutation(len(columns[0]))
     reference, others = order[:REFERENCE], order[REFERENCE:]

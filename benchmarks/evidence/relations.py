@@ -1,4 +1,4 @@
-"""Measure which drift test detects dependence drift between columns, on generated and elec2 rows.
+"""Compare how well three drift tests detect dependence drift, on generated rows and elec2's file.
 
 Input: generated windows of 20 columns, and shuffled elec2 rows; no single column drifts. Output:
 the power and CPU time of three tests at the same false-alarm rate: Driftline's score with column
@@ -30,7 +30,8 @@ from monitor.reference.thresholds import ThresholdCalibration
 
 RATE: Final = 0.005  # false alarms per window, the same for all tests
 SIZES: Final = (500, 2_000)
-# For Driftline's scores, which are cheap: windows without drift, and windows of each change.
+# Number of windows without drift and of windows per change, for Driftline's scores. The classifier
+# is slower and gets fewer windows.
 NULLS: Final = 2_000
 WINDOWS: Final = 200
 
@@ -46,7 +47,7 @@ class Power(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """A test's CPU seconds: per window, and for calibration per reference and window size."""
+    """A test's CPU seconds per window, and for one calibration (per reference and window size)."""
 
     data: str
     size: int
@@ -58,7 +59,7 @@ class Cost(msgspec.Struct, frozen=True):
 class WindowTest(Protocol):
     """A test that compares windows with a reference.
 
-    limit: the test raises an alarm if a window's score reaches this limit. It is None if the limit
+    limit: the test raises an alarm if a window's score exceeds this limit. It is None if the limit
     must first be measured on windows without drift.
     """
 
@@ -82,7 +83,7 @@ class CalibratedDistance:
 
 
 class Classifier:
-    """Driftline's domain classifier (`[drift] classifier`), with a limit from the reference."""
+    """Driftline's domain classifier (`[drift] classifier`), which computes its own limit."""
 
     limit: float | None = 1.0
 
@@ -101,8 +102,10 @@ class Classifier:
 def main(argv: list[str]) -> int:
     """Run the measurement and print the tables."""
     parser = options("relations", __doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
-    parser.add_argument("--windows", type=int, default=25, help="the classifier's, of each change")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=SIZES, help="window sizes in records"
+    )
+    parser.add_argument("--windows", type=int, default=25, help="windows per change (classifier)")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(argv)
     powers: list[Power] = []
@@ -138,7 +141,7 @@ def main(argv: list[str]) -> int:
                     f"| {power.classifier:.0%} |",
                     flush=True,
                 )
-    print("\n| data | window | method | a window | calibration |\n|---|---:|---|---:|---:|")
+    print("\n| data | window | method | per window | calibration |\n|---|---:|---|---:|---:|")
     for cost in costs:
         print(
             f"| {cost.data} | {cost.size:,} | {cost.method} | {cost.window:.4f} s "
@@ -157,10 +160,10 @@ def measure(
     windows: int,
     seed: int,
 ) -> tuple[dict[str, float], tuple[float, float]]:
-    """Return the share of windows with an alarm for each change, and the CPU seconds per window and
-    for calibration.
+    """Return each change's share of windows with an alarm, and the CPU seconds.
 
-    All tests are given the same windows, but slow tests are given fewer of them.
+    The CPU seconds are a pair: per window, and for calibration. All tests get the same windows, but
+    slow tests get fewer of them.
     """
 
     took, seen = 0.0, 0

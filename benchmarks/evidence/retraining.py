@@ -1,9 +1,9 @@
-"""Compare the retrain policy `harm` with no and periodic retraining, in backtests on data files.
+"""Compare the retrain policy `harm` with periodic and with no retraining, by replaying data files.
 
 Input: labelled data sets, each replayed through the services as in `driftline backtest`. Output for
-each data set: each policy's metric and number of trainings, the differences with paired block
-standard errors, wins and losses, and the drift events on the original and on shuffled rows. A plot
-shows the error by number of trainings.
+each data set: each policy's metric and retrain count, its difference from `harm` with a paired
+block standard error, wins and losses, and the drift events on the original and on shuffled rows. A
+plot shows the error by retrain count.
 """
 
 import math
@@ -32,12 +32,12 @@ from producers.draft import draft
 from producers.profile import look
 from producers.sources import open_source
 
-# Numbers of periodic trainings, evenly spaced over the streamed rows. These numbers are the same
-# for all sets and were chosen before the measurement.
+# How many times each periodic policy retrains, at even intervals over the streamed rows. The same
+# numbers are used for all data sets. They were chosen before the measurement.
 GRID: Final = (1, 2, 4, 8, 16)
 # A difference of more than this many standard errors counts as a win or a loss.
 CLEAR: Final = 2.0
-# The labelled sets, in table order.
+# The labelled data sets, in table order.
 NAMES: Final = (
     "sea_abrupt",
     "thu_sine_0123_abrupto",
@@ -54,10 +54,10 @@ NAMES: Final = (
 
 
 class PolicyOnSet(msgspec.Struct, frozen=True):
-    """One retrain policy's result on one set.
+    """One retrain policy's result on one data set.
 
-    harm_gain: how much better `harm` is than this policy. harm_gain_error: the standard error of
-    `harm_gain`.
+    harm_gain: by how much `harm` is better than this policy. harm_gain_error: the standard error
+    of `harm_gain`.
     """
 
     name: str
@@ -78,16 +78,16 @@ class PolicyOnSet(msgspec.Struct, frozen=True):
 
 
 class SetResult(msgspec.Struct, frozen=True):
-    """All policies' results on one set."""
+    """All policies' results on one data set."""
 
     set: str
     metric: str
     rows: int
     policies: tuple[PolicyOnSet, ...]
-    matched: str  # name of the periodic policy with as many trainings as `harm`
+    matched: str  # name of the policy that retrains as many times as `harm`
     alerts: tuple[Alert, ...]  # the drift events under `harm`
-    shuffled_alerts: int  # number of drift events on the same rows, shuffled, without retraining
-    previous_label: float | None  # the metric when each prediction is the previous label
+    shuffled_alerts: int  # number of drift events on the shuffled rows, without retraining
+    previous_label: float | None  # the metric of always predicting the previous label
     seconds: float
 
     def policy(self, name: str) -> PolicyOnSet:
@@ -96,12 +96,12 @@ class SetResult(msgspec.Struct, frozen=True):
 
 
 def main(argv: list[str]) -> int:
-    """Replay the sets and print the tables."""
+    """Replay the data sets and print the tables."""
     parser = options("retraining", __doc__)
-    parser.add_argument("--sets", nargs="+", choices=NAMES, help="default: all")
-    parser.add_argument("--limit", type=int, help="rows of each set, at most")
-    parser.add_argument("--processes", type=int, default=cores(), help="plays at the same time")
-    parser.add_argument("--svg", type=Path, help="file for the plot of quality against trainings")
+    parser.add_argument("--sets", nargs="+", choices=NAMES, help="data sets; default: all")
+    parser.add_argument("--limit", type=int, help="maximum number of rows per data set")
+    parser.add_argument("--processes", type=int, default=cores(), help="replays to run in parallel")
+    parser.add_argument("--svg", type=Path, help="file for a plot of error by retrain count")
     chosen = parser.parse_args(argv)
     results: list[SetResult] = []
     for name in NAMES:
@@ -125,7 +125,7 @@ def stream_of(item: DataSet, folder: Path) -> Stream:
 
 
 def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> SetResult:
-    """Replay one set under all policies."""
+    """Replay one data set under all policies."""
     began_s = time.monotonic()
     stream = stream_of(item, folder)
     with tempfile.TemporaryDirectory() as models:
@@ -180,7 +180,7 @@ def _policy(stream: Stream, name: str, play: Played, harm: Played | None = None)
 
 
 def _never(stream: Stream, harm: Played) -> PolicyOnSet:
-    """Return the result without retraining, from the first model's predictions in `harm`."""
+    """Return the first model's result, from its predictions in the replay of `harm`."""
     compared = harm.compared
     mean = float(errors(stream.task, compared.labels, compared.predicted["static"]).mean())
     return PolicyOnSet(
@@ -192,7 +192,7 @@ def _never(stream: Stream, harm: Played) -> PolicyOnSet:
 
 
 def table(results: Sequence[SetResult]) -> str:
-    """Format Markdown: a table of metrics, a table of drift events, and the wins and losses."""
+    """Format the results as Markdown: metrics, drift events, and wins and losses of `harm`."""
     lines = [
         "| set | metric | harm | trainings | seconds | never | harm − never | periodic, as many "
         "trainings | harm − periodic | best of the grid | its trainings | previous label |",
@@ -210,8 +210,8 @@ def table(results: Sequence[SetResult]) -> str:
         )
     lines += [
         "",
-        "| set | records | drift events, by kind | rows from each known change to the first of "
-        "them | opened in 1,000 records | shuffled |",
+        "| set | records | drift events, by kind | rows from each known change to the first "
+        "event | events opened per 1,000 records | same, shuffled |",
         "|---|---:|---|---|---:|---:|",
     ]
     for result in results:
@@ -224,7 +224,9 @@ def table(results: Sequence[SetResult]) -> str:
         )
     lines += [
         "",
-        "Harm compared with each policy; more than 2 paired block standard errors count:",
+        "This list compares `harm` with each alternative. It says *better* or *worse* if the "
+        "difference is more than 2 paired block standard errors. *periodic 4* means retraining "
+        "four times at even intervals.",
         "",
     ]
     for result in results:
@@ -234,10 +236,11 @@ def table(results: Sequence[SetResult]) -> str:
             for sign in (1, 0, -1)
         }
         lines.append(
-            f"- {result.set}: better than {named[1]}; no difference from {named[0]}; "
+            f"- {result.set}: better than {named[1]}; no significant difference from {named[0]}; "
             f"**worse than {named[-1]}**"
             if named[-1] != "none"
-            else f"- {result.set}: better than {named[1]}; no difference from {named[0]}"
+            else f"- {result.set}: better than {named[1]}; "
+            f"no significant difference from {named[0]}"
         )
     return "\n".join(lines)
 
@@ -277,7 +280,7 @@ _RIGHT: Final = 230
 
 
 class _Scale:
-    """The plot's scale: number of trainings across, error relative to the first model's up."""
+    """Map results to plot coordinates: x is the retrain count, y is the relative error."""
 
     def __init__(self, results: Sequence[SetResult]) -> None:
         shares = [self.share(result, policy) for result in results for policy in result.policies]
@@ -296,10 +299,10 @@ class _Scale:
 
 
 def plot(results: Sequence[SetResult]) -> ET.Element:
-    """Plot the error, relative to the first model's error, by the number of trainings.
+    """Plot each policy's error, relative to the error without retraining, by retrain count.
 
-    Each set has its own colour. A line shows no and periodic retraining, and a ring shows `harm`.
-    Lower and further left is better.
+    Each data set has its own colour. A line connects the results without retraining and with
+    periodic retraining, and a ring marks `harm`. Lower error and fewer retrainings are better.
     """
     scale = _Scale(results)
     drawn = [
@@ -321,7 +324,7 @@ def plot(results: Sequence[SetResult]) -> ET.Element:
 
 
 def _axes(scale: _Scale) -> Iterator[ET.Element]:
-    yield element("text", "error as a share of that of the model never retrained", x=_LEFT, y=14)
+    yield element("text", "error relative to the error without retraining", x=_LEFT, y=14)
     yield element("text", "trainings", x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 12)
     for share in (index / 10 for index in range(31)):
         if scale.low <= share <= scale.high:

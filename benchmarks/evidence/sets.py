@@ -1,7 +1,7 @@
 """Describe the data sets that the measurements read: column roles, block lengths, known changes.
 
-The data files are not part of the project. Each set is a folder with a README. Each measurement
-documents how it uses a set.
+The data files are not part of the project. Each set is a folder with a README. Each measurement's
+module documents how the measurement uses a set.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Measure how long drift tests of one window of random data take, compared with Evidently's preset.
+"""Time Driftline's drift tests and Evidently's preset on a window of random data.
 
-Input: random columns, four fifths of them numeric. Output: the median time over several rounds, in
-which Driftline's tests and Evidently's preset run in turn on the same rows, and the time to compute
-thresholds. Thresholds are computed once per model and window size.
+Input: random columns, four fifths of them numeric. Output: the median times over several rounds,
+and the time to compute thresholds. In each round, Driftline's tests and Evidently's preset run on
+the same rows. Thresholds are computed once per model and window size.
 """
 
 import os
@@ -33,7 +33,7 @@ class Timing(msgspec.Struct, frozen=True):
     columns: int
     driftline: float
     evidently: float
-    thresholds: float  # to compute thresholds, once per model and window size
+    thresholds: float  # time to compute thresholds, once per model and window size
 
 
 def main(argv: list[str]) -> int:
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
 
 
 def measure(count: int, repeats: int) -> Timing:
-    """Measure the tests' times on this number of columns."""
+    """Time the tests on windows with `count` columns."""
     rng = np.random.default_rng(0)
     stream = stream_of(count)
     old, new = drawn(rng, stream), drawn(rng, stream)
@@ -76,7 +76,7 @@ def measure(count: int, repeats: int) -> Timing:
 
 
 def stream_of(count: int) -> Stream:
-    """Return a stream file with this many features. Every fifth feature is a category."""
+    """Return a stream with `count` features. Every fifth feature is a category."""
     features = "\n".join(
         f'c{place} = "{"category" if place % 5 == 4 else "number"}"' for place in range(count)
     )
@@ -97,7 +97,7 @@ def drawn(rng: np.random.Generator, stream: Stream) -> Columns:
 
 
 def reference_of(columns: Columns, predictions: NDArray[Any]) -> Reference:
-    """Return a model's reference that contains these rows."""
+    """Return a model reference that contains these rows."""
     return Reference(
         columns=columns,
         positions=np.arange(ROWS),

@@ -13,8 +13,11 @@ from benchmarks.peers.loops import Work, at_least_once
 
 
 def predictions(given: Arguments) -> Work:
-    """Return a function that converts a batch of messages to values to send: JSON objects with id,
-    class and probability."""
+    """Return a function that converts a batch of messages to the values to send.
+
+    Each value is a JSON object with the record's id, its predicted class and the class's
+    probability.
+    """
     scorer = OnnxModel(given)
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     encode = msgspec.json.Encoder().encode

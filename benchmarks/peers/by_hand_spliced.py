@@ -1,6 +1,6 @@
 """Benchmark peer: a hand-written Kafka loop that sends the same content as Driftline.
 
-It sends the prediction, the scored record, the record's position and the model.
+Each value contains the prediction, the scored record, the record's offset and the model's digest.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from benchmarks.peers.loops import Work, at_least_once
 
 
 class SourcePosition(msgspec.Struct):
-    """The position of the scored record in its topic."""
+    """The scored record's topic, partition and offset."""
 
     topic: str
     partition: int

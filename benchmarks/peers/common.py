@@ -1,4 +1,4 @@
-"""Share code between the benchmark peers: arguments, ONNX scoring and librdkafka settings."""
+"""Code shared by the benchmark peers: arguments, ONNX scoring and librdkafka settings."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 # After a crash, the work since the last commit is repeated.
 COMMIT_INTERVAL_S = 1.0
 TRANSACTION_S = 0.2
-# Records per batch. Larger batches would not be faster: in batches of a few hundred records or
-# more, scoring is only a small part of the cost per record.
+# Maximum number of records per batch. Larger batches would not be faster: in batches of a few
+# hundred records or more, scoring is only a small part of the cost per record.
 MAX_BATCH = 5000
 # The timeout passed to `consume(n, timeout)`, which waits at most this long for `n` records.
 MAX_WAIT_S = 0.1
@@ -53,8 +53,8 @@ class OnnxModel:
 
     def __init__(self, given: Arguments) -> None:
         options = onnxruntime.SessionOptions()
-        # As in Driftline, use one thread: for batches of this size, a second would cost more time
-        # than it saves.
+        # As in Driftline, use one thread: for batches of this size, a second thread would cost
+        # more time than it saves.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(

@@ -1,6 +1,6 @@
-"""Run a benchmark peer's Kafka loop, at least once or in transactions, with confluent-kafka.
+"""Kafka loops for benchmark peers, with at-least-once delivery or transactions (confluent-kafka).
 
-Input: `work`, a function that converts a batch of messages to values, one for each message.
+Input: `work`, a function that converts a batch of messages to values, one per message.
 Output: the values, sent to the sink topic with the messages' keys.
 """
 
@@ -24,7 +24,7 @@ Work = Callable[[Sequence[Any]], Sequence[bytes]]
 
 
 def at_least_once(given: Arguments, work: Work) -> None:
-    """Send results until killed. Every second, commit the offsets whose results were delivered."""
+    """Send results until killed. Every second, commit the offsets of all delivered results."""
     consumer = Consumer(consumer_settings(given))
     consumer.subscribe([given.source])
     producer = Producer(producer_settings(given))
@@ -51,7 +51,7 @@ def transactions(given: Arguments, work: Work) -> None:
     consumer.subscribe([given.source])
     settings = {
         "transactional.id": given.group,
-        # The delay before a retry while the previous transaction is still ending (default: 100).
+        # The delay between retries while the previous transaction is completing (default: 100).
         "retry.backoff.ms": 10,
     }
     producer = Producer(producer_settings(given) | settings)

@@ -1,4 +1,4 @@
-"""Benchmark peer: copy bytes from topic to topic, the most that librdkafka can do in Python."""
+"""Benchmark peer: copy values between Kafka topics, to measure librdkafka's limit in Python."""
 
 from collections.abc import Sequence
 from typing import Any

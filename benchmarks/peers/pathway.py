@@ -1,4 +1,4 @@
-"""Benchmark peer: Pathway, whose engine parses and scores in batches and sends only predictions."""
+"""Benchmark peer: a Pathway pipeline that scores records in batches and sends only predictions."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ import pathway as pw  # type: ignore[import-not-found, unused-ignore]
 
 from benchmarks.peers.common import MAX_BATCH, OnnxModel, arguments
 
-# How long the engine collects input before processing it. The default, 1500 ms, would dominate the
-# latency.
+# Time for which the engine collects records before it processes them. The default, 1500 ms, would
+# dominate the latency.
 GATHERED_MS = 20
 
 
 def main() -> None:
-    """Run until killed."""
+    """Run the pipeline until killed."""
     given = arguments()
     scorer = OnnxModel(given)
     settings = {"bootstrap.servers": given.bootstrap}
-    # The column is not named `id`, because that name has another meaning in Pathway.
+    # The column is not named `id`, because `id` has a special meaning in Pathway.
     schema = pw.schema_from_types(record_id=str, **dict.fromkeys(given.features, float))
     records = pw.io.kafka.read(
         settings

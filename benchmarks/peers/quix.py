@@ -1,4 +1,4 @@
-"""Benchmark peer: Quix Streams, which scores one record at a time and sends only predictions."""
+"""Benchmark peer: a Quix Streams program that scores single records and sends only predictions."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from benchmarks.peers.common import OnnxModel, arguments
 
 
 def main() -> None:
-    """Run until killed."""
+    """Run the application until killed."""
     given = arguments()
     scorer = OnnxModel(given)
 

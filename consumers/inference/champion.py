@@ -1,6 +1,6 @@
-"""Load the champion model named in the `models` topic, check it, and swap it in for scoring.
+"""Load the champion named in the `models` Kafka topic, check it, and swap it in for scoring.
 
-Input: records of the `models` topic. Output: the model to score with. A champion that cannot be
+Input: records from the `models` topic. Output: the model to score with. A champion that cannot be
 loaded or fails a check is rejected and retried later. Until it passes, the current model serves.
 After a restart, there is no current model, so the newest ancestor that passes the checks serves.
 Models are swapped only between two batches.
@@ -24,8 +24,8 @@ from driftline.models.score import SCORED_BY_SKLEARN, Model, import_sklearn
 
 log = logging.getLogger(__name__)
 
-# How long the loading thread may hold the interpreter lock. With Python's default of 5 ms, the
-# scoring thread could wait 5 ms for the lock at each call into the Kafka client.
+# The longest time for which the loading thread may hold the interpreter lock. With Python's default
+# of 5 ms, the scoring thread could wait 5 ms for the lock on each call to the Kafka client.
 _SWITCH_INTERVAL_S = 0.0005
 # An unusable package is first retried after this delay. Each further retry doubles the delay, up to
 # `LONGEST_RETRY_S`. In the meantime, an operator may restore the package or trust its key, or the
@@ -68,7 +68,7 @@ class Champion:
 
     @property
     def rejected(self) -> Mapping[str, str]:
-        """Return the reasons for rejections, by model digest or by `models` record key."""
+        """Return the rejection reasons, keyed by model digest or by `models` record key."""
         failed = {
             digest: self._failed[digest].why
             for digest in self.catalog.lineage()
@@ -135,7 +135,7 @@ class Champion:
         return future
 
     def _loaded(self, digest: str) -> Model:
-        # The pointer's signature covers the digest, so the announcement may be missing.
+        # The pointer's signature covers the digest, so the announcement is not needed.
         model = self._models.load(self.catalog.announcements.get(digest, digest))
         model.warm_up()
         model.check()

@@ -1,6 +1,6 @@
 """Inference handler: turn Kafka feature records into predictions, using the champion model.
 
-Input: records of the `features` and `models` topics. Output: predictions, watermarks and dead
+Input: records from the `features` and `models` topics. Output: predictions, watermarks and dead
 letters. A record that cannot be scored becomes a dead letter. A new champion is verified, warmed up
 and checked, and then swapped in between two batches. A champion that fails a check is rejected, and
 the current model keeps serving. Inference never trains, never reads labels, and never imports
@@ -85,7 +85,7 @@ class InferenceHandler(Handler):
 
     @property
     def rejected(self) -> Mapping[str, str]:
-        """Return the reasons for rejections, by model digest or by `models` record key."""
+        """Return the rejection reasons, keyed by model digest or by `models` record key."""
         return self._champion.rejected
 
     def on_broadcast(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
@@ -149,7 +149,7 @@ class InferenceHandler(Handler):
 
     def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         if change.partition.topic != self._topics.features:
-            return []  # `models` needs no action: the trainer republishes its records
+            return []  # no action for `models`: the trainer republishes its records
         partition = change.partition.partition
         log = Log(change.topic_id, change.start) if change.is_new_topic else None
         gaps: tuple[Gap, ...] = ()
@@ -241,8 +241,8 @@ class InferenceHandler(Handler):
     def _ignore_ahead(
         self, found: Messages, batch: Batch, values: list[bytes], positions: list[int | None]
     ) -> None:
-        """Replace implausible `positions` with None, and mark the predictions at the same indices
-        as ahead."""
+        """Replace implausible `positions` with None, and mark these records' predictions as
+        ahead."""
         others = batch.rows if self._stream.axis == "time" else batch.times_us
         if batch.rejected:
             known = dict(zip(batch.kept, others, strict=True))
@@ -276,16 +276,16 @@ class InferenceHandler(Handler):
         """Return predictions and dead letters, with a watermark in place of each rejected record's
         prediction.
 
-        `reasons` maps each rejected record's index in `found` to the reason. `values` are the
-        predictions for the records in `batch.kept`, which contains all other indices. An item of
-        `positions` is None if the record's position is missing or was not accepted.
+        `reasons` maps each rejected record's index in `found` to the reason. `values[i]` is
+        the prediction for the record with index `batch.kept[i]`. An item of `positions` is None if
+        the record's position is missing or was not accepted.
         """
         output: list[Outgoing | OutgoingBatch] = []
         predictions = dict(zip(batch.kept, values, strict=True))
         for (_, partition), at in found.runs:
             keys: list[bytes | None] = []
             own: list[bytes] = []
-            # The largest position of the predictions since the last dead letter.
+            # The largest position among the predictions since the last dead letter.
             max_position: int | None = None
             has_scored = False  # whether a prediction has followed the last dead letter
             for place in range(at.start, at.stop):
@@ -317,7 +317,7 @@ class InferenceHandler(Handler):
     def _unfit(
         self, model: Model, batch: Batch, keys: Sequence[bytes | None], values: Sequence[bytes]
     ) -> dict[int, str]:
-        """Return, by index, the reason for each prediction that must not be published."""
+        """Return the indices of predictions that must not be published, each with its reason."""
         bad = {}
         if self._stream.record.unseen == "dead_letter":
             bad = _unseen(model, batch)
@@ -350,13 +350,13 @@ def _latest_start(stream: Stream, manifest: Manifest) -> int:
 
 
 def _find(places: Sequence[int], place: int) -> int | None:
-    """Return the index of `place` in the sorted `places`, or None if `places` lacks it."""
+    """Return the index of `place` in the sorted `places`, or None if it is missing."""
     index = bisect_left(places, place)
     return index if index < len(places) and places[index] == place else None
 
 
 def _unseen(model: Model, batch: Batch) -> dict[int, str]:
-    """Return, by index, the reason for rejecting each record with a category unseen in training."""
+    """Return the indices of records with a category unseen in training, each with the reason."""
     found: dict[int, str] = {}
     for column, mask in model.unseen(batch.columns).items():
         for place in np.flatnonzero(mask).tolist():

@@ -25,16 +25,16 @@ from driftline.runtime.partition_clock import (
 )
 from driftline.wire.commit_metadata import Offset, Position, metadata_of
 
-# A stream is live if its newest record is at most this old when inference reads it. A live stream's
-# event time advances with the wall clock; replayed data's event time does not.
+# A stream is live if its newest record is at most this old when inference reads the record. Event
+# time advances with the wall clock in a live stream, but not in replayed data.
 _LIVE_WITHIN_S = 60.0
 
 
 class InferenceCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata stored with a committed offset of the features topic.
 
-    `clock` and `other_clock` are the states of the partition's clocks at that offset, on the axis
-    of windows and on the other axis.
+    `clock` and `other_clock` are the states of the partition's clocks at that offset: on the
+    windows' axis and on the other axis.
     """
 
     watermark: Position | None = None
@@ -51,7 +51,7 @@ class _Partition:
     def __init__(self, stream: Stream, committed: Committed, now_s: float) -> None:
         at = metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()
         self.watermark = at.watermark  # advanced by records, dead letters and idle time
-        # The watermark as of the last prediction or idle advance. Dead letters do not raise it.
+        # The watermark at the last prediction or idle advance. Dead letters do not raise it.
         self.published_watermark = at.watermark
         clock = at.clock
         if clock.max_position is None and at.watermark is not None:  # no clock was committed
@@ -78,8 +78,8 @@ class IdlePartitions:
         self._by_time = stream.axis == "time"
         self._idle_s = (stream.windows.idle.us or 0) / 1e6
         self._watermark_offset = stream.watermark_offset
-        # Increases of the largest watermark, as (time, watermark). `_raise_front` adds them, and
-        # `_front_at` removes increases that are too old to matter.
+        # The (time, watermark) of each increase in the largest watermark. `_raise_front` adds
+        # increases, and `_front_at` removes increases that are too old to matter.
         self._front: deque[tuple[float, int]] = deque()
         self._is_live = False  # updated whenever this worker's records raise the largest watermark
         # `_ticked_s` is the time of the last call to `watermarks`. `_looked_s` is the time of the
@@ -111,7 +111,7 @@ class IdlePartitions:
             own.rejecting_since_s = own.since_s
 
     def wait(self) -> None:
-        """Restart all idle times. Call this while no model serves, because no records are read."""
+        """Restart all idle times. Called while no model serves and no records are read."""
         now_s = self._clock.monotonic()
         for own in self._own.values():
             own.since_s = now_s
@@ -121,9 +121,9 @@ class IdlePartitions:
     def ahead(
         self, partition: int, positions: Sequence[int | None], others: Sequence[int | None]
     ) -> list[int]:
-        """Return the indices of the partition's next records that are implausibly far ahead.
+        """Process a partition's next records. Return the indices of records that are ahead.
 
-        A record can be ahead of earlier records on the axis of windows (`positions`) or on the
+        A record can be ahead of earlier records on the windows' axis (`positions`) or on the
         other axis (`others`).
         """
         own = self._own[partition]
@@ -153,7 +153,7 @@ class IdlePartitions:
         return own.watermark
 
     def on_group_progress(self, progress: GroupProgress) -> None:
-        """Note how many records are left to read.
+        """Note how many records each partition still has to read.
 
         If a partition has had no records for half of `windows.idle`, also fetch the watermarks
         committed by the group's workers.
@@ -193,7 +193,7 @@ class IdlePartitions:
         return moved
 
     def _is_silent(self, own: _Partition) -> bool:
-        """Return whether, for `windows.idle`, the partition had no records except dead letters."""
+        """Return whether the partition had no records except dead letters for `windows.idle`."""
         if own.lag == 0 and self._looked_s - own.since_s >= self._idle_s:
             return True
         rejecting_s = own.rejecting_since_s
@@ -234,11 +234,11 @@ class IdlePartitions:
             self._is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
 
     def _raise_front(self, watermark: int | None) -> bool:
-        """Note a watermark. Return whether it exceeds all watermarks of all partitions so far."""
+        """Note a watermark. Return whether it exceeds every earlier watermark of any partition."""
         if watermark is None or (self._front and watermark <= self._front[-1][1]):
             return False
         now_s = self._clock.monotonic()
-        grain_s = max(self._idle_s / 20, 0.001)  # `_front` has at most one entry per grain
+        grain_s = max(self._idle_s / 20, 0.001)  # `_front` has at most one entry per `grain_s`
         if self._front and self._front[-1][0] // grain_s == now_s // grain_s:
             self._front.pop()
         self._front.append((now_s, watermark))

@@ -1,6 +1,6 @@
-"""Track unreadable records of the `models` topic, so that each becomes exactly one dead letter.
+"""Track unreadable `models` records from Kafka, so that each becomes exactly one dead letter.
 
-Every inference worker reads the whole `models` topic at every start. Only the worker that owns
+Every inference worker reads the whole `models` topic when it starts. Only the worker that owns
 partition 0 of the features topic publishes the dead letters. That worker also commits the offset up
 to which it has examined `models`.
 """
@@ -10,13 +10,13 @@ from typing import Final
 
 from driftline.broker.port import Message
 
-# Workers without partition 0 also store unreadable records, because partition 0 may be assigned to
-# them later.
+# The maximum number of unreadable records to store. Workers without partition 0 also store them,
+# because partition 0 may be assigned to these workers later.
 _MAX_KEPT: Final = 1_000
 
 
 class Examined:
-    """The unreadable records in `models`, and the offset up to which they became dead letters."""
+    """The unreadable records in `models`, and the offset up to which they are now dead letters."""
 
     def __init__(self) -> None:
         self._unreadable: deque[tuple[Message, str]] = deque(maxlen=_MAX_KEPT)
@@ -31,7 +31,7 @@ class Examined:
         return self._until or 0
 
     def read(self, message: Message, unreadable: str | None) -> None:
-        """Note a `models` record. `unreadable` says why it is unreadable, or is None."""
+        """Note a `models` record. `unreadable` is the reason why it is unreadable, or None."""
         self._end = message.offset + 1
         if unreadable is not None:
             self._unreadable.append((message, unreadable))

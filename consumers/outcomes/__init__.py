@@ -1,1 +1,1 @@
-"""Outcomes service: join predictions with their labels in a windowed stream join."""
+"""Outcomes service: match predictions with their labels in a windowed join of two Kafka topics."""

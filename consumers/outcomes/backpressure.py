@@ -1,8 +1,8 @@
-"""Choose which of the join's two Kafka topics to pause in a partition if it is read too far ahead.
+"""Choose the Kafka topic to pause when the join reads one of its two topics too far ahead.
 
-Input: how far each topic was read (offsets and positions), and both topics' end offsets. Output:
-the topic to pause until the other topic catches up. The choice affects memory and speed, never the
-results.
+Input: the offsets and positions up to which each topic was read, and both topics' end offsets.
+Output: the topic to pause until the other topic catches up. The choice affects memory and speed,
+never the results.
 """
 
 from collections import deque
@@ -10,12 +10,12 @@ from collections import deque
 from consumers.outcomes.buffer import BEFORE_ALL
 from consumers.outcomes.low_watermark import TopicProgress
 
-# Number of marks kept per topic. Marks are at least 1/16 of `slack` apart, so 64 marks span at
-# least four times `slack`.
+# The number of marks to keep per topic. A mark is an (offset, position) pair. Marks are at least
+# 1/16 of `slack` apart, so 64 marks span at least four times `slack`.
 _MARKS = 64
 _MARKS_OF_SLACK = 16
 # A paused topic resumes when its lead has dropped to 1/4 of `slack`. Refetching its records takes
-# milliseconds, during which the join still has records of the other topic to read.
+# milliseconds, during which the join can still read records of the other topic.
 _SLACK_LEFT = 4
 
 
@@ -36,7 +36,7 @@ class _ReadHistory:
         self._offset, self._position = last, position
 
     def records_ahead_of(self, other: "_ReadHistory") -> int:
-        """Return how many records were read since this topic passed the other topic's position.
+        """Return by how many records this topic is ahead of the other topic.
 
         A single record with a wrong position distorts the result for at most one batch.
         """
@@ -49,7 +49,7 @@ class _ReadHistory:
 
 
 class Backpressure:
-    """Limits how many records one topic is read ahead of the other, to `slack`."""
+    """Limits how far one topic is read ahead of the other: by at most `slack` records."""
 
     def __init__(self, predictions: TopicProgress, labels: TopicProgress) -> None:
         self.slack = 0  # set by `PartitionJoin.limit_memory` after each assignment
@@ -58,7 +58,7 @@ class Backpressure:
         self._paused: TopicProgress | None = None  # the last result of `topic_to_pause`
 
     def read(self, side: TopicProgress, first: int, last: int, position: int) -> None:
-        """Note that a topic was read from offset `first` to offset `last`, at `position`."""
+        """Note that offsets `first` to `last` were read, and the last record's position."""
         self._histories[side].note(first, last, position, self.slack // _MARKS_OF_SLACK)
 
     def topic_to_pause(self) -> TopicProgress | None:

@@ -1,8 +1,8 @@
-"""Buffer one topic's records in a partition's join, by record id, in memory or RocksDB.
+"""Buffer one topic's records for a partition's join, by record id, in memory and in RocksDB.
 
 Input: records with positions and increasing offsets. Output: an id's records, and the oldest offset
 still needed. The newest records are in memory. With a cache, older records are only in the cache.
-The join decides when records are evicted, which happens in blocks of consecutive records.
+The join decides when to evict records. They are evicted in blocks of consecutive records.
 """
 
 from bisect import bisect_right
@@ -14,7 +14,7 @@ import msgspec
 from consumers.outcomes.state_store import Cache, CacheBatch
 
 # The maximum number of records in a block. Larger blocks would delay eviction and prolong the cache
-# write after a commit (now 20 ms). A day at 10,000 records/s makes 105,000 blocks of 250 bytes.
+# write after a commit (now 20 ms). At 10,000 records/s, a day fills 105,000 blocks of 250 bytes.
 BLOCK_RECORDS = 8192
 BEFORE_ALL = -(2**63)  # less than any position
 NEVER = 2**63 - 1  # greater than any position or offset
@@ -31,9 +31,9 @@ T = TypeVar("T", bound=Positioned)
 
 
 class Block(msgspec.Struct, omit_defaults=True):
-    """Consecutive records that are evicted together: offsets `first` to `end`, exclusive.
+    """Consecutive records that are evicted together: offsets `first` to `end` (exclusive).
 
-    Some renamed fields keep their original names in the cache.
+    Some fields have been renamed, but keep their original names in the cache.
     """
 
     first: int
@@ -42,7 +42,7 @@ class Block(msgspec.Struct, omit_defaults=True):
     count: int = 0
     source: int = -1  # predictions: largest source offset before this block
     last_source: int = -1  # predictions: largest source offset in this block
-    joined: int = 0  # predictions: number that have an outcome
+    joined: int = 0  # predictions: number with an outcome
     # Labels: the smallest offset among the predictions that the block's labels were matched with.
     dependency_offset: int = msgspec.field(name="needs", default=NEVER)
     waiting: bool = False  # labels: whether any was read before its prediction
@@ -71,7 +71,7 @@ class Buffer(Generic[T]):
         self._span = span
         self._side = side
         self._spilled = 0
-        self._start = 0  # set by `attach`: earlier records were evicted before the restart
+        self._start = 0  # set by `attach`; records before it were evicted before the restart
         self._growing: Block | None = None  # the newest block, until sealed, spilled or evicted
         self._until = NEVER  # the largest position that `_growing` may contain
         self._loaded: dict[str, list[T]] = {}  # result of the last `load`; emptied by `evict`
@@ -111,7 +111,7 @@ class Buffer(Generic[T]):
     # ---- adding and finding ---------------------------------------------------------------------
 
     def cover(self, offset: int, position: int) -> Block:
-        """Make the newest block cover the offset of an unbuffered record. Return the block."""
+        """Make the newest block cover an unbuffered record's offset. Return the block."""
         block = self._growing
         if block is None or position > self._until:
             block = self._begin(offset, position, -1)
@@ -120,7 +120,7 @@ class Buffer(Generic[T]):
         return block
 
     def add(self, record_id: str, record: T, position: int, *, source: int = -1) -> Block:
-        """Buffer a record with this position. Return the newest block, which now contains it."""
+        """Buffer a record at this position. Return the block that now contains the record."""
         block = self._growing
         if block is None or block.count >= BLOCK_RECORDS or position > self._until:
             block = self._begin(record.offset, position, source)
@@ -184,7 +184,7 @@ class Buffer(Generic[T]):
         return self._spilled > 0
 
     def load(self, ids: Iterable[str]) -> None:
-        """Load these ids' records from the cache. They replace the records loaded before."""
+        """Load these ids' records from the cache, in place of previously loaded records."""
         if self._loaded:
             self._loaded = {}
         if self._spilled:
@@ -209,7 +209,7 @@ class Buffer(Generic[T]):
         return list(map(self._memory.get, ids))
 
     def knows_none(self, ids: Sequence[str]) -> bool:
-        """Return True only if the ids are certainly all different and none has a record."""
+        """Return True only if it is certain that all ids differ and no id has a record."""
         return (
             not self._loaded and self._memory.keys().isdisjoint(ids) and len(set(ids)) == len(ids)
         )
@@ -268,11 +268,11 @@ class Buffer(Generic[T]):
                 self._unconfirmed.append((block, ids, records))
 
     def confirm_evictions(self) -> None:
-        """Discard evicted records for good. Call this after a commit that covers the evictions."""
+        """Discard evicted records for good. Called after a commit that covers the evictions."""
         self._unconfirmed.clear()
 
     def undo_evictions(self) -> None:
-        """Restore blocks evicted from memory since the last commit, which the next owner needs."""
+        """Restore blocks evicted from memory since the last commit. The next owner needs them."""
         while self._unconfirmed:
             block, ids, records = self._unconfirmed.pop()
             self.blocks.insert(0, block)
@@ -344,7 +344,7 @@ class Buffer(Generic[T]):
         if block is self._growing:
             self._growing = None
         unique = list(dict.fromkeys(ids))
-        # A cache value holds all cached records of an id, so prepend records of older blocks.
+        # A cache value holds all of an id's cached records, so prepend records of older blocks.
         older = self._raw(unique, batch) if self._spilled or self._evicted else {}
         for record_id in unique:
             records = [self._memory[record_id], *self._more.get(record_id, ())]
@@ -379,7 +379,7 @@ class Buffer(Generic[T]):
         return [] if value is None else self._cache.decode(_decode_ids, value)
 
     def _cached(self, ids: list[str]) -> dict[str, list[T]]:
-        """Return the cached records of these ids, except for evicted records."""
+        """Return these ids' cached records, except for evicted records."""
         first = max(self._start, self.blocks[0].first)
         found = {}
         for record_id, records in self._raw(ids, None).items():

@@ -1,9 +1,10 @@
-"""Join an ordinary batch of decoded predictions or labels column-wise, in a third of the time.
+"""Join a batch of decoded predictions or labels column by column, if the batch is ordinary.
 
-Input: decoded records of one topic. Output: outcomes, passed to `Results`. In an ordinary batch,
-all records are new, each id is unique and new to its topic, each record has at most one match, and
-no match is near a time limit. The result therefore does not depend on the order of records within
-the batch. For any other batch, the functions change nothing and return False.
+Input: decoded records of one topic. Output: outcomes, passed to `Results`. Joining by
+columns takes a third of the time of `record_join`. In an ordinary batch, no record is reread, each
+id is unique and new to its topic, each record has at most one match, and no match is near a time
+limit. The result therefore does not depend on the order of records within the batch. For any other
+batch, the functions change nothing and return False.
 """
 
 from collections.abc import Iterator, Sequence
@@ -127,7 +128,7 @@ def _all_in_time(
 def _with_blocks(
     buffer: Buffer[T], records: Sequence[T], partners: Sequence[P]
 ) -> Iterator[tuple[Block, P]]:
-    """Yield (block, partner) for each record. Consecutive records usually share a block."""
+    """Yield each record's (block, partner) pair. Consecutive records usually share a block."""
     block: Block | None = None
     for record, partner in zip(records, partners, strict=True):
         if block is None or not block.first <= record.offset < block.end:

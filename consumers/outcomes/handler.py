@@ -13,8 +13,8 @@
 | missing for a whole join window | the prediction is counted as unlabelled |
 
 The join window (`[labels] horizon`) is measured in positions: records' positions and labels' `@at`.
-It is never measured by a clock, so a backlog in one topic makes no label late. Each partition is
-joined separately, so a label must have the same key as its record.
+It is never measured by a clock, so a backlog in one topic does not make labels late. Each partition
+is joined separately, so a label must have the same key as its record.
 """
 
 import logging
@@ -48,10 +48,10 @@ _CHECKPOINT: Final = Kind(
     "dead letters if their predictions are before this offset",
 )
 
-# The number of records per topic that a worker with a disk cache keeps in memory, over all its
+# The number of records per topic that a worker with a disk cache keeps in memory, across all its
 # partitions. A prediction with four columns takes 0.8 kB, a label 0.4 kB.
 MEMORY_RECORDS = 300_000
-# After its cache has failed, a worker pauses at this many records in memory (about 2 GB).
+# After its cache has failed, a worker pauses when it has this many records in memory (about 2 GB).
 UNCACHED_RECORDS = 3_000_000
 
 
@@ -170,7 +170,7 @@ class OutcomesHandler(Handler):
         return lost_unread(change, self._topics.outcomes)
 
     def _remembered(self, change: LogChange) -> LogChange:
-        """Return `change`, with `unread` set from the other topic's commit if it is stored there.
+        """Return `change` with `unread` from the other topic's commit, if that commit contains it.
 
         If a topic was recreated while no worker was running, its own commits are lost.
         """
@@ -180,7 +180,7 @@ class OutcomesHandler(Handler):
         if unread == 0:
             return change
         log.error(
-            "%s[%d] was created again: the old topic's records from offset %d on were never read",
+            "%s[%d] was recreated: the old topic's records from offset %d on were never read",
             *change.partition,
             unread,
         )
@@ -311,7 +311,7 @@ class OutcomesHandler(Handler):
             first = bisect_left(messages.offsets, side.published)
             self._deferred.setdefault(partition, []).append((topic, messages[first:]))
             messages = messages[:first]
-            next_offset = side.published  # even if retention deleted the last records before
+            next_offset = side.published  # even if retention deleted the records just before it
         read = self._reader.read_labels if is_label else self._reader.read_predictions
         read(join, messages, publication)
         side.next_offset = next_offset

@@ -1,4 +1,4 @@
-"""Define the records that the outcomes join buffers, and the interface that takes its results."""
+"""Define the records that the outcomes join buffers, and the interface that gets its results."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -12,7 +12,7 @@ Reason = Literal["late", "orphan"]
 
 
 class BufferedPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A prediction that is buffered until it is evicted.
+    """A prediction in the join's buffer.
 
     `value` holds the prediction's bytes, as returned by `output_records.plain`. If `ahead` is set,
     the position was not accepted, and no label is too early or too late for the prediction.
@@ -27,11 +27,11 @@ class BufferedPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True)
 
 
 class BufferedLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A label that is buffered until it is evicted.
+    """A label in the join's buffer.
 
     `at` is the position at which the label became known, or None. If `ahead` is set, `at` is
     implausibly far ahead of the preceding labels. `owner` is the offset of the prediction that the
-    label belongs to. It is set only if several predictions had the label's id, because choosing
+    label belongs to. It is set only if several predictions had the label's id, because the choice
     among them depends on the low watermark at the time of the match.
     """
 

@@ -1,4 +1,4 @@
-"""Track how far the join has read a partition's two topics, and compute its low watermark.
+"""Track how far the join has read a partition's two topics, and compute the low watermark.
 
 Input: positions and offsets of the records read and, about once a second, both topics' end offsets.
 Output: the low watermark, and the metadata to commit with the offsets. This module never sees the
@@ -23,7 +23,7 @@ class JoinCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata stored with a committed offset: the join's progress at the commit.
 
     Records from the committed offset up to `published` are reread only to rebuild state. Some
-    renamed fields keep their original names in the JSON.
+    fields have been renamed, but keep their original names in the JSON.
     """
 
     published: Offset = 0  # the first offset not handled before the commit
@@ -35,7 +35,8 @@ class JoinCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     watermark: Position | None = None  # predictions: watermark that was read but not yet published
     token: str = ""  # identifies the commits that a cache belongs to
     log: str = ""  # predictions: id of the topic that `before` refers to; empty if unknown
-    # The other topic's next offset. Kafka deletes a topic's own commits together with the topic.
+    # The other topic's next offset. It is stored here because Kafka deletes a topic's commits
+    # together with the topic.
     beside: Offset = 0
 
     clock: ClockState = ClockState()  # labels: state of the partition's clock at `published`
@@ -43,7 +44,7 @@ class JoinCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TopicProgress:
-    """How far one topic has been read. `resumed`, `at` and `published` never change."""
+    """The progress of reading one topic. `resumed`, `at` and `published` never change."""
 
     def __init__(self, committed: Committed) -> None:
         self.resumed = committed
@@ -51,8 +52,8 @@ class TopicProgress:
         # Advanced by the handler, `Spill` and `on_group_progress`.
         self.next_offset = committed.offset
         self.max_position = self.at.max_position  # raised by the join
-        self.published = self.at.published  # earlier records were handled before the restart
-        # Last known end offset of the topic; updated by `on_group_progress`.
+        self.published = self.at.published  # records before it were handled before a restart
+        # The topic's last known end offset; updated by `on_group_progress`.
         self.end = self.published
 
     @property
@@ -72,8 +73,8 @@ class TopicProgress:
 
 
 class ReaderPosition(NamedTuple):
-    """A reader position: the next offset to read, and the log's end, fetched later. All records
-    before `position` had been handled when `end` was fetched."""
+    """The next offset to read, and the log's end, which is fetched afterwards. All records before
+    `position` had been handled when `end` was fetched."""
 
     position: int
     end: int
@@ -88,15 +89,15 @@ class Barrier(msgspec.Struct):
 
     predictions_end: int
     labels_end: int
-    labels_read: int  # next offset of labels at the snapshot
-    max_position: int  # max position of predictions at the snapshot
+    labels_read: int  # next offset in the labels topic at the snapshot
+    max_position: int  # predictions' max position at the snapshot
     watermark: int | None  # the watermark to publish once labels have passed the barrier
     is_passed_by_predictions: bool = False
     is_passed_by_labels: bool = False
 
 
 class BarrierResult(msgspec.Struct, frozen=True):
-    """The conclusions to draw when a topic has passed the barrier."""
+    """The conclusions to draw once a topic has passed the barrier."""
 
     # Labels before this offset were matched against all predictions that the barrier covers.
     labels_before: int | None = None
@@ -108,8 +109,8 @@ class JoinProgress:
     """The progress of a partition's two topics. Only positions advance it, never the wall clock.
 
     `low_watermark` is the smaller of the two topics' max positions, or `_closed_up_to` if that is
-    larger. `_closed_up_to` is the max position that predictions had at the last barrier that labels
-    have passed.
+    larger. `_closed_up_to` is the predictions' max position at the last barrier that labels have
+    passed.
     """
 
     def __init__(self, predictions: Committed, labels: Committed, stream: Stream) -> None:
@@ -121,7 +122,8 @@ class JoinProgress:
         if clock.max_position is None and self.labels.max_position > BEFORE_ALL:
             clock = ClockState(self.labels.max_position)
         self.label_clock = PartitionClock(stream.max_ahead, clock)
-        # Largest source offset of the predictions read. Raised by the join, reset by `take_log`.
+        # Largest source offset of the predictions read so far. Raised by the join, reset by
+        # `take_log`.
         self.source = self.predictions.at.before
         self._log = self.predictions.at.log  # id of the features topic that `source` refers to
         self._log_offset = -1  # offset of the watermark record that named `_log`
@@ -145,7 +147,7 @@ class JoinProgress:
             self.low_watermark = max(both, self._closed_up_to)
 
     def take_log(self, offset: int, log: Log) -> None:
-        """Note that source offsets of predictions after `offset` refer to this features log."""
+        """Note that predictions after `offset` have source offsets in this features log."""
         if log.topic_id != self._log:
             self._log, self._log_offset = log.topic_id, offset
             self.source = log.offset - 1
@@ -158,14 +160,14 @@ class JoinProgress:
         self.raise_low_watermark()
 
     def on_group_progress(self, predictions: ReaderPosition, labels: ReaderPosition) -> bool:
-        """Note the reader positions of both topics. Return whether a barrier was set."""
+        """Note both topics' reader positions. Return whether a barrier was set."""
         sides = ((self.predictions, predictions), (self.labels, labels))
         for side, reader in sides:
             side.end = reader.end
         if self.is_rebuilding:
             for side, reader in sides:
                 if side.is_behind and reader.position >= side.published:
-                    side.next_offset = side.published  # retention deleted the rest
+                    side.next_offset = side.published  # retention deleted the unread records
             return False
         for side, reader in sides:
             # Transaction markers may follow the last record.
@@ -221,7 +223,8 @@ class JoinProgress:
                     token=token,
                     axis=self._axis,
                     beside=self.labels.next_offset,
-                    # If the record naming the log will be reread, `before` is from an older log.
+                    # If the record that names the log will be reread, `before` refers to an older
+                    # log.
                     log=self._log if predictions is None or predictions > self._log_offset else "",
                 ),
             ),

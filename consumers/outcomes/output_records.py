@@ -1,4 +1,4 @@
-"""Build the records that the outcomes join publishes for one partition: outcomes and dead letters.
+"""Build the Kafka records that the join publishes for a partition: outcomes and dead letters.
 
 Input: the join's results. Output: records to send. An outcome consists of the prediction's bytes
 with the label appended, so the prediction is not encoded again. If an outcome would exceed the
@@ -32,9 +32,9 @@ _REASONS: Final[dict[Reason, str]] = {
 
 
 def plain(value: bytes, event: Prediction) -> bytes:
-    """Return a prediction's bytes exactly as Driftline writes them, to build outcomes from.
+    """Return a prediction's bytes exactly as Driftline writes them.
 
-    `event` is the decoded `value`.
+    Outcomes are built from these bytes. `event` is the decoded `value`.
 
     >>> from driftline.wire.envelope import predictions_decoder
     >>> value = (
@@ -51,7 +51,7 @@ def plain(value: bytes, event: Prediction) -> bytes:
 
 
 def _with_label_ahead(value: bytes, prediction: BufferedPrediction) -> bytes:
-    """Mark an outcome as ahead if its label is ahead and its prediction is not marked already."""
+    """Set `ahead` in an outcome whose label is ahead, unless its prediction was already ahead."""
     return value if prediction.ahead else marked_ahead(value)
 
 
@@ -63,7 +63,7 @@ def are_plain(values: Sequence[bytes]) -> bool:
 class Publication:
     """Collects a join's results for one partition, and counts them in `counts`.
 
-    When a label is rejected, `current_watermark` must return the outcomes' watermark.
+    `current_watermark` returns the outcomes' watermark. It is called when a label is rejected.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Publication:
         self._counts["unlabelled"] += predictions
 
     def duplicate(self) -> None:
-        """Count a prediction that has been read before."""
+        """Count a prediction that has already been read."""
         self._counts["duplicates"] += 1
 
     def invalid_prediction(self, message: Message, reason: str) -> None:

@@ -21,14 +21,14 @@ from driftline.wire.values import parse_time
 
 
 class _Source(Source, frozen=True, gc=False):
-    """A `Source` that the garbage collector does not track: each batch creates thousands."""
+    """A `Source` that the garbage collector does not track, because each batch has thousands."""
 
 
 class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
     source: _Source
 
     def __post_init__(self) -> None:
-        """Skip validating `time`, which takes three times as long as decoding.
+        """Do not validate `time`: validation would take three times as long as decoding.
 
         If `time` is the position, `_read_one_by_one` parses it.
         """
@@ -40,7 +40,7 @@ _decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 
 
 class InputReader:
-    """Reads messages into the joins of all partitions.
+    """Decodes messages and passes them to the joins of all partitions.
 
     Messages handled before a restart only rebuild the state of their partition's join. They are
     neither counted nor rejected again.
@@ -91,7 +91,7 @@ class InputReader:
                     newest = join.progress.source
                     continue
                 # Use only watermarks of idle partitions. After a watermark that belongs to a dead
-                # letter or a gap, labels of earlier records may still arrive.
+                # letter or a gap, labels for earlier records may still arrive.
                 is_silence = event.dead_letter is None and not event.gaps
                 if offset >= published and is_silence and event.position is not None:
                     # First join the predictions before the watermark. Otherwise, a batch that spans
@@ -114,7 +114,7 @@ class InputReader:
                 _reject(published, messages[index], str(error), publication)
                 continue
             if not isinstance(position, int):
-                reason = f"no position: its {self._axis} is missing"
+                reason = f"no position: the prediction's {self._axis} is missing"
                 _reject(published, messages[index], reason, publication)
                 continue
             ids.append(event.record_id)
@@ -154,7 +154,7 @@ class InputReader:
     def reject_label(
         self, join: PartitionJoin, message: Message, reason: str, publication: Publication
     ) -> None:
-        """Reject a label that was not rejected before a restart."""
+        """Reject a label, which must not have been rejected before a restart."""
         position = join.reject_label(self._labels.position(message.value))
         publication.invalid_label(message, reason, position)
 

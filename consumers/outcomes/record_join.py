@@ -1,4 +1,4 @@
-"""Join predictions and labels record by record, in batches that `columnar_join` cannot handle.
+"""Join predictions and labels record by record, for batches that `columnar_join` cannot handle.
 
 Input: decoded predictions or labels, in log order. Output: outcomes and rejected labels, passed to
 `Results`. This module also adds the records to the buffers and raises the max positions.
@@ -17,7 +17,7 @@ from driftline.runtime.partition_clock import AGREEING
 
 
 class RecordJoin:
-    """Matches each label with the prediction it belongs to, as soon as both have been read.
+    """Matches each label with the prediction that it belongs to, once both have been read.
 
     See `window_join.PartitionJoin` for the matching rule. A repeated label produces no outcome.
     """
@@ -34,14 +34,14 @@ class RecordJoin:
         self._progress = progress
         self._predictions = predictions
         self._labels = labels
-        # (offset, position) of each prediction in the latest unbroken run of predictions that are
-        # ahead. `_confirm` clears this deque once a prediction is not ahead.
+        # The (offset, position) pairs of the latest consecutive predictions that are ahead.
+        # `_confirm` clears this deque when a prediction is not ahead.
         self.ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
 
     def take_predictions(
         self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
     ) -> None:
-        """Join predictions with these record ids. The ids' cached records must have been loaded."""
+        """Join predictions. `ids` are their record ids, whose cached records must be loaded."""
         progress, side = self._progress, self._progress.predictions
         buffer, labels_of = self._predictions, self._labels.get
         for record_id, prediction in zip(ids, found, strict=True):
@@ -71,7 +71,7 @@ class RecordJoin:
         )
 
     def _confirm(self, position: int) -> None:
-        """Compare the preceding predictions, which were ahead, with an accepted position.
+        """Recheck the preceding predictions, which were ahead, against an accepted position.
 
         Predictions that are not ahead of this position stay buffered for one join window from their
         own positions.
@@ -85,7 +85,7 @@ class RecordJoin:
     def take_labels(
         self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
     ) -> None:
-        """Join labels with these record ids. The ids' cached records must have been loaded."""
+        """Join labels. `ids` are their record ids, whose cached records must be loaded."""
         side, predictions_of = self._progress.labels, self._predictions.get
         for record_id, label in zip(ids, found, strict=True):
             at = label.at
@@ -112,7 +112,7 @@ class RecordJoin:
         results: Results,
     ) -> None:
         """Match a label with predictions that have the same id and were read earlier."""
-        # A label handled before a restart rebuilds the state but publishes nothing.
+        # A label handled before a restart only rebuilds the state; nothing is published for it.
         is_new = label.offset >= self._progress.labels.published
         # The label is late for records before `oldest`. A label handled before a restart is not
         # compared with the low watermark again, because it was in time when it was handled.
@@ -123,8 +123,8 @@ class RecordJoin:
         if len(predictions) > 1:
             newest = max(map(self._buffer_position, predictions))
         if newest < oldest and not any(prediction.ahead for prediction in predictions):
-            # The label is late for all predictions. A block covers its offset, but the label is not
-            # buffered.
+            # The label is late for all predictions, so it is not buffered. A block must still cover
+            # its offset.
             block = self._labels.cover(label.offset, newest)
             if is_new:
                 results.rejected(label, "late")
@@ -149,11 +149,11 @@ class RecordJoin:
                 results.outcome(owner, label, revision + 1)
                 if revision < 0:
                     self._predictions.block_of(owner.offset).joined += 1
-            # A label without `@at` takes the position of its newest prediction.
+            # A label without `@at` takes its newest prediction's position.
             if label.at is None and newest > self._progress.labels.max_position:
                 self._progress.labels.max_position = newest
                 self._progress.raise_low_watermark()
-        # If the label is reread after a restart, these predictions must be reread too.
+        # If the label is reread after a restart, these predictions must also be reread.
         if predictions[0].offset < block.dependency_offset:
             block.dependency_offset = predictions[0].offset
 
@@ -173,7 +173,7 @@ class RecordJoin:
             if not self._may_be_of(prediction, label):
                 continue  # the label belongs to an earlier record with this id
             is_first = not self.was_met(record_id, label, prediction)
-            # Buffer the label as long as the prediction, and evict it before the prediction.
+            # Buffer the label for as long as the prediction, and evict the label first.
             block = self._labels.block_of(label.offset)
             block.dependency_offset = min(block.dependency_offset, prediction.offset)
             block.newest = max(block.newest, position)
@@ -201,7 +201,7 @@ class RecordJoin:
     def _newest(
         self, record_id: str, prediction: BufferedPrediction, labels: Sequence[BufferedLabel]
     ) -> tuple[BufferedLabel | None, int]:
-        """Return a prediction's newest label and its revision, or (None, -1) without a label."""
+        """Return a prediction's newest label and revision, or (None, -1) if it has no label."""
         known, revision = None, -1
         for label in labels:
             if (known is None or known.label != label.label) and (

@@ -1,4 +1,4 @@
-"""Write the join's RocksDB cache after each successful commit, and never before it.
+"""Update the join's RocksDB cache after each successful commit, and never earlier.
 
 Input: the join's buffers and commits. Output: the cache's content. After an abort, the join rereads
 the records since the last commit, and may need records that it has evicted since then. The cache

@@ -1,9 +1,10 @@
 """Store one partition's buffered join records in RocksDB, as a cache that can be rebuilt.
 
 The cache holds records by id, blocks by first offset, and the offsets up to which it is complete.
-It is written after commits, without a write-ahead log. After a kill, it therefore has the
-consistent state of an earlier commit. A cache that cannot be opened or belongs to other topics is
-emptied, and the topics are reread. If the disk fails, the worker continues without a cache.
+It is written after commits, without a write-ahead log. If the process is killed, the cache
+therefore has the consistent state of an earlier commit. A cache that cannot be opened or belongs to
+other topics is emptied, and the topics are reread. If the disk fails, the worker continues without
+a cache.
 """
 
 import functools
@@ -35,14 +36,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _VERSION = 1
-# One partition's write buffer. After a kill, the records in the buffer (about 30,000) are reread.
+# The size of one partition's write buffer. If the process is killed, the records in the buffer
+# (about 30,000) are reread.
 _WRITE_BUFFER_BYTES = 16 << 20
-# The next two limits apply to the whole process, for any number of partitions.
+# The next two limits apply to the whole process, regardless of the number of partitions.
 _ALL_BUFFERS_BYTES = 64 << 20
 _BLOCK_CACHE_BYTES = 64 << 20
 # RocksDB blocks are small, because each lookup of an id decompresses a whole block.
 _BLOCK_BYTES = 4 << 10
-_BLOOM_BITS = 10  # with 10 bits, 1% of the lookups of absent ids still read a block
+_BLOOM_BITS = 10  # with 10 bits, 1% of lookups of absent ids still read a block
 
 
 class Covered(msgspec.Struct, frozen=True):
@@ -51,7 +53,7 @@ class Covered(msgspec.Struct, frozen=True):
     topics: tuple[str, str]
     token: str  # identifies the cache's commits, whose metadata contains the same token
     predictions: int = 0
-    source: int = -1  # largest source offset of these predictions
+    source: int = -1  # largest source offset among these predictions
     labels: int = 0
     version: int = _VERSION
 
@@ -163,7 +165,7 @@ class Cache:
             return decoder(value)
 
     def write(self, batch: "CacheBatch", covered: Covered) -> None:
-        """Atomically write a batch and the extent that the cache then has."""
+        """Atomically write a batch and the cache's resulting extent."""
         batch.operations.put(b"C", msgspec.msgpack.encode(covered))
         with self._guard() as db:
             db.write(batch.operations, self._write)
@@ -297,7 +299,7 @@ def _options() -> Options:
     table.set_block_cache(block_cache)
     table.set_block_size(_BLOCK_BYTES)
     table.set_bloom_filter(_BLOOM_BITS, False)
-    # The filters for a billion ids take 1 GB. Partitioning keeps only the filters in use in memory.
+    # The filters for a billion ids take 1 GB. Partitioning keeps only used filters in memory.
     table.set_index_type(BlockBasedIndexType.two_level_index_search())
     table.set_partition_filters(True)
     table.set_cache_index_and_filter_blocks(True)

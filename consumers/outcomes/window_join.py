@@ -1,9 +1,9 @@
 """Join one partition's predictions and labels, and evict records that can no longer match.
 
 Input: decoded predictions and decoded labels, each in log order. Output: outcomes and rejected
-labels, passed to `Results`. How predictions and labels interleave affects only the results listed
-in decision 14. `columnar_join` or `record_join` matches each batch. This module neither decodes nor
-publishes records.
+labels, passed to `Results`. The order in which the two topics are read affects only the results
+listed in decision 14. `columnar_join` or `record_join` matches each batch. This module neither
+decodes nor publishes records.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,11 @@ from consumers.outcomes.state_store import Cache
 from driftline.broker.port import Committed
 from driftline.config.stream import Stream
 
-# Records are evicted in blocks, which span at most 1/8 of the join window.
+# Records are evicted in blocks. A block spans at most 1/8 of the join window.
 _BLOCKS_OF_JOIN_WINDOW = 8
-# Read one topic ahead of the other by at most 1/6 of the records in memory. A smaller lead causes
-# more pauses, each of which discards fetched records. A larger lead leaves less memory to the join.
+# One topic may be read ahead of the other by at most 1/6 of the records in memory. A smaller limit
+# would cause more pauses, each of which discards fetched records. A larger limit would leave less
+# memory for matching.
 _SLACK_OF_MEMORY = 6
 
 
@@ -53,7 +54,7 @@ class PartitionJoin:
         self._watermark_offset = stream.watermark_offset
         self._lowest = 0 if stream.axis == "row" else BEFORE_ALL
         self._pane = stream.pane_size
-        self._unlabelled_watermark = BEFORE_ALL  # the last watermark of `_advance_without_labels`
+        self._unlabelled_watermark = BEFORE_ALL  # set by `_advance_without_labels`
         self.buffered_predictions = Buffer(b"p", BufferedPrediction, span=span)
         self.buffered_labels = Buffer(b"l", BufferedLabel, span=span)
         self._record_join = RecordJoin(
@@ -80,8 +81,8 @@ class PartitionJoin:
         """Return the position before which no more outcomes are expected, or None if unknown.
 
         Either both topics were read past this position, so that outcomes of earlier labels were
-        published, or earlier labels are too late. No single label can advance the watermark; see
-        `JoinProgress`.
+        published, or earlier labels are too late. No single label can advance the watermark far;
+        see `runtime.partition_clock`.
         """
         progress = self.progress
         if progress.low_watermark == BEFORE_ALL:
@@ -92,7 +93,7 @@ class PartitionJoin:
         )
 
     def limit_memory(self, records: int) -> None:
-        """Set how many records of each topic stay in memory when a cache can hold the rest."""
+        """Set how many of each topic's records stay in memory if a cache can hold older records."""
         self.buffered_predictions.limit = self.buffered_labels.limit = records
         self.backpressure.slack = records // _SLACK_OF_MEMORY
 
@@ -101,9 +102,10 @@ class PartitionJoin:
     def take_predictions(
         self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
     ) -> None:
-        """Buffer predictions with these record ids, and match them with labels read earlier.
+        """Buffer predictions, and match them with labels read earlier.
 
-        The predictions' source offsets must increase, and all must exceed `progress.source`.
+        `ids` are the predictions' record ids. The source offsets must increase, and all must exceed
+        `progress.source`.
         """
         if not found:
             return
@@ -116,7 +118,10 @@ class PartitionJoin:
     def take_labels(
         self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
     ) -> None:
-        """Buffer labels with these record ids, and match them with predictions read earlier."""
+        """Buffer labels, and match them with predictions read earlier.
+
+        `ids` are the labels' record ids.
+        """
         if not found:
             return
         self._load(ids)
@@ -129,7 +134,7 @@ class PartitionJoin:
         self.backpressure.read(side, found[0].offset, found[-1].offset, position)
 
     def reject_label(self, at: int | None) -> int | None:
-        """Note a rejected label's position. Return it, or None if it is missing or ahead."""
+        """Note a rejected label's position and return it. Return None if it is missing or ahead."""
         if at is None or self.progress.label_clock.take([at]):
             return None
         self.progress.labels.raise_max_position(at)
@@ -139,7 +144,7 @@ class PartitionJoin:
     def _mark_ahead(self, found: Sequence[BufferedLabel]) -> Sequence[BufferedLabel]:
         """Mark labels whose `@at` is implausibly far ahead of the preceding labels."""
         published, clock = self.progress.labels.published, self.progress.label_clock
-        if found[0].offset < published:  # the clock saw these labels before the restart
+        if found[0].offset < published:  # the clock has processed this label before the restart
             return [
                 msgspec.structs.replace(label, ahead=self._is_ahead(label))
                 if label.offset < published
@@ -176,7 +181,7 @@ class PartitionJoin:
     # ---- time -----------------------------------------------------------------------------------
 
     def on_group_progress(self, predictions: ReaderPosition, labels: ReaderPosition) -> None:
-        """Note the reader positions of both topics, and set a barrier if there is none."""
+        """Note both topics' reader positions, and set a barrier if there is none."""
         if self.progress.on_group_progress(predictions, labels):
             blocks = self.buffered_labels.blocks
             if blocks and self._is_unpositioned(blocks[-1]):
@@ -200,8 +205,8 @@ class PartitionJoin:
     def _advance_without_labels(self, results: Results) -> None:
         """Advance the outcomes' watermark if predictions are one join window past all labels.
 
-        The watermark advances in steps of at least one pane. If it did not, the windows of other
-        partitions would wait for labels that may all be rejected.
+        The watermark advances in steps of at least one pane. Without this watermark,
+        other partitions' windows would wait for labels that may all be rejected.
         """
         position = self.progress.low_watermark - self.join_window
         published = max(
@@ -215,7 +220,8 @@ class PartitionJoin:
         """Assign the predictions' max position to unpositioned labels before offset `end`.
 
         These labels were matched against all predictions published before the barrier, so their
-        join window starts at this max position. Labels ahead of all predictions are treated alike.
+        join window starts at this max position. Labels ahead of all predictions are treated in
+        the same way.
         """
         max_position = self.progress.predictions.max_position
         if max_position == BEFORE_ALL:
@@ -249,8 +255,8 @@ class PartitionJoin:
             if block.newest + self.join_window >= self.progress.low_watermark:
                 return
             if needed is None:
-                # If buffered labels are reread after a restart, their predictions must be reread
-                # too.
+                # If buffered labels are reread after a restart, their predictions must also be
+                # reread.
                 needed = min(
                     (labels.dependency_offset for labels in self.buffered_labels.blocks),
                     default=NEVER,

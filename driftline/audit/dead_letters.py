@@ -1,7 +1,8 @@
-"""Read the `deadletters` topic: list dead letters, and send their records again after a fix.
+"""List dead letters from the `deadletters` topic, and resend their records after a fix.
 
 Input: the `deadletters` topic. Output: single dead letters, or groups of dead letters with the same
-reason. `replay` sends the original bytes to their original topic and partition. Nothing is deleted.
+reason. `replay` sends each record's original bytes to its original topic and partition. Nothing is
+deleted.
 """
 
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ class DeadLetterGroup(msgspec.Struct):
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """How many dead letters `replay` sent and how many it skipped."""
+    """The numbers of dead letters that `replay` sent and skipped."""
 
     sent: int  # dead letters sent, or with `dry_run`, dead letters that would have been sent
     again: int  # dead letters skipped because an earlier replay sent them
@@ -124,13 +125,14 @@ def replay(
     again: bool = False,
     progress: Progress | None = None,
 ) -> Replay:
-    """Send the records of dead letters again, to their original topics and partitions.
+    """Resend the records of dead letters to their original topics and partitions.
 
     Only feature records and labels are sent, and only if the reason contains `reason`. Dead letters
     that an earlier replay sent are skipped unless `again` is set. With `dry_run`, nothing is sent.
 
-    A record keeps its producer's headers and gets the header `driftline_replayed`. It is appended
-    to its partition as a new record, which reconciliation counts as replayed, not as a duplicate.
+    A resent record keeps its producer's headers and gets the header `driftline_replayed`. It is
+    appended to its partition as a new record. Reconciliation counts it as a replayed record, not as
+    a duplicate.
     Raises DataError, BrokerError (MessageTooLarge, DeliveryFailed).
     """
     topics = Topics(stream)
@@ -156,7 +158,7 @@ def replay(
 
 def _original(letter: Letter) -> Outgoing:
     message = letter.message
-    # Drop the failure headers. They remain in the dead letter, to which the new header refers.
+    # Drop the failure headers. They remain in the dead letter that the new header points to.
     kept = tuple(header for header in message.headers if not header[0].startswith("driftline_"))
     return Outgoing(
         topic=letter.origin.topic,
@@ -170,8 +172,8 @@ def _original(letter: Letter) -> Outgoing:
 def _replayed(broker: Broker, stream: Stream, targets: tuple[str, ...]) -> set[str]:
     """Return the places (`PARTITION@OFFSET`) of the dead letters that earlier replays sent.
 
-    A replayed record has a larger offset than its original, so each partition is read only from
-    its earliest original onwards.
+    A replayed record has a larger offset than the original record, so each partition is read from
+    the earliest original record onwards.
     """
     first: dict[TopicPartition, int] = {}
     for letter in letters(broker, stream):

@@ -1,4 +1,4 @@
-"""Read the topics of events and models, and link each event to its causes and effects.
+"""Read the event and model topics, and link each event to its causes and effects.
 
 Input: the topics `drift`, `retrain`, `models` and `windows`, each read once. Output: `Node` trees
 with causes and effects. Records, predictions, labels and outcomes are not read. Causes lead to
@@ -58,8 +58,8 @@ class History:
     def __init__(self, broker: Broker, stream: Stream, *, also_window: str = "") -> None:
         """Read the topics. Raises BrokerError.
 
-        A stream has many windows. Only `also_window` and the windows that caused drift events are
-        stored.
+        A stream can have many windows, so only `also_window` and the windows that caused drift
+        events are stored.
         """
         topics = Topics(stream)
         self._by_row = stream.axis == "row"
@@ -114,7 +114,7 @@ class History:
         if id in self._windows:
             yield self.window(id, effects=True)
         digest = id if id.startswith("sha256:") else f"sha256:{id}"
-        # Accept the beginning of a digest if it has at least 8 characters. A shorter text may be a
+        # Accept the beginning of a digest if it has at least 8 characters. A shorter id may be a
         # row number.
         if id.startswith("sha256:") or len(id) >= 8:
             for known in sorted(self._models):
@@ -207,8 +207,8 @@ class History:
     ) -> Node:
         """Return a model's node, with its causes and effects if requested.
 
-        The causes are the decisions that chose the model. There may be several, because an earlier
-        model can be promoted again. With `request`, only decisions on that request are included.
+        The causes are the decisions that chose the model. A model can have several causes, because
+        it can be promoted again. With `request`, only decisions on that request are included.
         """
         known = self._models.get(digest)
         if known is None:

@@ -12,13 +12,13 @@ from typing import Final, Literal
 from driftline.broker.partitioner import MURMUR2, PARTITIONERS, partitioners_for
 
 Side = Literal["records", "labels"]
-# Number of keys to sample from a batch. Murmur2 takes 2 µs per key in Python, so a larger sample
-# would slow the join down.
+# Number of keys to sample from a batch. Hashing a key with murmur2 takes 2 µs in Python, so a
+# larger sample would slow the join down.
 _KEYS_OF_A_BATCH: Final = 8
 # In a sample with fewer keys, all keys could match a partitioner by chance.
 _LEAST_KEYS: Final = 20
-# When a sample reaches this many keys, its counts are halved, so that newer keys weigh more and a
-# corrected producer is noticed.
+# When a sample reaches this many keys, its counts are halved. Newer keys therefore weigh more, so
+# that a corrected producer is detected.
 _REMEMBERED: Final = 2_000
 # Assume that a producer uses a partitioner if at least this share of its keys match it. The share
 # is below 1, because the sample may still contain keys from a producer that was replaced.
@@ -57,8 +57,8 @@ class Placement:
 
     @property
     def problem(self) -> str | None:
-        """Return why labels and records are in different partitions. Return None if no problem is
-        known, or if a sample is too small."""
+        """Return why labels are not in their records' partitions. Return None if no problem is
+        detected, or if a sample is too small."""
         if min(self._seen["records"], self._seen["labels"]) < _LEAST_KEYS:
             return None
         records, labels = self._used("records"), self._used("labels")

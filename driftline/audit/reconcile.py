@@ -46,13 +46,13 @@ class Missing(msgspec.Struct, frozen=True):
 
 
 class LabelCounts(msgspec.Struct, frozen=True):
-    """The number of labels by result. `total` is the sum of all other counts."""
+    """Label counts by result. `total` is the sum of all other counts."""
 
     total: int
-    joined: int  # labels in an outcome
+    joined: int  # labels that are in an outcome
     repeated: int  # labels equal to the previous label with the same id
     replaced: int  # labels that a later label replaced before the prediction arrived
-    dead_letters: int  # labels that are unreadable, or without a prediction in the join window
+    dead_letters: int  # labels that are unreadable or have no prediction within the join window
     waiting: int  # labels that the join has not read yet, or that wait for their prediction
     expired: int  # labels whose results retention may have deleted
     missing: int
@@ -67,7 +67,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
 
     stream: str
     records: int
-    predictions: int  # records with a prediction, which may be repeated
+    predictions: int  # records with at least one prediction
     dead_letters: int  # rejected records without a prediction
     waiting: int  # records that inference has not read yet
     expired: int  # records whose results retention may have deleted
@@ -75,12 +75,12 @@ class Reconciliation(msgspec.Struct, frozen=True):
     outcomes: int  # records whose prediction was joined with a label
     unlabelled: int
     revised: int  # label changes, each published as another outcome
-    duplicate_ids: int  # records that repeat an earlier record's id, except replayed ones
-    replayed: int  # records that were sent again from dead letters
+    duplicate_ids: int  # records that repeat an earlier record's id, except replayed records
+    replayed: int  # records that were resent from dead letters
     redelivered: int  # repeated predictions for the same record, which readers drop
     doubled_outcomes: int  # duplicate outcomes, which exactly-once delivery should prevent
     labels: LabelCounts
-    misplaced_labels: int  # labels that are never joined: not in their record's partition
+    misplaced_labels: int  # never joined, because they are not in their record's partition
     foreign_letters: int  # messages in `deadletters` that Driftline did not write
     missing_records: tuple[Missing, ...]
     missing_labels: tuple[Missing, ...]
@@ -111,12 +111,13 @@ def reconcile(
 ) -> Reconciliation:
     """Read the stream's topics once and account for every record and label.
 
-    Each list has at most `limit` entries; None lists all. `total` is called once with the number of
-    offsets to read, and `progress` with the number read since its last call. Services may run at
-    the same time. Raises BrokerError.
+    Each list has at most `limit` entries, or all entries if `limit` is None. `total` is called once
+    with the number of offsets to read, and `progress` is called repeatedly with the number of
+    offsets read since its last call. Services may run at the same time. Raises BrokerError.
     """
     topics = Topics(stream)
-    # Fetch committed offsets before log ends, so that every committed result is below a log end.
+    # Fetch the committed offsets before the log ends, so that the logs are read far enough to
+    # include every committed result.
     committed, ids = _committed(broker, topics)
     inference, outcomes, _ = committed
     names = (
@@ -161,7 +162,7 @@ def reconcile(
 def _committed(
     broker: Broker, topics: Topics
 ) -> tuple[list[Mapping[TopicPartition, Committed]], Mapping[str, str]]:
-    """Return committed offsets of inference, outcomes and monitor, and their inputs' topic ids."""
+    """Return three services' committed offsets, and the ids of their input topics."""
     admin = broker.admin()
     try:
         found: list[Mapping[TopicPartition, Committed]] = [

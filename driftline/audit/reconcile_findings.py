@@ -1,7 +1,7 @@
-"""Find misplaced labels in `audit.reconcile`'s tables, and lost records by committed offsets.
+"""Find misplaced labels in `audit.reconcile`'s tables, and lost records from committed offsets.
 
 Input: the SQLite tables, a consumer group's committed offsets, and the topics' ids and offsets.
-Output: `Misplaced` labels with the cause, and `Lost` records.
+Output: `Misplaced` labels, each with its cause, and ranges of `Lost` records.
 """
 
 import sqlite3
@@ -42,7 +42,7 @@ class Lost(msgspec.Struct, frozen=True):
 def misplaced_labels(
     database: sqlite3.Connection, stream: Stream, limit: int | None
 ) -> Iterator[Misplaced]:
-    """Yield the first `limit` labels that are not in their record's partition. None yields all."""
+    """Yield the first `limit` misplaced labels, or all of them if `limit` is None."""
     rows = database.execute(NAMED_MISPLACED_LABELS + " LIMIT ?", (-1 if limit is None else limit,))
     for partition, offset, id, key, of_record, record_key in rows:
         cause = _cause(key, partition, record_key, of_record, stream.kafka.partitions)
@@ -82,7 +82,7 @@ def lost_records(
     ids: Mapping[str, str],
     spans: Mapping[TopicPartition, OffsetRange],
 ) -> Iterator[Lost]:
-    """Yield the ranges that, according to a group's commits, were deleted before it read them.
+    """Yield the ranges that were deleted before a group read them, based on its committed offsets.
 
     Either retention deleted the records, or their topic was recreated.
     """

@@ -1,8 +1,8 @@
-"""Derive from watermarks which log each prediction was made from, and which records were lost.
+"""Use watermarks to determine each prediction's source log, and to find lost records.
 
-Input: each partition's watermarks and predictions, in order. Output: whether a prediction was made
-from the current feature topic, and the ranges that were deleted before inference read them. This
-module reads no topic; `TableLoader` passes it the watermarks.
+Input: each partition's watermarks and predictions, in order. Output: whether a prediction's source
+record was in the current feature topic, and the ranges that were deleted before inference read
+them. This module reads no topic; `TableLoader` passes it the watermarks.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from driftline.wire.events import Gap, Log
 
 
 class ReadLogs:
-    """The logs that predictions were made from: the current feature topic, and any earlier topics
-    of the same name."""
+    """The logs that inference has read: the current feature topic, and any earlier topics with the
+    same name."""
 
     def __init__(self, topic: str, topic_id: str) -> None:
         self._topic = topic
@@ -35,9 +35,9 @@ class ReadLogs:
             self._next[partition] = log.offset
 
     def is_present(self, partition: int, offset: int) -> bool:
-        """Return whether the prediction with this source was made from the current topic.
+        """Return whether a prediction's source record was in the current topic.
 
-        Until a watermark identifies the log, the result is true. Call this method for each
+        Until a watermark has identified the partition's log, return True. Call this method for each
         prediction, in order.
         """
         self._next[partition] = max(self._next.get(partition, 0), offset + 1)
@@ -48,7 +48,7 @@ class ReadLogs:
         """Return the ranges that were deleted before they were read.
 
         If a partition's newest log belongs to an earlier topic, all records after the last
-        prediction are lost, too.
+        prediction's source are also lost.
         """
         for partition, topic_id in self._of.items():
             if topic_id != self._topic_id:

@@ -8,7 +8,7 @@ CREATE TABLE predictions (partition INT, source INT, offset INT, id TEXT, key BL
 CREATE TABLE labels (partition INT, offset INT, published_ms INT, id TEXT, label, key BLOB);
 CREATE TABLE outcomes (partition INT, source INT, id TEXT, revision INT, label);
 CREATE TABLE letters (role TEXT, partition INT, offset INT);
--- held: the committed offset; handled: the next offset that the group has not handled.
+-- held: the committed offset; handled: the first offset that the group has not handled.
 CREATE TABLE groups (topic TEXT, role TEXT, partition INT, held INT, handled INT);
 -- The offsets that each partition still contains.
 CREATE TABLE logs (topic TEXT, partition INT, start INT, end INT);
@@ -51,7 +51,7 @@ CREATE TABLE record_fates AS
     LEFT JOIN groups AS g ON g.role = 'features' AND g.partition = f.partition
     LEFT JOIN kept AS k ON k.role = 'features' AND k.partition = f.partition;
 
--- Each label: whether it equals the previous label with its id, and whether an outcome contains it.
+-- For each label: does it equal the previous label with the same id, and is it in an outcome?
 CREATE TABLE told AS
     SELECT partition, offset, published_ms, id,
         id IS NOT NULL AND lag(label) OVER each_id IS label AS same,
@@ -80,7 +80,7 @@ CREATE TABLE label_fates AS
                     AND later.offset > l.offset AND later.joined
             ) THEN 'replaced'
             WHEN l.id IS NOT NULL AND l.offset >= g.held AND NOT EXISTS (
-                -- If the join buffers this label and its prediction, it should have matched them.
+                -- A label is not waiting if the join already buffers its prediction.
                 SELECT 1 FROM predicted AS p
                 JOIN groups AS pg ON pg.role = 'predictions' AND pg.partition = p.partition
                 WHERE p.id = l.id AND p.partition = l.partition

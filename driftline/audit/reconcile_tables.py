@@ -51,7 +51,7 @@ _outcomes = msgspec.json.Decoder(_OutcomeHead)
 
 
 class TableLoader:
-    """Fills the tables from the topics."""
+    """Fills the SQLite tables from a stream's topics."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Search the topics for an event, model or record by id, and follow its causes and effects.
 
 Input: the id of a window, drift event, retrain request, decision or record, or the beginning of a
-model's digest. Output: a `Node` for each match, with its causes and effects. Only the
-`History` of events and models, which is small, is held in memory. Other topics are read in batches.
+model's digest. Output: a `Node` for each match, with its causes and effects. Only the small
+`History` of events and models is kept in memory. Other topics are read in batches.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ def trace(
 
 
 class _Scored(msgspec.Struct, frozen=True):
-    """The fields of a prediction or an outcome. A watermark has no record id."""
+    """The required fields of a prediction or outcome. A watermark has an empty `record_id`."""
 
     type: str
     record_id: str = ""
@@ -65,9 +65,9 @@ class _Records:
         self._labels = LabelCodec(stream)
 
     def nodes(self, progress: Progress | None) -> Iterator[Node]:
-        """Yield the feature records with this id, then its labels, then results of deleted records.
+        """Yield a node for each feature record, label and deleted record with this id.
 
-        Each feature record has its results as effects.
+        A record's effects are its results. Deleted records are inferred from their results.
         """
         topics = self._topics
         sources: dict[str, Message] = {}
@@ -109,7 +109,8 @@ class _Records:
     def _mentions(self, topic: str, progress: Progress | None) -> Iterator[Message]:
         """Yield the messages whose bytes contain the id, so that no other message is decoded."""
         needle = self._needle
-        # If JSON may escape a character of the id, its bytes are unknown, so yield all messages.
+        # If JSON may escape a character in the id, the bytes to search for are unknown, so yield
+        # all messages.
         plain = self._id.isascii() and not set(self._id) & set('"\\/') and self._id.isprintable()
         for messages in scan(self._broker, ranges(self._broker, [topic]), progress=progress):
             for message in messages:

@@ -1,6 +1,6 @@
 """Connect to Kafka with kafka-python, which is pure Python and always installed, but slow.
 
-Input: broker addresses, and client properties under Kafka's dotted names. Output: clients that
+Input: broker addresses, and client properties by their dotted Kafka names. Output: clients that
 implement the interfaces in `port`. The clients never commit automatically, read uncommitted records
 or create topics implicitly.
 """
@@ -73,13 +73,13 @@ _CONSUMER: Mapping[str, object] = {
     "isolation_level": "read_committed",
     "allow_auto_create_topics": False,
     "partition_assignment_strategy": [RangePartitionAssignor],
-    "fetch_max_wait_ms": 100,  # a seek or resume waits for a pending empty fetch; default 500 ms
-    "session_timeout_ms": 10_000,  # how soon a killed worker's partitions move; default 45 s
-    "heartbeat_interval_ms": 1000,  # how soon members notice a rebalance; default 3 s
+    "fetch_max_wait_ms": 100,  # a pending empty fetch delays seeks and resumes; default 500 ms
+    "session_timeout_ms": 10_000,  # time until a killed worker loses its partitions; default 45 s
+    "heartbeat_interval_ms": 1000,  # interval at which members check for a rebalance; default 3 s
     "metrics_enabled": False,  # metrics would take a tenth of each poll's time
 }
 # A send takes about 40 µs of CPU time, 27 µs of it in the client. Larger batches or a longer linger
-# time did not change this. A one-record transaction takes a median of 8 to 12 ms.
+# time do not reduce the CPU time. A one-record transaction takes a median of 8 to 12 ms.
 _PRODUCER: Mapping[str, object] = {
     "acks": "all",
     "enable_idempotence": True,
@@ -164,9 +164,10 @@ class KafkaPythonBroker:
     def _make(self, make: Any, defaults: Mapping[str, object], own: Mapping[str, object]) -> Any:
         known = make.DEFAULT_CONFIG
         config = {
-            # Default 30 s. Clients should reconnect within seconds of a broker's restart.
+            # The default is 30 s. Clients should reconnect within seconds of a broker restart.
             "reconnect_backoff_max_ms": 1000,
-            # Default 100 ms. A client's first send, read or begin waits this long once or twice.
+            # The default is 100 ms. A client's first send, read or `begin` waits once or twice for
+            # this time.
             "retry_backoff_ms": 20,
             **defaults,
             **{name: value for name, value in self._properties.items() if name in known},
@@ -200,8 +201,8 @@ class KafkaPythonBroker:
 
 
 def _network_client(made: list[KafkaNetClient], **options: Any) -> KafkaNetClient:
-    """Create a client's network part, which owns a thread and sockets, and append it to `made`. If
-    the client's constructor cannot reach a broker, it raises an error but leaves this part open."""
+    """Create a client's network layer, which owns a thread and sockets, and append it to `made`. If
+    the client's constructor cannot reach a broker, it fails without closing this layer."""
     made.append(KafkaNetClient(**options))
     return made[-1]
 
@@ -363,10 +364,10 @@ def _as_kafka_writes_it(topic_id: str) -> str:
 
 
 def _patiently(ask: Callable[[], Any]) -> Any:
-    """Repeat a request until the group has a coordinator, because the client does not wait for one.
+    """Repeat a request until the group has a coordinator. The client itself does not wait for one.
 
-    A new cluster has no coordinator for several seconds. If the coordinator fails, another broker
-    must take over. Raises the client's error after 10 s.
+    In a new cluster, groups have no coordinator for several seconds. If a coordinator fails,
+    another broker must take over. Raises the client's error after 10 s.
     """
     deadline_s = time.monotonic() + _COORDINATOR_PATIENCE_S
     while True:

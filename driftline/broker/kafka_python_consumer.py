@@ -147,8 +147,8 @@ class KafkaPythonConsumer:
         finally:
             if self._static:
                 # The client leaves its group only if it has no instance id (kafka-python 3.0.12).
-                # Therefore pretend that it has none. The leave request contains the member id, so
-                # the request cannot remove a successor that has the same instance id.
+                # So pretend that it has no instance id. The leave request contains the member id,
+                # so it cannot remove a successor that has the same instance id.
                 self._client._coordinator.is_dynamic_member = lambda: True
             with translated("close"):
                 self._client.close(autocommit=False, timeout_ms=ANSWER_TIMEOUT_MS)
@@ -164,9 +164,9 @@ class KafkaPythonConsumer:
     def _fetch_again_what_was_parked(self) -> None:
         """Make the client refetch the records that it set aside while their partition was paused.
 
-        After `resume`, the client would rarely return those records, and it would fetch no other
-        records from the partition. (In kafka-python 3.0.12, `fetched_records` looks for records
-        that were set aside only when its current batch is None, not when the batch is used up.)
+        After `resume`, the client would rarely return these records, and it would fetch no other
+        records from the partition. (In kafka-python 3.0.12, `fetched_records` checks for set-aside
+        records only if its current batch is None, not if that batch is used up.)
         """
         parked = self._client._fetcher._paused_partition_records
         for partition in parked.keys() - self._client.paused():
@@ -187,7 +187,7 @@ class KafkaPythonConsumer:
 class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     """Run rebalance callbacks in the calling thread.
 
-    While the client's `poll` blocks, the client calls this listener in its I/O thread, in which
+    While the client's `poll` blocks, the client calls this listener in its I/O thread, where
     `committed` and `commit` cannot be called. Therefore a worker thread polls and puts the result
     into `_events`. The I/O thread also puts callbacks into `_events`, and waits until they have
     run. The calling thread runs all events, so `revoked` can commit before partitions are lost.
@@ -200,8 +200,8 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         # The assigned partitions. Set by `_take`; cleared by `_give_up` and `abandon`.
         self.held: list[TopicPartition] = []
         self._given_up: list[TopicPartition] = []  # the most recently revoked partitions
-        # `poll` puts its timeout and record limit here. `abandon` puts None, which ends the worker
-        # thread.
+        # Input of the worker thread. `poll` adds its timeout and record limit; `abandon` adds None,
+        # which ends the thread.
         self._requests: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
         # Use a daemon thread. A pool thread would keep the process alive while a poll hangs.
         threading.Thread(target=self._work, name="driftline-poll", daemon=True).start()
@@ -232,8 +232,8 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     def _take(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in map(kafka_partition, set(partitions).intersection(self._given_up)):
             # When a client gets a partition back, it restores the partition's old position and
-            # paused state (kafka-python 3.0.12). As in other clients, start at the committed
-            # offset instead, and unpaused.
+            # paused state (kafka-python 3.0.12). Instead, resume the partition at its committed
+            # offset, as other clients do.
             known = self._client.committed(partition, timeout_ms=ANSWER_TIMEOUT_MS)
             if known is None:
                 self._client.seek_to_beginning(partition)

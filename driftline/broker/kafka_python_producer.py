@@ -31,8 +31,8 @@ from driftline.errors import BrokerUnavailable, DeliveryFailed, TransactionAbort
 
 _log = logging.getLogger(__name__)
 
-# The client's own queue is unbounded. Above either of these limits, `send` waits until the oldest
-# records are confirmed.
+# The client's own queue is unbounded. When either of these limits is exceeded, `send` waits until
+# the older half of the queued records has been acknowledged.
 _MAX_UNCONFIRMED = 20_000
 _MAX_UNCONFIRMED_BYTES = 64 * 1024 * 1024
 # Longer than the 60 s delivery timeout, within which a record is acknowledged or fails.
@@ -97,7 +97,7 @@ class KafkaPythonProducer:
             self._confirm(len(self._unconfirmed) // 2)
 
     def _stop_writing(self, error: BaseException) -> None:
-        """Stop the client because a record has failed, before another record is sent.
+        """Stop the client after a record has failed, before it sends another record.
 
         The client calls this in its sender thread.
         """
@@ -129,7 +129,7 @@ class KafkaPythonProducer:
         self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
     ) -> None:
         for partition in offsets:
-            # Raise an error for an unknown topic. The client would wait for it forever.
+            # Raise an error for an unknown topic. The client would wait for the topic forever.
             self._limits.partitions(partition.topic)
         with self._translated("send offsets"):
             self._answered(
@@ -190,7 +190,7 @@ class KafkaPythonProducer:
         let_go(close)
 
     def _confirm(self, keep: int) -> None:
-        """Wait until all but the newest `keep` records are confirmed or have failed."""
+        """Wait until all but the newest `keep` records are acknowledged or have failed."""
         while len(self._unconfirmed) > keep:
             topic, size, future = self._unconfirmed.popleft()
             self._unconfirmed_bytes -= size
@@ -221,8 +221,8 @@ class KafkaPythonProducer:
 
     @contextlib.contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
-        """Convert the client's errors to Driftline's. If the producer is transactional, most errors
-        become TransactionAborted."""
+        """Convert the client's errors to Driftline's errors. If the producer is transactional, most
+        errors become TransactionAborted."""
         if self._id is None:
             with translated(doing):
                 yield

@@ -21,7 +21,7 @@ PROGRESS_TIMEOUT_MS = 5_000
 # missing, librdkafka reads past the end of the metadata. So this adapter also appends a zero byte.
 _END = "\0"
 
-# The package that the client needs for each compression codec. Driftline depends on all of these
+# Compression codec → package that the client needs for it. Driftline depends on all of these
 # packages, but `pip install --no-deps` does not install them.
 _CODECS = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
 
@@ -62,7 +62,7 @@ def unsupported_codec(doing: str, error: Exception) -> UnsupportedCodec:
 
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Convert the client's errors to Driftline's."""
+    """Convert the client's errors to Driftline's errors."""
     try:
         yield
     except kafka_errors.FencedInstanceIdError as error:

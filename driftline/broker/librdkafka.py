@@ -1,8 +1,8 @@
 """Connect to Kafka with librdkafka (confluent-kafka), the fast client in the extra `librdkafka`.
 
-Input: broker addresses, and client properties under librdkafka's dotted names. Output: clients that
-implement the interfaces in `port`. The clients never commit automatically, read uncommitted records
-or create topics implicitly.
+Input: broker addresses, and client properties by their dotted librdkafka names. Output: clients
+that implement the interfaces in `port`. The clients never commit automatically, read uncommitted
+records or create topics implicitly.
 """
 
 import logging
@@ -39,25 +39,25 @@ _CONSUMER: Mapping[str, object] = {
     "group.protocol": "classic",
     "queued.max.messages.kbytes": 32_768,  # prefetch limit for all partitions; default 64 MB
     "fetch.queue.backoff.ms": 5,  # the default, 1000 ms, makes reading a backlog take 4x as long
-    "fetch.wait.max.ms": 100,  # a seek or resume waits for a pending empty fetch; default 500 ms
-    "session.timeout.ms": 10_000,  # how soon a killed worker's partitions move; default 45 s
-    "heartbeat.interval.ms": 1000,  # how soon members notice a rebalance; default 3 s
+    "fetch.wait.max.ms": 100,  # a pending empty fetch delays seeks and resumes; default 500 ms
+    "session.timeout.ms": 10_000,  # time until a killed worker loses its partitions; default 45 s
+    "heartbeat.interval.ms": 1000,  # interval at which members check for a rebalance; default 3 s
 }
 # A send takes 3.7 µs, including 0.4 µs for the size check. The median time from sending a record to
 # reading it is 0.6 ms. A transaction takes 5 ms with one record and 15 to 22 ms with 1,000 records.
 _PRODUCER: Mapping[str, object] = {
     "acks": "all",
     "enable.idempotence": True,
-    # As in Java clients and the other adapters; librdkafka's own default uses CRC32. The suffix
-    # `_random` affects only records without a key. Plain `murmur2` would send all such records to
-    # the same partition.
+    # Java clients and the other adapters use murmur2; librdkafka's own default uses CRC32. The
+    # suffix `_random` affects only records without a key. Plain `murmur2` would send all such
+    # records to the same partition.
     "partitioner": "murmur2_random",
-    # Default 5 ms. In a slow stream, each prediction waits this long. A fast stream is no slower
-    # with 1 ms, because records are queued in batches (187,000 records/s with 1 ms, 183,000 with
-    # 5 ms; medians of four rounds).
+    # The default is 5 ms. In a slow stream, each prediction waits for the linger time. A fast
+    # stream is no slower with 1 ms, because records are queued in batches (187,000 records/s with
+    # 1 ms, 183,000 with 5 ms; medians of four rounds).
     "linger.ms": 1,
-    # Default 100 ms. A transaction waits this long if the previous transaction has not ended yet.
-    # A value of 10 ms reduces the 99th percentile of one-record transactions from 146 to 26 ms
+    # The default is 100 ms. A transaction waits this long if the previous one has not ended yet. A
+    # value of 10 ms reduces the 99th percentile of one-record transaction times from 146 to 26 ms
     # (Kafka 4.1, two busy cores).
     "retry.backoff.ms": 10,
     # By default, idle connections are never closed. `send_offsets` may ignore its timeout and wait
@@ -65,7 +65,7 @@ _PRODUCER: Mapping[str, object] = {
     # ends this wait. Otherwise an abandoned producer would hold 2 to 7 MB of memory, 7 threads and
     # 9 open files.
     "connections.max.idle.ms": 60_000,
-    # When this much data is unsent, `send` blocks. The default, 1 GB, would fill the memory while
+    # `send` blocks when this much data is unsent. The default, 1 GB, would fill the memory while
     # the broker is unreachable. A queue larger than the CPU cache is slower: with 30 features,
     # inference took 14, 14 and 11 µs of CPU time per record with 64 MB, but 11, 13 and 10 µs with
     # 16 MB.
@@ -158,7 +158,7 @@ class LibrdkafkaBroker:
         """Create a client and the object that collects its errors."""
         errors = ClientErrors()
         config = {
-            # Default 10 s. Clients should reconnect within seconds of a broker's restart.
+            # The default is 10 s. Clients should reconnect within seconds of a broker restart.
             "reconnect.backoff.max.ms": 1000,
             **defaults,
             **self._properties,

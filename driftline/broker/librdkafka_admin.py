@@ -189,7 +189,7 @@ class LibrdkafkaAdmin:
         """Raise AccessDenied if one of these unlisted topics exists but may not be described."""
         if not topics:
             return
-        # When asked for a topic by name, the broker distinguishes hidden and nonexistent topics.
+        # A broker distinguishes hidden from nonexistent topics only in requests with topic names.
         for name, answer in self._client.describe_topics(ck.TopicCollection(topics)).items():
             with translated(f"describe topic {name!r}"):
                 try:

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 # Longer than the 60 s delivery timeout, so that the client can report the reason first.
 _DELIVERED_TIMEOUT_S = 75.0
-_GRACE_S = 1.0  # how long after its own timeout a call may still return
+_GRACE_S = 1.0  # extra time for a call to return after its own timeout
 
 
 class LibrdkafkaProducer:
@@ -120,7 +120,7 @@ class LibrdkafkaProducer:
             return call(timeout_s)
         except (ck.KafkaException, SystemError) as error:
             # The client raises a fatal error between two callbacks (confluent-kafka 2.16). If the
-            # second callback then fails with a SystemError, the fatal error is its cause.
+            # second callback then fails with a SystemError, the fatal error is that error's cause.
             reason = error if isinstance(error, ck.KafkaException) else error.__cause__
             self._fatal = self._fatal or reason
             raise DeliveryFailed(
@@ -195,7 +195,8 @@ class LibrdkafkaProducer:
         if self._closed:
             return
         self._closed = True
-        # End the client by dropping its last reference. Its `close` would retry the abort forever.
+        # Destroy the client by dropping the last reference to it. Its `close` method would retry
+        # the abort forever.
         client = self._taken()
         end_elsewhere(client)
         let_go(partial(_drop_records, client))
@@ -203,7 +204,7 @@ class LibrdkafkaProducer:
     def _taken(self) -> Any:
         """Return the client and drop this object's references to it."""
         client, self._client = self._client, None
-        self._fatal = self._denied = None  # the tracebacks of these errors reference the client
+        self._fatal = self._denied = None  # these errors' tracebacks reference the client
         return client
 
     def _delivered(self, error: Any, record: Any) -> None:
@@ -260,6 +261,6 @@ class LibrdkafkaProducer:
 
 
 def _drop_records(client: Any) -> None:
-    """Drop all unwritten records. Their callbacks are freed only when they are called."""
+    """Drop all unwritten records, and run their callbacks, which would otherwise not be freed."""
     client.purge(blocking=False)
     client.poll(0)

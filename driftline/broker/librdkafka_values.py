@@ -38,7 +38,7 @@ PROGRESS_TIMEOUT_S = 5.0
 
 
 class ClientErrors:
-    """The first errors that a client reports to its error callback. They are never reset."""
+    """A client's error callback, which stores the first error and the first fatal error."""
 
     def __init__(self) -> None:
         self.first: str | None = None

@@ -23,8 +23,8 @@ FRAMING_BYTES = 100
 # Each record header stores two lengths of at most 5 bytes each.
 HEADER_FRAMING_BYTES = 10
 MAX_MESSAGE_BYTES = DEFAULT_TOPIC_BYTES - FRAMING_BYTES
-# The largest batch that a client may send. It is far above Kafka's default, so that only the
-# topic's limit matters. A dead-letter topic has a higher limit than its source topic.
+# The largest batch that a client may send. It is far above Kafka's default, so that only a topic's
+# own limit matters. A dead-letter topic, for example, has a higher limit than its source topic.
 CLIENT_MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -53,7 +53,7 @@ def unknown_topic(topic: str) -> BrokerError:
 
 
 def not_allowed(doing: str, reason: str) -> AccessDenied:
-    """Return the error for an operation that the broker's ACLs deny this user."""
+    """Return the error for an operation that the broker's ACLs do not allow."""
     return AccessDenied(
         f"cannot {doing}: the broker denies this user access ({reason})",
         hint="`driftline topics acls` prints the rights that each service and command needs",
@@ -145,7 +145,7 @@ class TopicLimits:
 
 
 def wait_until(holds: Callable[[], bool], otherwise: str, *, timeout_s: float = 30.0) -> None:
-    """Wait until `holds` returns True, because metadata changes take time to reach all brokers.
+    """Wait until `holds` returns True. Metadata changes take time to reach all brokers.
 
     Raises BrokerError with the message `otherwise` after `timeout_s`.
     """

@@ -45,8 +45,8 @@ class LocalKafkaStatus(msgspec.Struct, frozen=True):
 class LocalKafka:
     """One local Kafka broker, with its data in `folder`.
 
-    `port` 0 selects any free port. None selects the port used last, or 9092 for the first start.
-    `properties` override or extend the server properties, except that listeners are added to the
+    A `port` of 0 selects any free port. None selects the last port used, or 9092 on the first
+    start. `properties` override or extend the server properties, but listeners are added to the
     default listeners.
     """
 
@@ -73,8 +73,8 @@ class LocalKafka:
     def up(self) -> LocalKafkaStatus:
         """Start Kafka unless it is already running, and wait until it accepts clients.
 
-        Raises MissingExtra (jgo or Java missing), BrokerError (port in use, download of jars
-        failed, Kafka stopped) or BrokerUnavailable (no response in time).
+        Raises MissingExtra (jgo or Java missing), BrokerError (port in use, JAR download failed,
+        Kafka stopped) or BrokerUnavailable (no response in time).
         """
         running = self.status()
         if running is None:
@@ -129,7 +129,7 @@ class LocalKafka:
                 [
                     java[0],
                     "-Xmx512m",  # enough for a demo; Kafka's own default is 1 GB
-                    "-XX:+UseSerialGC",  # needs the least memory
+                    "-XX:+UseSerialGC",  # the garbage collector that needs the least memory
                     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
                     "-Dorg.slf4j.simpleLogger.showDateTime=true",
                     f"-Ddriftline.token={token}",
@@ -166,7 +166,7 @@ class LocalKafka:
         return port
 
     def _wait_until_it_answers(self, running: LocalKafkaStatus) -> None:
-        # Import this here, because commands that use another broker do not need it.
+        # Import the client here, because commands that use another broker do not need it.
         from driftline.broker.kafka_python import KafkaPythonBroker
 
         broker = KafkaPythonBroker(running.bootstrap_servers, connect_timeout_s=1.0)
@@ -219,7 +219,8 @@ def _server_properties(port: int, controller_port: int, data: Path) -> dict[str,
         "transaction.state.log.num.partitions": "4",
         # By default, a new group waits 3 s for more members.
         "group.initial.rebalance.delay.ms": "0",
-        # An abandoned transaction blocks readers until this scan aborts it; default 10 s.
+        # An abandoned transaction blocks readers until a periodic scan aborts it. The default
+        # interval is 10 s.
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         # Keep records indefinitely unless their topic sets its own retention.
         "log.retention.ms": "-1",
@@ -229,7 +230,7 @@ def _server_properties(port: int, controller_port: int, data: Path) -> dict[str,
 
 
 def _class_path() -> str:
-    """Return a class path with all Kafka jars. The first call downloads them to jgo's cache."""
+    """Return a class path with all Kafka JARs. The first call downloads them to jgo's cache."""
     try:
         import jgo
     except ImportError as error:
@@ -238,8 +239,8 @@ def _class_path() -> str:
         jars = jgo.build(_COORDINATES).all_jars  # from both jars/ and modules/
     except Exception as error:  # jgo's HTTP client may raise any error
         raise BrokerError(
-            f"could not download the jars of Apache Kafka {KAFKA_VERSION}: {error}",
-            hint="the first start requires access to Maven Central; or use a running broker",
+            f"could not download the Apache Kafka {KAFKA_VERSION} JARs: {error}",
+            hint="allow access to Maven Central for the first start, or use a running broker",
         ) from error
     return os.pathsep.join(str(jar) for jar in jars)
 

@@ -1,7 +1,7 @@
 """Simulate a Kafka broker in memory, for `driftline run` and fast tests.
 
-Input: a clock for timestamps. Output: clients that behave like Apache Kafka's, with fencing, size
-limits, and transactions whose markers occupy offsets. The broker has no network, threads,
+Input: a clock for timestamps. Output: clients that behave like Apache Kafka clients, with fencing,
+size limits, and transactions whose markers occupy offsets. The broker has no network, threads,
 compaction or retention, and never evicts a group member.
 """
 
@@ -25,8 +25,8 @@ _LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 class MemoryBroker:
     """A broker inside this process. Its clients may run in several threads.
 
-    A poll waits for records only if the broker uses the system clock. With any other clock, it
-    returns immediately, because that clock does not advance during a call.
+    A poll waits for records only if the broker uses the system clock. With any other clock, a poll
+    returns immediately, because such a clock does not advance during a call.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -61,7 +61,10 @@ class MemoryBroker:
         return MemoryAdmin(self._state)
 
     def save(self, folder: Path) -> None:
-        """Write all topics and committed offsets to `folder`. Equal content gives equal bytes."""
+        """Write all topics and committed offsets to `folder`.
+
+        The same content always produces the same bytes.
+        """
         with self._state.changed:
             memory_log.save(folder, self._state.topics, self._state.groups)
 
@@ -136,7 +139,7 @@ class MemoryAdmin:
         with self._state.changed:
             for topic in topics:
                 self._state.topics.pop(topic, None)
-                for group in self._state.groups.values():  # Kafka also deletes a topic's commits
+                for group in self._state.groups.values():  # Kafka also deletes committed offsets
                     for partition in [p for p in group.committed if p.topic == topic]:
                         del group.committed[partition]
 

@@ -1,8 +1,8 @@
-"""Hold the in-memory broker's partition logs, topics and groups, and save them to files.
+"""Store the in-memory broker's partition logs, topics and groups, and save them to files.
 
 Input: messages that producers append, or saved files. Output: messages for consumers, and one file
-per partition plus an index. Equal content gives equal bytes. The logs have no retention and no
-compaction, and this module starts no threads.
+per partition plus an index. The same content always produces the same bytes. The logs have no
+retention and no compaction, and this module starts no threads.
 """
 
 import struct
@@ -26,7 +26,8 @@ TOPIC_DEFAULTS: Mapping[str, str] = {
     "retention.bytes": "-1",
     "retention.ms": "604800000",
 }
-# Records per frame in a file. Such a frame takes a few MB, so its length prefix is negligible.
+# Number of records per frame in a log file. A frame takes a few MB, so its length prefix is
+# negligible.
 _FRAME_RECORDS = 4096
 _LENGTH = struct.Struct(">I")
 _END = struct.Struct(">Q")
@@ -45,7 +46,7 @@ class PartitionLog:
     def __init__(self) -> None:
         self.entries: list[Message | None] = []
         self.start = 0  # records before this offset were deleted
-        self.open: dict[str, list[int]] = {}  # offsets of open transactions, by transactional id
+        self.open: dict[str, list[int]] = {}  # offsets in open transactions, by transactional id
 
     def stable_end(self) -> int:
         """Return the last stable offset, before which all transactions have ended."""
@@ -64,7 +65,10 @@ class TopicLogs(msgspec.Struct, frozen=True):
 
 
 class Member:
-    """A consumer in a group. `generation` is its assignment's generation, or -1 if it has none."""
+    """A consumer in a group.
+
+    `generation` is its assignment's generation, or -1 if it has no assignment.
+    """
 
     __slots__ = ("generation", "id", "topics")
 
@@ -78,7 +82,7 @@ class Group:
     """A consumer group: committed offsets, members, and the classic eager rebalance.
 
     A rebalance starts when a member joins or leaves. In its next poll, each member gives up its
-    partitions from the last generation. The rebalance ends when all members have done so.
+    partitions from the previous generation. The rebalance ends when all members have done so.
     """
 
     def __init__(self) -> None:
@@ -99,7 +103,7 @@ class Group:
             self.rebalancing = bool(self.members)
 
     def settle(self, partitions: Mapping[str, int]) -> None:
-        """End the rebalance if all members are ready.
+        """End the rebalance if all members have given up their partitions.
 
         `partitions` contains each topic's partition count.
         """
@@ -234,7 +238,7 @@ def load(folder: Path) -> tuple[dict[str, TopicLogs], dict[str, Group]]:
 
 
 def _save_log(path: Path, log: PartitionLog) -> None:
-    """Write the log's end offset, then its rows in frames, each preceded by its length."""
+    """Write the log's end offset, then its records in frames. Each frame starts with its length."""
     undecided = {offset for offsets in log.open.values() for offset in offsets}
     with path.open("wb") as file:
         file.write(_END.pack(len(log.entries)))

@@ -27,7 +27,7 @@ class MemoryProducer:
         self._deadline_s = 0.0  # when the open transaction times out; set by `begin`
         self._fenced = False  # set by a newer producer or a timeout; never reset
         self._written: list[PartitionLog] = []  # logs that the open transaction wrote to
-        # The open transaction's offsets to commit. Cleared by `_end`, like `_written`.
+        # Offsets to commit with the open transaction. Cleared by `_end`, like `_written`.
         self._offsets: list[tuple[Group, Mapping[TopicPartition, Committed]]] = []
         self._keyless = 0  # number of keyless records sent; they go to the partitions in turn
 
@@ -146,13 +146,13 @@ class MemoryProducer:
         if self._fenced:
             raise TransactionAborted(
                 f"the transactional id {self._id!r} was taken over, or its transaction timed out",
-                hint="rebuild from the committed offsets with a new producer",
+                hint="create a new producer, and rebuild the state from the committed offsets",
             )
 
     def _check_open(self) -> None:
         self._check_fenced()
         if not self._in_transaction:
-            raise BrokerError(f"no transaction of {self._id!r} is open", hint="call begin first")
+            raise BrokerError(f"{self._id!r} has no open transaction", hint="call begin first")
         self.expire()
         self._check_fenced()
 

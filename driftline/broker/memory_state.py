@@ -1,4 +1,4 @@
-"""Hold the state that an in-memory broker's clients share: topics, groups, transaction owners.
+"""Store the state that an in-memory broker's clients share: topics, groups, transaction owners.
 
 Input: a clock. Output: topics, logs and groups by name, and each partition's last stable offset.
 Clients must hold the lock `changed` while they use the state.

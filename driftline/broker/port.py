@@ -1,14 +1,14 @@
-"""Define the broker interface: protocols for all clients, and the values that they exchange.
+"""Define the Kafka broker interface: protocols for clients, and the values that they exchange.
 
 The adapters `memory`, `kafka_python` and `librdkafka` implement this interface and pass the same
 contract suite (`tests/driftline/broker/test_contract.py`). All consumers read only committed
 records. All producers choose a key's partition with murmur2, as Java clients do.
 
 A long-lived process must not call a client's methods in an `except` block; only `close` and
-`abandon` are safe there. If another call fails there, confluent-kafka (2.16) leaks the exception
-being handled, because the new `KafkaError` stores it as its `__context__` and never releases it.
-Everything that the traceback's frames reference then leaks too, including other clients and their
-threads.
+`abandon` are safe there. If any other method fails in an `except` block, confluent-kafka (2.16)
+leaks the exception being handled: the new `KafkaError` stores that exception as its `__context__`
+and never releases it. All objects referenced by the traceback's frames leak as well, including
+other clients and their threads.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,8 +53,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Messages(Sequence[Message]):
-    """Records in the order in which they were read, also available as columns. An adapter can
-    provide the columns without creating a `Message` for each record."""
+    """Records in the order in which they were read. Their fields are also available as columns,
+    which an adapter can provide without creating a `Message` for each record."""
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self._messages = messages
@@ -83,7 +83,7 @@ class Messages(Sequence[Message]):
 
     @cached_property
     def runs(self) -> Sequence[tuple[TopicPartition, slice]]:
-        """Return each run of consecutive records from one partition, with the slice it covers."""
+        """Return each run of consecutive records from the same partition, with its slice."""
         topics, partitions = self.topics, self.partitions
         if not topics:
             return ()
@@ -97,7 +97,7 @@ class Messages(Sequence[Message]):
 
     @property
     def topics(self) -> list[str]:
-        """Return the topic of each record. All columns are in the order of the records."""
+        """Return each record's topic. All columns have the same order as the records."""
         return [message.topic for message in self._messages]
 
     @property
@@ -190,9 +190,9 @@ class Consumer(Protocol):
         """Return at most `max_records` records. If none are available, wait up to `timeout_s`.
 
         Raises BrokerUnavailable or BrokerError. Raises UnsupportedCodec if the client cannot
-        decompress the records. If a position is outside its log, because retention has deleted the
-        record or the topic was recreated, a group member raises OffsetOutOfRange until `seek` is
-        called. A consumer without a group resumes at the earliest record instead.
+        decompress the records. If a partition's position is outside its log, because retention
+        deleted records or the topic was recreated, a group member raises OffsetOutOfRange until
+        `seek` is called. A consumer without a group resumes at the earliest record instead.
         """
 
     def assignment(self) -> frozenset[TopicPartition]:
@@ -216,13 +216,13 @@ class Consumer(Protocol):
 
     def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
         """Commit offsets for the group and wait for the broker's response. Raises BrokerError,
-        including when this member is fenced."""
+        for example if this member is fenced."""
 
     def group_metadata(self) -> object:
         """Return an opaque value for `Producer.send_offsets`."""
 
     def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Fetch these partitions' last stable offsets, at which the logs end for readers. Each is
+        """Fetch these partitions' last stable offsets, where the logs end for readers. Each end is
         higher than the offset of every record that was readable before this call."""
 
     def close(self) -> None:
@@ -265,7 +265,7 @@ class Producer(Protocol):
     def send_offsets(
         self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
     ) -> None:
-        """Add these offsets to the transaction. Raises TransactionAborted if fenced."""
+        """Add offsets to the transaction. Raises TransactionAborted if this producer is fenced."""
 
     def commit(self) -> None:
         """Commit the transaction's records and offsets. Raises TransactionAborted."""
@@ -296,13 +296,16 @@ class Admin(Protocol):
         recreated gets a new id."""
 
     def create(self, topics: Iterable[NewTopic]) -> None:
-        """Create topics and wait until they are usable. Raises BrokerError if a topic exists."""
+        """Create topics and wait until they are usable.
+
+        Raises BrokerError if a topic already exists.
+        """
 
     def delete(self, topics: Iterable[str]) -> None:
         """Delete topics and wait until they are gone. Unknown topics are ignored."""
 
     def offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
-        """Return each partition's readable range. Raises BrokerError for an unknown topic."""
+        """Return each partition's readable offsets. Raises BrokerError for an unknown topic."""
 
     def group_offsets(self, group: str) -> dict[TopicPartition, Committed]:
         """Return all of a group's checkpoints."""
@@ -342,9 +345,9 @@ class Broker(Protocol):
     ) -> Producer:
         """Create a producer. Set `gapless` only for producers without transactions.
 
-        If a record cannot be written, a gapless producer writes no later record to that partition.
-        After such a failure, every call raises BrokerError or DeliveryFailed, and the producer must
-        be abandoned.
+        If a record cannot be written, a gapless producer writes no later record to the same
+        partition. After such a failure, every call raises BrokerError or DeliveryFailed, and the
+        producer must be abandoned.
         """
 
     def admin(self) -> Admin: ...

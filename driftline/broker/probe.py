@@ -1,9 +1,9 @@
 """Probe a Kafka broker over a socket to find out why it rejects a client: TLS, SASL, password.
 
 Input: the addresses and properties of a client that failed to connect. Output: `AccessDenied` with
-the reason, or None if the broker would accept the client or is unreachable. Kafka's clients are
-less precise: one reports only that it cannot connect, and the other blames the CA for an expired
-certificate.
+the reason, or None if the broker would accept the client or is unreachable. The client libraries'
+own errors are less precise: one library reports only that it cannot connect, and the other blames
+the CA for an expired certificate.
 """
 
 import socket
@@ -18,7 +18,7 @@ from cryptography import x509
 from driftline.config.client_properties import variable
 from driftline.errors import AccessDenied, BrokerUnavailable, SettingsError
 
-# A reachable broker accepts a client within this time. If it does not, run the probe.
+# A reachable broker accepts a client within this time. Otherwise, run the probe.
 _FIRST_ATTEMPT_S = 2.0
 _TIMEOUT_S = 3.0
 # A broker that rejects a client's certificate sends an alert right after the TLS 1.3 handshake.
@@ -33,7 +33,7 @@ _FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ss
 
 
 def attempts(timeout_s: float) -> tuple[float, ...]:
-    """Return timeouts for connecting before the probe and, if the probe finds no reason, after it.
+    """Return the timeout of each connection attempt. Callers probe after each failed attempt.
 
     >>> attempts(10.0), attempts(1.0)
     ((2.0, 8.0), (1.0,))
@@ -114,8 +114,8 @@ class _Visit:
         self._protocol = properties.get("security.protocol", "PLAINTEXT").upper()
 
     def enter(self) -> None:
-        """Connect like a client. Raises AccessDenied if the server rejects the client, and OSError
-        or _Unknown if the outcome is unclear."""
+        """Connect as the client would. Raises AccessDenied if the server rejects the client, and
+        OSError or _Unknown if the outcome is unclear."""
         with self._connected() as plain:
             if "SSL" not in self._protocol:
                 self._authenticate(plain)
@@ -173,8 +173,8 @@ class _Visit:
         return self._denied(
             f"presents a certificate that is not trusted ({error.verify_message}): its issuer "
             f"is {shown.issuer.rfc4514_string()!r}",
-            f"set {variable('ssl.ca.location')} to a file with the issuer's certificate; now "
-            + (f"it is {ca}" if ca else "it is not set"),
+            f"set {variable('ssl.ca.location')} to a file with the issuer's certificate; it is "
+            + (f"currently {ca}" if ca else "not set"),
         )
 
     def _refused_by_alert(self, error: ssl.SSLError) -> AccessDenied:
@@ -183,12 +183,12 @@ class _Visit:
         return self._denied(
             f"ended the TLS handshake with {error.reason!r}: it "
             + (f"rejects the certificate {ours}" if ours else "requires a client certificate"),
-            f"set {name} and {variable('ssl.key.location')} to a valid certificate, issued by an "
-            "authority which the broker trusts, and its key",
+            f"set {name} to a valid certificate from an authority that the broker trusts, and "
+            f"{variable('ssl.key.location')} to the certificate's key",
         )
 
     def _certificate(self) -> x509.Certificate | None:
-        """Return the server's certificate, unverified, or None if the server does not use TLS."""
+        """Return the server's unverified certificate, or None if the server does not use TLS."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
@@ -217,7 +217,7 @@ class _Visit:
                 raise self._denied(
                     f"uses TLS, but {_PROTOCOL} is {self._protocol}",
                     f"set {_PROTOCOL} to {'SASL_SSL' if wants else 'SSL or SASL_SSL'}, and "
-                    f"{variable('ssl.ca.location')} to its certificate authority's file",
+                    f"{variable('ssl.ca.location')} to a file with the broker's CA certificate",
                 ) from problem
             raise
         if not wants:

@@ -1,7 +1,7 @@
 """Read topics from a broker once, from their start to the end they had when the scan began.
 
-Input: a broker and partitions' offset ranges. Output: batches of messages, one in memory at a time.
-A scan joins no consumer group and commits nothing, so it does not affect services.
+Input: a broker and partitions' offset ranges. Output: batches of messages, loaded one at a time. A
+scan joins no consumer group and commits nothing, so it does not affect services.
 """
 
 import time
@@ -21,7 +21,7 @@ Progress = Callable[[int], None]
 
 
 def ranges(broker: Broker, topics: Iterable[str]) -> dict[TopicPartition, OffsetRange]:
-    """Return the currently readable offsets of each partition of these topics.
+    """Return the currently readable offset range of each partition in these topics.
 
     Raises BrokerError, including for an unknown topic.
     """
@@ -47,7 +47,7 @@ def scan(
     *,
     progress: Progress | None = None,
 ) -> Iterator[list[Message]]:
-    """Yield all messages in these ranges. Within each partition, they are in offset order.
+    """Yield all messages in these ranges, in batches. Each partition's messages stay in order.
 
     `progress` is called with the number of offsets read since its last call. Raises BrokerError,
     and BrokerUnavailable if no record arrives for 30 s.

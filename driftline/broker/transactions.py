@@ -1,4 +1,4 @@
-"""Raise the transaction and delivery errors that the producers of all broker adapters share."""
+"""Raise the transaction and delivery errors shared by the producers of all broker adapters."""
 
 from driftline.errors import BrokerError, DeliveryFailed
 
@@ -11,7 +11,7 @@ def check_can_begin(transactional_id: str | None, *, is_open: bool) -> None:
     if transactional_id is None:
         raise BrokerError("this producer has no transactional id")
     if is_open:
-        raise BrokerError(f"a transaction of {transactional_id!r} is already open")
+        raise BrokerError(f"{transactional_id!r} already has an open transaction")
 
 
 def raise_failed(failed: list[str]) -> None:
@@ -21,6 +21,6 @@ def raise_failed(failed: list[str]) -> None:
     count, first = len(failed), failed[0]
     failed.clear()
     raise DeliveryFailed(
-        f"{count} records were not acknowledged; the first: {first}",
+        f"{count} records were not acknowledged; first error: {first}",
         hint="records after the last committed offset may be lost; read them again",
     )

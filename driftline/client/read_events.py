@@ -43,11 +43,11 @@ def predictions(
     broker: a Kafka broker's address, `"host:port"`, or a broker object.
     stream: the path of a stream file, or a loaded stream.
     start: `"earliest"` begins with the first stored event, `"latest"` after the last one.
-    follow: wait for new events. Otherwise, the iterator ends after the last event stored so far.
+    follow: whether to wait for new events. If false, the iterator ends after the last stored event.
 
     Within a partition, predictions are in the order of their feature records. If inference repeats
     a prediction after a restart, the repetition is skipped, unless the iterator began after the
-    original. Records that Driftline did not write are logged and skipped. Raises
+    original prediction. Records that Driftline did not write are logged and skipped. Raises
     StreamFileError, SettingsError and BrokerError; iterating can also raise BrokerError.
     """
     topic = Topics(as_stream(stream)).predictions
@@ -80,9 +80,9 @@ def drift_events(
     start: Start = "earliest",
     follow: bool = False,
 ) -> Iterator[DriftEvent]:
-    """Iterate over a stream's drift events: opened, updated or resolved.
+    """Iterate over the changes to a stream's drift events: opened, updated, resolved.
 
-    The parameters and errors are the same as for `predictions`. All records of one drift event have
+    The parameters and errors are the same as for `predictions`. All changes to one drift event have
     the same `id`.
     """
     topic = Topics(as_stream(stream)).drift
@@ -93,7 +93,7 @@ def drift_events(
 def new_messages(broker: Broker, offsets: Mapping[TopicPartition, int]) -> Iterator[Message]:
     """Yield the partitions' messages from these offsets onwards, and wait for new messages.
 
-    The iterator never ends by itself. Raises BrokerError.
+    The iterator never ends on its own. Raises BrokerError.
     """
     consumer = broker.consumer(client_id="driftline-follow")
     try:
@@ -129,7 +129,7 @@ def _decoded(
 def _without_repeats(events: Iterable[tuple[int, PredictionsEvent]]) -> Iterator[Prediction]:
     """Skip watermarks, and repeated predictions for the same feature record.
 
-    Source offsets increase within a partition. They restart only with a new log, which a watermark
+    Source offsets increase within a partition. They start over only in a new log, which a watermark
     announces.
     """
     logs: dict[int, Log] = {}  # partition → newest log of feature records

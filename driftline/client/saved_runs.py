@@ -1,4 +1,4 @@
-"""Find and open saved runs: the folders with a stream file and topics that `driftline run` wrote.
+"""Find and open saved runs: folders to which `driftline run` wrote a stream file and topics.
 
 Input: a run's name, its folder, or "last". Output: the folder, or the run's stream and an
 in-memory broker with its topics.
@@ -19,8 +19,8 @@ TOPICS: Final = "topics"  # name of the topics folder in a run folder
 def open_run(run: str | Path = "last") -> tuple[Stream, Broker]:
     """Return a saved run's stream, and an in-memory broker with its topics.
 
-    run: the run's name in the folder `runs` of `DRIFTLINE_HOME`, the path of its folder, or "last"
-    for the newest run. Raises SettingsError, StreamFileError, BrokerError.
+    run: the name of a run in `DRIFTLINE_HOME/runs`, the path of a run folder, or "last" for the
+    newest run. Raises SettingsError, StreamFileError, BrokerError.
     """
     return load_run(run_folder(load_settings(), str(run)))
 
@@ -53,7 +53,7 @@ def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path
         raise SettingsError(
             f"no run{of} in {settings.runs}", hint="`driftline run DATA` creates one"
         )
-    # Text without a slash may be a run's name or a path. Text with a slash is a path.
+    # A `name` with a slash is a path. Otherwise, it may be a run's name or a path.
     plain = name not in ("", ".", "..") and Path(name).name == name
     for folder in (settings.runs / name, Path(name)) if plain else (Path(name),):
         try:
@@ -61,12 +61,14 @@ def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path
                 if not has_topics(folder):
                     raise SettingsError(
                         f"run {folder.name} has no saved topics",
-                        hint="it ran on Kafka, which still has its topics, or it was killed",
+                        hint="the run was killed, or it ran on Kafka, which has its topics",
                     )
                 return folder
         except (OSError, ValueError) as error:  # the name is too long or not a valid path
             raise SettingsError(f"no run {name[:40]!r}…: {error.args[-1]}") from error
-    raise SettingsError(f"no run {name!r} in {settings.runs}", hint="`--run last` is the newest")
+    raise SettingsError(
+        f"no run {name!r} in {settings.runs}", hint="`--run last` selects the newest run"
+    )
 
 
 def has_topics(folder: Path) -> bool:

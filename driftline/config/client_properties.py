@@ -1,6 +1,6 @@
 """Check the user's Kafka client properties, and convert them to kafka-python's options.
 
-Input: properties under the dotted names of Kafka and librdkafka, such as
+Input: properties by their dotted Kafka or librdkafka names, such as
 `{"security.protocol": "SASL_SSL", "ssl.ca.location": "ca.pem"}`. Output: checked properties for
 either client. Properties on which Driftline's guarantees depend are rejected. Error messages never
 contain a secret's value.
@@ -114,7 +114,7 @@ def without_secrets(text: str, properties: Mapping[str, str]) -> str:
 
 def check(properties: Mapping[str, str]) -> None:
     """Raise SettingsError if a property is reserved for Driftline, if the security protocol is
-    unknown, or if a property is missing that another property requires."""
+    unknown, or if a property that another property requires is missing."""
     for name in sorted(properties):
         if name in OWNED:
             raise SettingsError(
@@ -174,8 +174,8 @@ def for_kafka_python(
 ) -> dict[str, object]:
     """Convert the properties to kafka-python's option names and types.
 
-    `defaults` are the `DEFAULT_CONFIG` mappings of kafka-python's clients. The type of an option's
-    default value is the type of the option.
+    `defaults` are the `DEFAULT_CONFIG` mappings of kafka-python's clients. Each option has the same
+    type as its default value.
 
     >>> for_kafka_python({"linger.ms": "20"}, [{"linger_ms": 0}])
     {'linger_ms': 20}
@@ -193,7 +193,7 @@ def for_kafka_python(
             raise unknown_property(name, "kafka-python", known=dotted)
         result[option] = _typed(name, option, text, known[option])
     if isinstance(protocol := result.get("security_protocol"), str):
-        result["security_protocol"] = protocol.upper()  # librdkafka accepts lower case, too
+        result["security_protocol"] = protocol.upper()  # librdkafka also accepts lower case
     return result
 
 

@@ -1,4 +1,4 @@
-"""Read and check client properties, broker addresses and paths from environment variables.
+"""Read and check Kafka client properties, broker addresses and paths in environment variables.
 
 Input: the environment. Output: `Properties` for the Kafka client, broker addresses, paths. A secret
 can come from a file (`KAFKA_SASL_PASSWORD_FILE`). Error messages never quote a property's value.
@@ -13,8 +13,8 @@ from driftline.config.client_properties import Properties
 from driftline.errors import SettingsError
 
 _NOT_PROPERTIES = {"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_HOME", "KAFKA_HEAP_OPTS", "KAFKA_OPTS"}
-# Kubernetes sets variables with these names in every container, for each service in the namespace.
-# If a service's name starts with `kafka`, its variables look like client properties. No real client
+# In every container, Kubernetes sets such variables for each service in the namespace. If a
+# service's name starts with `kafka`, its variables look like client properties. No real client
 # property matches these patterns.
 _KUBERNETES = ("*_SERVICE_HOST", "*_SERVICE_PORT*", "*_PORT", "*_PORT_*")
 # librdkafka properties whose value is itself a path. Any other `…_FILE` variable holds the path of
@@ -127,7 +127,7 @@ def _printable(text: str, where: str) -> str:
     if not text.isprintable():
         raise SettingsError(
             f"{where} is {text!r}, which contains unprintable characters",
-            hint="the most frequent cause is a line break at the end",
+            hint="the most common cause is a line break at the end",
         )
     return text
 
@@ -141,7 +141,7 @@ def _read_secret(name: str, path: str) -> str:
             hint="the file must exist, and this process's user must be allowed to read it",
         ) from error
     except UnicodeDecodeError as error:
-        # Do not chain the original error, because it contains the bytes of the secret.
+        # Do not chain the original error, because it contains the secret's bytes.
         raise SettingsError(
             f"{name} is {path!r}: the file is not UTF-8 at byte {error.start}"
         ) from None

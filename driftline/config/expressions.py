@@ -79,7 +79,8 @@ class Expression:
 
     It may use arithmetic, comparisons, `&`, `|`, `~`, and the functions in `FUNCTIONS`. Write a
     column name in backticks if it is not a Python identifier. A category can be compared with a
-    string by `==` or `!=`. If a record lacks a number that the expression uses, the result is NaN.
+    string using `==` or `!=`. If a number that the expression uses is missing in a record, the
+    result is NaN.
 
     >>> double = Expression("2 * `petal width`", {"petal width": "number"})
     >>> double.evaluate({"petal width": np.array([0.5, 2.0])}, {})
@@ -205,7 +206,7 @@ class Expression:
             return _applied(operation, map(self._compiled, sides))
         is_equality = isinstance(node.ops[0], ast.Eq | ast.NotEq)
         if (len(texts), len(categories)) != (1, 1) or not is_equality:
-            raise self._error("compares text with something other than a category by == or !=")
+            raise self._error("compares text, which is allowed only with a category and == or !=")
         return _applied(operation, categories + texts)
 
     def _column(self, node: ast.Name) -> str:
@@ -222,7 +223,7 @@ class Expression:
         return name
 
     def _try_out(self) -> None:
-        """Evaluate the expression once, so that errors surface now rather than at a record."""
+        """Evaluate the expression once, so that errors occur now, not on the first record."""
         numbers = {name: np.ones(2) for name in self._used if self._kinds[name] == "number"}
         texts = {
             name: np.array(["", None], dtype=object) for name in self._used if name not in numbers

@@ -1,4 +1,4 @@
-"""Read this process's settings from environment variables: its broker, and where it stores files.
+"""Read this process's settings, such as its broker and its folders, from environment variables.
 
 Input: environment variables. Output: `Settings`, with defaults filled in. A stream file is the same
 on every machine; the settings depend on the machine.

@@ -62,7 +62,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "mean) or previous_label"
         ),
     ] = "prior"
-    record: Annotated[Record, Meta(description="ids, keys and checks of records")] = Record()
+    record: Annotated[Record, Meta(description="record ids, keys and checks")] = Record()
     time: Annotated[Time, Meta(description="event time")] = Time(sequence=ROW)
     derived: Annotated[
         dict[str, str], Meta(description="features computed from columns: name = expression")
@@ -144,7 +144,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def horizon(self) -> int:
         """Return the join window: how long a prediction and its label wait for each other.
 
-        The length is on the windows' axis, in microseconds or records.
+        The length is measured on the windows' axis, in microseconds or records.
         """
         return self._on_axis(self.labels.horizon)
 
@@ -152,7 +152,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def block(self) -> int | None:
         """Return the distance at which records are independent, or None if it must be estimated.
 
-        The distance is on the windows' axis, in microseconds or records.
+        The distance is measured on the windows' axis, in microseconds or records.
         """
         return None if self.drift.block is None else self._on_axis(self.drift.block)
 
@@ -176,7 +176,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def max_ahead(self) -> int:
         """Return how far a single record may advance its partition's clock.
 
-        The distance is on the windows' axis, in microseconds or records.
+        The distance is measured on the windows' axis, in microseconds or records.
         """
         return amount(self.windows.max_ahead) or self.window_size
 

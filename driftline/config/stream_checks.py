@@ -55,9 +55,9 @@ def unusable_number(raw: Mapping[str, Any]) -> Problem | None:
 
 
 def problems(stream: "Stream") -> Iterator[Problem]:
-    """Yield the problems of a stream whose defaults are filled in.
+    """Yield the problems in a stream after its defaults have been filled in.
 
-    Only the first problem is reliable, because it may cause later ones.
+    Only the first problem is reliable, because it may cause the later problems.
     """
     yield from _zero_spans(stream)
     yield from _columns(stream)
@@ -76,7 +76,8 @@ def problems(stream: "Stream") -> Iterator[Problem]:
 
 
 def _zero_spans(stream: "Stream") -> Iterator[Problem]:
-    """Yield a problem for each span that must not be 0 but is, and for an idle time in records."""
+    """Yield a problem for each span that is 0 but must be positive, and for an idle time given as a
+    number of records."""
     for key, span in (
         ("time.step", stream.time.step),
         ("windows.span", stream.windows.span),
@@ -183,9 +184,9 @@ def _axes(stream: "Stream") -> Iterator[Problem]:
     numbered = by_row and not (stream.time.step is not None and stream.time.column is None)
     for key, span in (("labels.horizon", labels.horizon), ("drift.block", block)):
         if span is not None and span.us is not None and numbered:
-            yield Problem(key, "Expected a number of records, like the windows, or windows.span")
+            yield Problem(key, "Expected a number of records (a duration needs windows.span)")
         if span is not None and span.records is not None and not by_row:
-            yield Problem(key, "Expected a duration, like the windows")
+            yield Problem(key, "Expected a duration, like windows.span")
 
 
 def _topics(stream: "Stream") -> Iterator[Problem]:

@@ -145,7 +145,7 @@ def quoted_key(name: str) -> str:
 def _compact(value: Any) -> str:
     """Format a struct as an inline table of its non-default values.
 
-    Format a single value without the table: `"number"`, not `{ kind = "number" }`.
+    A single value is formatted without the table: `"number"`, not `{ kind = "number" }`.
     """
     if not isinstance(value, msgspec.Struct):
         return toml(value)
@@ -166,7 +166,7 @@ def explain(
     root: type,
     fits: Callable[[Any, Any], bool],
 ) -> str:
-    """Explain a msgspec error in a stream file: the key, the expected value, the actual value.
+    """Turn a msgspec error into a message with the key, the expected value and the actual value.
 
     `error` is the text of msgspec's ValidationError, and `raw` is the parsed TOML.
     `fits(type, value)` returns whether the value can be converted to the type.
@@ -203,7 +203,7 @@ def _step(
         inner = get_type_hints(struct, include_extras=True)[name] if struct else object
         return inner, value.get(name) if isinstance(value, Mapping) else None, name
     arguments = get_args(_plain(hint))
-    if index == "...":  # a table with user-defined keys; msgspec does not report which is wrong
+    if index == "...":  # a table with user-defined keys; msgspec does not report which key is wrong
         inner = arguments[1]
         for entry, item in value.items():
             if not fits(inner, item):
@@ -222,7 +222,7 @@ def _unknown(key: str, name: str, hint: Any, value: Any) -> str:
     near = get_close_matches(name, allowed, n=1, cutoff=0.5)
     full = f"{key}.{quoted_key(name)}" if key else quoted_key(name)
     if near:
-        return f"[{full}] Unknown key. Expected {near[0]!r}?"
+        return f"[{full}] Unknown key. Did you mean {near[0]!r}?"
     return f"[{full}] Unknown key. Expected one of {', '.join(allowed)}"
 
 
@@ -235,7 +235,7 @@ def words(hint: Any) -> str:
     """Describe the values that a type accepts.
 
     >>> words(Literal["auto", "manual"]), words(tuple[str, ...])
-    ('"auto" or "manual"', 'a list, each text')
+    ('"auto" or "manual"', 'a list in which each item is text')
     """
     kinds: list[str] = []
     for part in _alternatives(hint):
@@ -254,7 +254,7 @@ def _word(hint: Any) -> str:
         hint = hint.__origin__
     origin = get_origin(hint)
     if origin is tuple:
-        return f"a list, each {words(get_args(hint)[0])}"
+        return f"a list in which each item is {words(get_args(hint)[0])}"
     if origin in (Union, UnionType):
         return words(hint)
     if origin is dict or _is_struct(hint):
@@ -264,7 +264,7 @@ def _word(hint: Any) -> str:
         int: "a whole number",
         float: "a number",
         bool: "true or false",
-        datetime: "a time with its zone such as 2025-01-31T00:00:00+10:00",
+        datetime: "a time with a time zone, such as 2025-01-31T00:00:00+10:00",
     }
     return known.get(hint, _SPAN) + limits
 

@@ -32,7 +32,7 @@ _PREFIX: Final = r"^(?!__)([A-Za-z0-9_][A-Za-z0-9._-]*)?\Z"
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The id and the key of feature records, and which records are accepted."""
+    """The ids and keys of feature records, and the rules for accepting records."""
 
     id: Annotated[
         str, Meta(description='column with the record id; "@row": the row number is the id')
@@ -49,7 +49,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["dead_letter", "impute"],
         Meta(
             description="what to do if a declared column is absent or null; impute: replace a "
-            "missing number with the median, and treat missing categories as one more category"
+            "missing number with the median, and treat missing categories as a separate category"
         ),
     ] = "dead_letter"
     unseen: Annotated[
@@ -94,7 +94,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The longest wait for labels."""
+    """The longest delay after which labels are still joined with predictions."""
 
     horizon: Annotated[
         Span | None,
@@ -133,7 +133,9 @@ class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     min_records: Annotated[
         Annotated[int, Meta(ge=1)],
-        Meta(description="smallest number of a model's records for which a window is tested"),
+        Meta(
+            description="a window is tested if it contains at least this many of a model's records"
+        ),
     ] = 100
     max_sample: Annotated[
         Annotated[int, Meta(ge=100)],
@@ -188,8 +190,8 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     classifier: Annotated[
         bool,
         Meta(
-            description="whether to test if decision trees can distinguish a window in which no "
-            "column and no pair of columns drifted from the reference; the test costs half a "
+            description="for windows without drifted columns or column pairs: whether to test if "
+            "decision trees can distinguish the window from the reference; the test costs half a "
             "second per window, 15 seconds per model and window size, and half of false_alarm_rate"
         ),
     ] = False
@@ -221,7 +223,7 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rules for requesting a new model, and the outcomes to train it on."""
+    """The rules for requesting, training and promoting a new model."""
 
     policy: Annotated[
         Policy,
@@ -234,9 +236,9 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     renew: Annotated[
         Annotated[float, Meta(ge=0)],
         Meta(
-            description="policies harm and drift: repeat a request when the number of new outcomes "
-            "is this multiple of the number that the last request could train on, within "
-            "train_on; 0: never"
+            description="policies harm and drift: repeat a request when there are this many times "
+            "as many new outcomes as the last request could train on, until train_on has passed "
+            "since the original request; 0: never"
         ),
     ] = 1.0
     on: Annotated[
@@ -263,7 +265,7 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     train_on: Annotated[
         Span | None,
-        Meta(description="how far back the training data reach; default: 10 windows"),
+        Meta(description="how far back the training data goes; default: 10 windows"),
     ] = None
     min_outcomes: Annotated[
         Annotated[int, Meta(ge=10)],
@@ -301,7 +303,7 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = True
     # NumPy seeds have 32 bits, and tuning uses `seed` + 1.
     seed: Annotated[
-        Annotated[int, Meta(ge=0, le=2**32 - 2)], Meta(description="seed of all random numbers")
+        Annotated[int, Meta(ge=0, le=2**32 - 2)], Meta(description="seed for all random numbers")
     ] = 0
 
 
@@ -311,7 +313,7 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topic_prefix: Annotated[
         Annotated[str, Meta(pattern=_PREFIX)],
         Meta(
-            description="prefix of all topics and groups: letters, digits, '.', '_' and '-', "
+            description="prefix of all topic and group names: letters, digits, '.', '_' and '-', "
             "beginning with a letter, a digit or one '_'"
         ),
     ] = ""
@@ -360,12 +362,12 @@ class LabelDelay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to replay a finished data set as a stream. Only `run` and `produce` use this table."""
+    """Settings for replaying a data set as a stream. Only `run` and `produce` use this table."""
 
     label_delay: Annotated[
         str | int | LabelDelay,
         Meta(
-            description='delay of labels: a span, a distribution, "data" (a later row with the '
+            description='label delay: a span, a distribution, "data" (a later row with the '
             'same id contains the label) or "@at" (the column `@at` contains the position at which '
             "the label became known)"
         ),
@@ -376,7 +378,7 @@ class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def delay(self) -> Span | LabelDelay | None:
-        """Return the delay of labels.
+        """Return the label delay.
 
         The delay is None if later rows contain the labels, and zero if the column `@at` contains
         their positions. Raises ValueError if `label_delay` is not valid.

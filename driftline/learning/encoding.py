@@ -25,17 +25,17 @@ MAX_LEVELS: Final = 100
 # column with more values is free text rather than a category.
 MAX_RARE: Final = 10_000
 
-# Models reject infinite values. They calculate in float32, where a value minus the mean must be
-# finite, too. Clipping values to half of the largest float32 ensures both.
+# Models reject infinite values. They also subtract the mean in float32, and the difference must be
+# finite. Clipping values to half of the largest float32 value ensures both.
 _LARGEST: Final = float(np.finfo(np.float32).max) / 2
 
 
 class FeatureSpec(msgspec.Struct, frozen=True):
     """The encoding of one feature.
 
-    `levels` are the sorted values of a category that have their own matrix column; `""` is the
+    `levels` are those values of a category, sorted, that have their own matrix columns; `""` is the
     level for missing values. `rare` are further values from the training data, which have no
-    column. `impute` is a number's median, which replaces missing values.
+    columns. `impute` is the median of a number, which replaces missing values.
     """
 
     name: str
@@ -47,7 +47,7 @@ class FeatureSpec(msgspec.Struct, frozen=True):
 
 
 class FeatureSchema(msgspec.Struct, frozen=True):
-    """All declared features, then all derived features, and the sorted classes."""
+    """A model's features (declared features first, then derived features) and sorted classes."""
 
     features: tuple[FeatureSpec, ...]
     classes: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ def matrix_columns(schema: FeatureSchema) -> tuple[str, ...]:
 
 
 class MatrixEncoder:
-    """Encode many batches with one schema, for which the look-up tables are built only once."""
+    """Encode many batches with one schema. The lookup tables are built only once."""
 
     def __init__(self, schema: FeatureSchema) -> None:
         self.schema = schema

@@ -1,4 +1,4 @@
-"""Compute metrics and errors from arrays of labels and predictions, with no library but NumPy.
+"""Compute metrics and errors from arrays of labels and predictions, using only NumPy.
 
 Input: labels and predictions in the same order. Output: one number, or one error per record.
 """
@@ -25,7 +25,9 @@ def higher_is_better(metric: Metric) -> bool:
 
 
 def errors(task: Task, labels: Values, predictions: Values) -> NDArray[np.float64]:
-    """Return each record's error, float64 (n,): 0 or 1, or the absolute error for regression.
+    """Return each record's error, float64 (n,).
+
+    The error is 0 or 1 for classification, and the absolute error for regression.
 
     >>> errors("classification", ["a", "b"], ["a", "a"])
     array([0., 1.])

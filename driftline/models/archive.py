@@ -1,9 +1,9 @@
-"""Unpack an untrusted zip in memory, within limits: a model package, or a package's arrays.
+"""Unpack an untrusted zip (a model package or its `reference.npz`) in memory, within limits.
 
 Input: bytes, which are not trusted even if they are signed. Output: the content of individual
 files. Raises PackageCheckFailed if the zip is damaged or a zip bomb, or if it contains too many
-files, names with a folder, links, encrypted files or duplicate names. Nothing is written to disk,
-and no more is unpacked than `ArchiveLimits` allows.
+files, links, encrypted files, duplicate names, or names that include a folder. Nothing is written
+to disk, and no more bytes are unpacked than `ArchiveLimits` allows.
 """
 
 import io
@@ -18,8 +18,8 @@ import msgspec
 
 from driftline.errors import PackageCheckFailed
 
-# A zip's end record: signature, two disk numbers, entries on this disk and in total, size and
-# offset of the directory, length of the comment.
+# A zip's end record: signature, two disk numbers, number of entries on this disk and in total, size
+# and offset of the directory, length of the comment.
 _END: Final = struct.Struct("<4s4H2LH")
 _ZIP64_BYTES: Final = 20  # size of the ZIP64 locator, which precedes the end record of large zips
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -27,7 +27,7 @@ _ENCRYPTED: Final = 0x1
 
 
 class ArchiveLimits(msgspec.Struct, frozen=True):
-    """The limits of an archive. `max_bytes` limits the total unpacked size of its files."""
+    """Limits for an archive. `max_bytes` is the maximum total size of its unpacked files."""
 
     max_files: int
     max_bytes: int
@@ -45,7 +45,7 @@ class Archive:
         for info in self._infos.values():
             _check(info, limits)
         if (total := sum(info.file_size for info in self._infos.values())) > limits.max_bytes:
-            raise ValueError(f"{total:,} bytes unpacked, at most {limits.max_bytes:,} are allowed")
+            raise ValueError(f"unpacked size is {total:,} bytes; the limit is {limits.max_bytes:,}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,10 +82,10 @@ def _check_end(data: bytes, limits: ArchiveLimits) -> None:
     if signature != b"PK\x05\x06" or comment:
         raise ValueError("it is truncated, or not a zip file")
     if data[: -_END.size][-_ZIP64_BYTES:].startswith(b"PK\x06\x07"):
-        raise ValueError("it is a zip of more than 4 GiB")
+        raise ValueError("it is larger than 4 GiB")
     # An entry has 46 bytes plus its name. 512 bytes leave room for fields that other programs add.
     if entries > limits.max_files or size > limits.max_files * 512:
-        raise ValueError(f"{entries:,} files, at most {limits.max_files:,} are allowed")
+        raise ValueError(f"it contains {entries:,} files; the limit is {limits.max_files:,}")
 
 
 def _check(info: zipfile.ZipInfo, limits: ArchiveLimits) -> None:

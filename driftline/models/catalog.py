@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 CHAMPION_KEY = "role/champion"
 FREEZE_KEY = "freeze"
-# The largest number of quarantined models that a pointer lists. It exceeds the number of earlier
-# models that the trainer compares.
+# The largest number of quarantined models that a pointer lists. This limit exceeds the number of
+# earlier models that the trainer compares.
 MAX_SET_ASIDE = 20
 # The largest number of models (the champion and its ancestors) that inference tries while packages
 # are unusable.
 MAX_LINEAGE: Final = 100
-# The largest number of rejected records that are stored and logged, because a faulty writer could
-# publish any number of them.
+# The largest number of rejected records that are stored and logged. There is a limit because a
+# faulty writer could publish any number of such records.
 MAX_REJECTED: Final = 100
 
 
@@ -77,12 +77,12 @@ def record_of(topics: Topics, event: ModelsEvent) -> Outgoing:
 class Catalog:
     """The state of the `models` topic, built record by record.
 
-    The signed pointer with the largest sequence is current (see `models.current`). Unsigned
+    The signed pointer with the highest sequence number is current (see `models.current`). Unsigned
     records come from earlier versions of Driftline, and are valid until the first signed record.
 
-    Compaction keeps only the newest record of each key, even if that record is stale.
+    Compaction keeps only the newest record for each key, even if that record is stale.
     `restatements` returns the current records that a writer with a signing key must publish again,
-    because they are unsigned or no longer the newest records of their keys.
+    because they are unsigned or no longer the newest records for their keys.
     """
 
     def __init__(self, trusted: Trusted) -> None:
@@ -91,7 +91,7 @@ class Catalog:
         self._trusted = trusted
         self._champion: Current[RolePointer] = Current()
         self._freeze: Current[Freeze] = Current()
-        self._signed: set[str] = set()  # digests whose announcement is a signed record
+        self._signed: set[str] = set()  # digests of models whose announcement is signed
         self._any_signed = False
         self._outdated: set[str] = set()  # keys whose newest record is not current
         self._logged: set[tuple[str, str]] = set()
@@ -108,7 +108,7 @@ class Catalog:
 
     @property
     def frozen(self) -> bool:
-        """Return whether automatic promotion is stopped."""
+        """Return whether automatic promotion is paused."""
         return self.freeze is not None and self.freeze.frozen
 
     @property
@@ -119,8 +119,8 @@ class Catalog:
     def apply(self, message: Message) -> ModelsEvent | None:
         """Apply one record of the topic and return its event, or None for a tombstone.
 
-        A rejected event is returned too, but changes nothing. Raises DataError if the record is not
-        an event of this topic.
+        A rejected event is also returned, but changes nothing. Raises DataError if the record is
+        not an event of this topic.
         """
         key = (message.key or b"").decode("utf-8", "replace")
         if message.value is None:
@@ -147,7 +147,7 @@ class Catalog:
         return event
 
     def add(self, event: ModelsEvent, *, signed: bool) -> str | None:
-        """Apply an event whose signature was checked. Return a reason to reject it, or None.
+        """Apply an event whose signature has been checked. Return why it is rejected, or None.
 
         Raises UntrustedPackage if the event announces a package that no trusted key has signed.
         """
@@ -166,15 +166,15 @@ class Catalog:
             case RolePointer(role="champion"):
                 return self._champion.take(event, signed=signed)
             case RolePointer():
-                pass  # a later version will score challengers beside the champion
+                pass  # reserved for challengers, which this version does not score
         return None
 
     def remember(self, sequence: int, digest: str) -> None:
-        """Apply a pointer that a reader saw earlier, given its sequence and digest.
+        """Apply a pointer that a reader saw earlier, given its sequence number and digest.
 
-        If the topic has only older pointers, this pointer was deleted, or compaction removed it
-        after an older pointer was published again. In this case, `digest` stays champion until a
-        newer pointer arrives.
+        If the topic contains only older pointers, this pointer was deleted, or compaction removed
+        it after an older pointer had been published again. `digest` then remains the champion until
+        a newer pointer arrives.
         """
         seen = RolePointer(
             id=f"role-remembered+{sequence}",
@@ -194,7 +194,7 @@ class Catalog:
             self._reject(CHAMPION_KEY, why, None)
 
     def restatements(self) -> tuple[ModelsEvent, ...]:
-        """Return the events to sign and publish, so that compaction keeps the current state."""
+        """Return the events that must be signed and published to survive compaction."""
         found: list[ModelsEvent] = [
             announced
             for digest, announced in self.announcements.items()
@@ -206,8 +206,9 @@ class Catalog:
         return tuple(found)
 
     def outdate(self) -> None:
-        """Mark all records as missing, because the topic was recreated. Afterwards, `restatements`
-        returns all current records.
+        """Mark all current records as missing from the topic. `restatements` then returns them all.
+
+        Call this after the topic was recreated.
         """
         self._outdated |= {key_of(announced) for announced in self.announcements.values()}
         self._outdated |= {CHAMPION_KEY, FREEZE_KEY}
@@ -224,7 +225,7 @@ class Catalog:
         )
 
     def _keep(self, key: str) -> None:
-        """Mark a key whose newest record is not its current record."""
+        """Mark a key as outdated, because its newest record is not its current record."""
         known = key in (CHAMPION_KEY, FREEZE_KEY)
         if known or key.removeprefix("model/") in self.announcements:
             self._outdated.add(key)
@@ -365,25 +366,26 @@ def read_catalog(broker: Broker, topics: Topics, trusted: Trusted) -> Catalog:
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The newest pointer that an inference worker has seen, from the worker's commit metadata."""
+    """The newest pointer that an inference worker has seen, as stored in its commit metadata."""
 
     champion: str
     sequence: int = 0
 
 
 def seen_by_inference(broker: Broker, topics: Topics) -> tuple[Seen, ...]:
-    """Return the newest pointers that inference has seen, for `Catalog.remember`.
+    """Return the newest pointers that inference workers have seen. Pass them to `Catalog.remember`.
 
-    If the group's offsets cannot be fetched, return nothing; the topic alone then decides.
+    Return an empty tuple if the group's committed offsets cannot be fetched.
     """
-    # Use a consumer: librdkafka's admin client crashes while the group's coordinator is unknown.
+    # Use a consumer, because librdkafka's admin client crashes while the group's coordinator is
+    # unknown.
     consumer = broker.consumer(topics.group("inference"), client_id="driftline-models")
     try:
         committed = consumer.committed(ranges(broker, [topics.features]))
     except BrokerError as error:
         log.warning(
-            "could not fetch the champions that inference has seen, so the models topic alone "
-            "decides: %s",
+            "could not fetch the champions that inference has seen, so the champion is determined "
+            "from the models topic alone: %s",
             error.message,
         )
         return ()

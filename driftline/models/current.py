@@ -1,10 +1,10 @@
 """Decide which pointer or freeze of the `models` topic is current, given its records in order.
 
-The signed record with the largest `sequence` is current. If several records have this `sequence`,
-the first one in the log is current. The result therefore does not depend on how much of the log
+The signed record with the highest `sequence` is current. If several records have this `sequence`,
+the first one in the log is current. The result therefore does not depend on how many records
 compaction has removed.
 
-Unsigned records from earlier versions (decision 21) have no sequence. An unsigned pointer becomes
+Unsigned records from earlier versions (decision 21) have no `sequence`. An unsigned pointer becomes
 current if it names the current pointer as its predecessor. Once a signed record has been read,
 unsigned records are ignored.
 """
@@ -24,7 +24,7 @@ class Current(Generic[T]):
     def __init__(self) -> None:
         self.value: T | None = None
         self.is_signed = False
-        # True if a later record with the same sequence points to another model, or has another
+        # True if a later record with the same `sequence` points to another model, or has another
         # value of `frozen`.
         self._contested = False
         # True if the value is an unsigned pointer whose predecessor was not read, perhaps because
@@ -33,7 +33,7 @@ class Current(Generic[T]):
 
     @property
     def next_sequence(self) -> int:
-        """Return the sequence for a record that replaces the current record."""
+        """Return the sequence number for a record that replaces the current record."""
         return 1 if self.value is None else self.value.sequence + 1
 
     def take(self, event: T, *, signed: bool) -> str | None:
@@ -41,7 +41,7 @@ class Current(Generic[T]):
         if not signed:
             return self._take_unsigned(event)
         if event.sequence < 1:
-            return "signed, but without a sequence"
+            return "signed, but without a sequence number"
         if self.value is None or not self.is_signed or event.sequence > self.value.sequence:
             self.value, self.is_signed, self._contested = event, True, False
             return None
@@ -52,9 +52,9 @@ class Current(Generic[T]):
         return f"stale: its sequence is {event.sequence}, the current one is {self.value.sequence}"
 
     def remember(self, event: T) -> bool:
-        """Make `event`, which a reader saw earlier, current if it is newer than the current record.
+        """Replace the current record with `event` if `event` is newer. Return whether it was newer.
 
-        Return whether `event` became current.
+        A reader saw `event` earlier, but the topic may no longer contain it.
         """
         if self.value is not None and self.value.sequence >= event.sequence:
             return False
@@ -62,10 +62,10 @@ class Current(Generic[T]):
         return True
 
     def again(self, *, outdated: bool) -> T | None:
-        """Return a copy of the current record with the next sequence, or None if none is needed.
+        """Copy the current record with the next sequence number. Return None if no copy is needed.
 
         A copy is needed if the current record is unsigned, or if compaction may remove it.
-        `outdated` means that the current record is not the newest record of its key.
+        `outdated` means that the current record is not the newest record for its key.
         """
         event = self.value
         if event is None or (self.is_signed and not outdated and not self._contested):
@@ -90,11 +90,12 @@ class Current(Generic[T]):
     def _follow(self, event: RolePointer, current: RolePointer) -> str | None:
         """Accept an unsigned pointer that names the current pointer as its predecessor.
 
-        If two pointers name the same predecessor, the first one in the log therefore wins.
+        Therefore, if two pointers name the same predecessor, the first one in the log wins.
 
-        Compaction keeps only the newest record of a key, which may be a rejected pointer. The first
-        pointer that is read is therefore unconfirmed: the next pointer that names any predecessor
-        replaces it. A pointer that names itself is a copy of the current pointer and confirms it.
+        Compaction keeps only the newest record for a key, which may be a rejected pointer. The
+        first pointer in the log is therefore unconfirmed: the next pointer that names any
+        predecessor replaces it. A pointer that names itself as its predecessor is a copy of the
+        current pointer and confirms it.
         """
         restates = event.replaces == event.id
         confirmed = event.replaces == current.id

@@ -17,9 +17,9 @@ def export_model(
 ) -> list[Path]:
     """Write the manifest and the model to files in `folder`, and return the files' paths.
 
-    The model is written in each of `formats`, by default in every available format. Raises
-    PackageCheckFailed if `formats` contains `onnx` and the model has no ONNX form. Raises
-    MissingExtra if `joblib`, which a pickle needs, is not installed.
+    The model is written in each of `formats`. If `formats` is None, it is written in every
+    available format. Raises PackageCheckFailed if `formats` contains `onnx` and the model has no
+    ONNX form. Raises MissingExtra if `joblib`, which the pickle format needs, is not installed.
     """
     manifest = package.manifest()
     stem = f"{manifest.stream}-{package.digest.removeprefix('sha256:')[:12]}"

@@ -3,8 +3,9 @@
 A package's signature covers the text of the package's digest. `models.signed` describes how records
 of the `models` topic are signed.
 
-A key folder contains `signing.pem` (private, readable only by its owner), `signing.pub` (to give to
-others) and `trusted/<key id>.pem` (the public keys of signers whose packages may be loaded).
+A key folder contains `signing.pem` (the private key, readable only by its owner), `signing.pub`
+(the public key to share) and `trusted/<key id>.pem` (public keys of signers whose packages may be
+loaded).
 """
 
 import fcntl
@@ -61,9 +62,9 @@ def new_key(folder: Path) -> str:
         if path.exists():
             raise SettingsError(
                 f"{path} exists",
-                hint="move it away first; packages signed with it need its public key",
+                hint="move it elsewhere first; packages signed with it need its public key",
             )
-        # Write the private key last, so that a folder with a private key is complete.
+        # Write the private key last, so that a folder that contains it also has all other files.
         name = _trust(public, folder)
         try:
             _write(folder / _PUBLIC, _public_pem(public))
@@ -131,9 +132,9 @@ class Signer:
 
 
 class Trusted:
-    """The public keys that a folder trusts.
+    """The trusted public keys in a key folder.
 
-    The folder is read on each use, so a running service accepts a key as soon as it is added.
+    The folder is read on each use, so a running service accepts a key as soon as the key is added.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -162,7 +163,8 @@ class Trusted:
     def verify_bytes(self, name: str, data: bytes, signature: Signature | None) -> None:
         """Raise UntrustedPackage unless a trusted key signed these bytes.
 
-        The error is also raised if the trusted key cannot be read. Its message starts with `name`.
+        Also raise UntrustedPackage if the trusted key cannot be read. The error message starts with
+        `name`.
         """
         if signature is None:
             raise UntrustedPackage(f"{name}: unsigned", hint="`driftline train` signs packages")
@@ -187,7 +189,7 @@ class Trusted:
         except (InvalidSignature, ValueError) as error:
             raise UntrustedPackage(
                 f"{name}: its signature by key {signature.key_id} is invalid",
-                hint="fetch it again, or publish it again",
+                hint="fetch or publish the package or record again",
             ) from error
 
 
@@ -207,14 +209,14 @@ def _write(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder, so that no other process creates a key in it. Raises SettingsError."""
+    """Lock the folder so that no other process can create a key in it. Raises SettingsError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise _not_written(folder, error) from error
     try:
-        with suppress(OSError):  # some network file systems have no locks
+        with suppress(OSError):  # some network file systems do not support locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

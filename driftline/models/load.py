@@ -1,4 +1,4 @@
-"""Fetch packages from the store, verify digest and signature, and only then load their models.
+"""Fetch packages from the model store, verify their digests and signatures, then load their models.
 
 Input: a package's bytes from any source. Output: a `VerifiedPackage`. Models are loaded only from
 verified packages.
@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 def verify(
     digest: str, data: bytes, signature: Signature | None, trusted: Trusted
 ) -> "VerifiedPackage":
-    """Check the bytes against the digest, then the signature, without deserializing anything.
+    """Verify a package's digest and then its signature, without deserializing the package.
 
     Raises DigestMismatch, UntrustedPackage.
     """
     if (found := digest_of(data)) != digest:
         raise DigestMismatch(
             f"{digest}: the package's bytes have digest {found}",
-            hint="the stored package differs from the announced one; fetch or train it again",
+            hint="the stored package was changed or damaged; fetch it again, or train a new model",
         )
     trusted.verify(digest, signature)
     return VerifiedPackage(digest, data)
@@ -78,7 +78,7 @@ class VerifiedPackage:
             except MissingExtra as error:
                 # scikit-learn gives the same predictions, but more slowly. A slow service is better
                 # than a service that stops when it swaps models.
-                log.warning("scoring %s with scikit-learn, more slowly: %s", self.digest, error)
+                log.warning("scoring %s with scikit-learn, which is slower: %s", self.digest, error)
         return SklearnScorer.load(self.file(JOBLIB), manifest.task, manifest.classes)
 
     def has(self, name: str) -> bool:
@@ -109,8 +109,8 @@ class ModelLoader:
     def fetch(self, announced: ModelAnnounced | str) -> VerifiedPackage:
         """Fetch and verify a package. Raises PackageError.
 
-        An announcement contains the package's signature. For a digest, the signature is read from
-        the store.
+        An announcement contains the package's signature. If only the digest is given, the signature
+        is read from the store.
         """
         digest = announced if isinstance(announced, str) else announced.digest
         data = self.store.get(digest)

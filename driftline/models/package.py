@@ -2,8 +2,8 @@
 
 `manifest.json` describes the package. `model.joblib` contains the model, and so does `model.onnx`
 if the model can be converted. `reference.npz` contains samples of the training data. The same
-content always gives the same bytes, and so the same digest: all file times are fixed, and no name
-is random.
+content always gives the same bytes, and therefore the same digest: all file times are fixed, and no
+name is random.
 """
 
 import io
@@ -64,7 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     libraries: dict[str, str]  # library name → version at training time
     metric: Metric
     value: float  # value of the metric on the held-out outcomes
-    rows: int  # number of rows in the final fit
+    rows: int  # number of rows that the model was trained on
     held_out: int  # number of held-out rows
     first_position: int
     last_position: int
@@ -95,7 +95,7 @@ def write_package(
     files[REFERENCE] = save_reference(reference)
     if (total := sum(map(len, files.values()))) > MAX_UNPACKED_BYTES:
         raise PackageCheckFailed(
-            f"the model has {total:,} bytes, at most {MAX_UNPACKED_BYTES:,} are allowed",
+            f"the package has {total:,} bytes; the limit is {MAX_UNPACKED_BYTES:,}",
             hint="remove the largest candidate, or replace it with a class that limits its depth",
         )
     buffer = io.BytesIO()
@@ -123,11 +123,11 @@ def read_manifest(data: bytes) -> Manifest:
     if raw is None:
         raise PackageCheckFailed(f"not a model package: it does not contain {MANIFEST}")
     if len(raw) > MAX_MANIFEST_BYTES:
-        raise PackageCheckFailed(f"the package's {MANIFEST} has {len(raw):,} bytes")
+        raise PackageCheckFailed(f"the package's {MANIFEST} is too large: {len(raw):,} bytes")
     try:
         return msgspec.json.decode(raw, type=Manifest)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or not a manifest
         raise PackageCheckFailed(
-            f"the package's {MANIFEST} is not of format {FORMAT}: {error}",
+            f"the package's {MANIFEST} does not have format {FORMAT}: {error}",
             hint="the package was made by another version of Driftline; train a new one",
         ) from error

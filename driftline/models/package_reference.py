@@ -1,8 +1,8 @@
-"""Encode the reference in a model package (`reference.npz`) to bytes, and decode it from bytes.
+"""Encode and decode `reference.npz`, the reference in a model package, as bytes.
 
-The reference contains samples of the model's training data, with which the monitor compares
-windows. Class and category names are stored as codes and a table, never as pickles, so decoding a
-reference runs no code.
+The reference contains samples of the model's training data. The monitor compares windows with these
+samples. Class and category names are stored as codes and a table, never as pickles, so decoding a
+reference never executes code.
 """
 
 import io
@@ -21,7 +21,7 @@ from driftline.wire.columns import Columns
 # to the package.
 MAX_REFERENCE_ROWS: Final = 10_000
 
-# The file contains a few arrays for each column of each of the two samples.
+# For each of the two samples, the file contains a few arrays per column.
 _LIMITS: Final = ArchiveLimits(20_000, 256 << 20)
 
 NumberArray = NDArray[np.float64]
@@ -31,15 +31,15 @@ ObjectArray = NDArray[np.object_]
 class Reference(msgspec.Struct, frozen=True):
     """Two samples of a model's training data.
 
-    The first sample is the newest `n` rows (at most 10,000) that the model was trained on, in time
-    order. `columns` are their watched and derived features, `positions` are int64 (n,), and
-    `predictions` are the model's class names, object (n,), or numbers, float64 (n,).
+    The first sample contains the newest `n` rows (at most 10,000) that the model was trained on, in
+    time order: their watched and derived features (`columns`), their `positions`, int64 (n,), and
+    the model's `predictions`, either class names, object (n,), or numbers, float64 (n,).
 
-    The second sample is the `m` rows that were held out while models were compared. `held_labels`
-    are their labels. `held_predictions` and `held_scores` (m, k) come from the chosen model before
-    it was fitted again on all rows, because in-sample errors would be too small. `errors` are
-    float64 (m,): 0 or 1 for classification, absolute errors for regression. `classes` is the order
-    of the scores. `held_columns` are the watched and derived features of the newest
+    The second sample contains the `m` rows that were held out while models were compared.
+    `held_labels` are their labels. `held_predictions` and `held_scores` (m, k) come from the chosen
+    model before it was refitted on all rows, because in-sample errors would be too small. `errors`
+    are float64 (m,): 0 or 1 for classification, absolute errors for regression. The scores are in
+    the order of `classes`. `held_columns` are the watched and derived features of the newest
     `min(m, 10,000)` held-out rows. Old packages have neither `classes` nor `held_columns`.
 
     `levels` contains all values of each category in the training data, and `ranges` contains the
@@ -121,9 +121,9 @@ def load_reference(data: bytes) -> Reference:
 
 
 def _array(data: bytes) -> NDArray[Any]:
-    """Decode an array in NumPy's format. Raises ValueError if the header contradicts the size.
+    """Decode an array in NumPy's format. Raises ValueError if the header does not match the size.
 
-    NumPy's own reader would allocate as much memory as the header states.
+    NumPy's own reader is not used, because it would allocate as much memory as the header states.
     """
     file = io.BytesIO(data)
     read = {
@@ -133,7 +133,7 @@ def _array(data: bytes) -> NDArray[Any]:
     shape, by_column, dtype = read(file)
     at = file.tell()
     if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != len(data) - at:
-        raise ValueError(f"an array of {dtype} and shape {shape} in {len(data) - at} bytes")
+        raise ValueError(f"invalid array: {dtype} of shape {shape} in {len(data) - at} bytes")
     flat: NDArray[Any] = np.frombuffer(bytearray(data), dtype, offset=at)
     return flat.reshape(shape, order="F" if by_column else "C")
 
@@ -156,7 +156,7 @@ def _check(reference: Reference) -> None:
 
 def _need(name: str, values: NDArray[Any], length: int) -> None:
     if values.shape != (length,):
-        raise ValueError(f"{name[:100]}: shape {values.shape} where {length} rows are expected")
+        raise ValueError(f"{name[:100]}: shape {values.shape}, but {length} rows were expected")
 
 
 def _pack_columns(

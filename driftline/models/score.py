@@ -36,9 +36,10 @@ SCORED_BY_SKLEARN: Final = frozenset({"k_nearest_neighbours", "hist_gradient_boo
 
 
 def import_sklearn() -> None:
-    """Import in advance the libraries that `SCORED_BY_SKLEARN` models need.
+    """Import the libraries that `SCORED_BY_SKLEARN` models need.
 
-    The import blocks all threads for a few tenths of a second.
+    Call this before such a model is needed, because the import blocks all threads for a few tenths
+    of a second.
     """
     import joblib  # noqa: F401
     import sklearn.ensemble
@@ -141,7 +142,7 @@ class SklearnScorer:
             try:
                 return self._score(matrix)
             except ValueError:
-                # If scaling makes a single value infinite, scikit-learn rejects the whole matrix.
+                # If scaling makes even one value infinite, scikit-learn rejects the whole matrix.
                 infinite = self._scaled_to_infinity(matrix)
                 if not infinite.any():
                     raise
@@ -156,7 +157,7 @@ class SklearnScorer:
         return Scores([self._classes[place] for place in places], None)
 
     def _scaled_to_infinity(self, matrix: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return a mask (n,) of rows that are not finite before the pipeline's last step."""
+        """Return a mask (n,): true for rows that are not finite before the pipeline's last step."""
         scaled: NDArray[Any] = matrix
         for _, step in getattr(self._estimator, "steps", [])[:-1]:
             scaled = step.transform(scaled)
@@ -199,7 +200,7 @@ class Model:
         self._stream = stream
         self._encoder = MatrixEncoder(manifest.schema)
         if self._encoder.width > MAX_WIDTH:
-            raise PackageCheckFailed(f"{digest}: {self._encoder.width:,} columns")
+            raise PackageCheckFailed(f"{digest}: {self._encoder.width:,} columns are too many")
 
     @property
     def schema(self) -> FeatureSchema:
@@ -242,8 +243,8 @@ class Model:
     def check(self) -> None:
         """Score the package's check records and compare the results with the stored results.
 
-        Raises PackageCheckFailed if the stream file no longer fits the model, or if a result
-        differs.
+        Raises PackageCheckFailed if the stream file no longer matches the model, or if a result
+        differs from the stored result.
         """
         if self.manifest.derived != self._stream.derived:
             raise PackageCheckFailed(
@@ -255,7 +256,7 @@ class Model:
         batch = RecordCodec(self._stream).decode([record.record.encode() for record in expected])
         if batch.rejected:
             raise PackageCheckFailed(
-                f"{self.digest}: its check record is rejected: {batch.rejected[0].reason}",
+                f"{self.digest}: a check record is rejected: {batch.rejected[0].reason}",
                 hint="the stream file has changed since this model was trained: train a new one",
             )
         try:
@@ -271,7 +272,7 @@ class Model:
                 raise PackageCheckFailed(
                     f"{self.digest}: it predicts {prediction!r} for a check record, but after its "
                     f"training it predicted {record.prediction!r}",
-                    hint="compare the library versions in `driftline models show`",
+                    hint="compare the installed library versions with `driftline models show`",
                 )
 
     def _score_zeros(self, rows: int) -> None:
@@ -289,7 +290,8 @@ def _agrees(
     probabilities: NDArray[np.float64] | None,
 ) -> bool:
     if scores is not None and probabilities is not None:
-        # Compare probabilities, because rounding may choose either of two equally probable classes.
+        # Compare probabilities instead of classes, because rounding errors decide which of two
+        # equally probable classes is predicted.
         return bool(np.allclose(scores, probabilities, rtol=0, atol=SCORE_TOLERANCE))
     if isinstance(expected, str):
         return expected == prediction

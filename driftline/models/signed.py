@@ -1,8 +1,8 @@
-"""Sign records of the `models` topic in two Kafka headers, and verify their signatures.
+"""Sign and verify records of the `models` topic, with the signature in two Kafka headers.
 
-A signature covers a fixed prefix, the topic, the key and the bytes of the value. Readers therefore
-detect if a record was changed, or was copied to another topic or key. `catalog` decides whether a
-record is still current.
+A signature covers a fixed prefix, the topic, the key and the value. Readers can therefore detect
+that a record was changed, or that it was copied to another topic or key. `catalog` decides whether
+a record is still current.
 """
 
 from typing import Final
@@ -12,8 +12,8 @@ import msgspec
 from driftline.broker.port import Message, Outgoing
 from driftline.models.keys import Signature, Signer, Trusted
 
-SIGNATURE: Final = "driftline_signature"  # name of the header with the Ed25519 signature in hex
-KEY_ID: Final = "driftline_key"
+SIGNATURE: Final = "driftline_signature"  # header that contains the Ed25519 signature in hex
+KEY_ID: Final = "driftline_key"  # header that contains the signing key's id
 # No digest starts with this prefix, so a package's signature is never valid for a record.
 _PREFIX: Final = b"driftline-models-record-1"
 
@@ -50,6 +50,6 @@ def is_signed(message: Message, trusted: Trusted) -> bool:
 
 
 def _signed(topic: str, key: bytes | None, value: bytes | None) -> bytes:
-    # Put each part's length before the part, so that different records never give the same bytes.
+    # Prefix each field with its length, so that different records never give the same bytes.
     parts = (_PREFIX, topic.encode(), key or b"", value or b"")
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

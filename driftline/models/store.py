@@ -15,7 +15,7 @@ from driftline.errors import PackageError, PackageNotFound, StoreUnavailable
 from driftline.models.keys import Signature
 
 # Four times the size of the largest package measured, which contained a random forest. The size is
-# limited because readers load a package into memory.
+# limited because readers load the whole package into memory.
 MAX_PACKAGE_BYTES: Final = 256 << 20
 _MAX_SIGNATURE_BYTES: Final = 4096
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
@@ -31,9 +31,10 @@ def digest_of(data: bytes) -> str:
 
 
 class ModelStore:
-    """The packages under one URL: `<hex digest>.zip` with the signature in `<hex digest>.sig`.
+    """A store of model packages at one URL.
 
-    Raises PackageError if fsspec cannot use the URL.
+    Each package is stored as `<hex digest>.zip`, and its signature as `<hex digest>.sig`. Raises
+    PackageError if fsspec cannot use the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -42,7 +43,7 @@ class ModelStore:
         self.url = url
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:  # unknown protocol, or driver missing
+        except (ValueError, ImportError) as error:  # unknown protocol, or missing driver
             raise PackageError(
                 f"model store {url!r} cannot be used: {error}",
                 hint="check DRIFTLINE_MODEL_STORE, the folder or URL of the model store",
@@ -86,7 +87,7 @@ class ModelStore:
         except (PermissionError, IsADirectoryError) as error:  # other packages may be readable
             raise PackageError(
                 f"{self.url}: cannot read {digest}: {error}",
-                hint="let this user read the package, or copy it back",
+                hint="give this user read access to the package, or restore the package",
             ) from error
         except Exception as error:  # each fsspec driver has its own exceptions
             raise self._unavailable(f"cannot read {digest}", error) from error
@@ -115,7 +116,8 @@ class ModelStore:
         """Return a file's bytes.
 
         Raises PackageError if the file is too large or is not a regular file, because opening a
-        pipe may block forever and a device may have no end. Raises the driver's exceptions, too.
+        pipe may block forever, and reading a device may never end. The driver's exceptions are not
+        caught.
         """
         info = self._files.info(path)
         if info["type"] != "file":
@@ -126,7 +128,8 @@ class ModelStore:
         data = bytearray()
         too_large = (info.get("size") or 0) > max_bytes
         if not too_large:
-            # The size may be unknown or wrong. Some drivers return fewer bytes than requested.
+            # Read in a loop, because the reported size may be missing or wrong, and because some
+            # drivers return fewer bytes than requested.
             with self._files.open(path, "rb") as file:
                 while chunk := file.read(max_bytes + 1 - len(data)):
                     data += chunk
@@ -151,7 +154,7 @@ class ModelStore:
             self._files.pipe_file(part, data)
             self._files.mv(part, path)
         except OSError:
-            if self._files.exists(part):  # free the space of an incomplete file if the disk is full
+            if self._files.exists(part):  # free its disk space, because the disk may be full
                 self._files.rm_file(part)
             raise
 

@@ -18,8 +18,8 @@ Resource = Literal["topic", "group", "transactional-id"]
 Pattern = Literal["literal", "prefixed"]
 Operation = Literal["Read", "Write", "Describe", "DescribeConfigs", "Create"]
 
-# In Kafka, Read and Write imply Describe. Writers look up the maximum record size in the topic's
-# configuration.
+# In Kafka, Read and Write imply Describe. Writers use DescribeConfigs to look up a topic's maximum
+# record size.
 _READ: Final[tuple[Operation, ...]] = ("Read", "DescribeConfigs")
 _WRITE: Final[tuple[Operation, ...]] = ("Write", "DescribeConfigs")
 
@@ -60,8 +60,8 @@ def roles(topics: Topics) -> tuple[str, ...]:
 def commands(rights: tuple[Acl, ...], servers: str) -> Iterator[str]:
     """Yield `kafka-acls.sh` commands that grant the rights.
 
-    Each command covers resources of one type for which a role has the same operations. A comment
-    line precedes each role's commands.
+    Each command grants a role the same operations on one or more resources of the same type. A
+    comment line precedes each role's commands.
     """
     for role, of_role in groupby(rights, key=lambda acl: acl.role):
         yield f"# {role}"
@@ -96,8 +96,8 @@ def _rights(role: str, stream: Stream, topics: Topics) -> Iterator[_Right]:
             if (reads or writes) and operations == wanted:
                 yield "topic", topic.name, "literal", operations
     if any(role in topic.readers for topic in plan) and role != "producers":
-        # Use a prefix: to read broadcast topics, librdkafka also looks up the coordinator of a
-        # second group.
+        # Use a prefix, because librdkafka also looks up a second group's coordinator when it reads
+        # broadcast topics.
         yield "group", topics.group(role), "prefixed", ("Read",)
     exactly_once = role != "inference" or stream.kafka.inference_delivery == "exactly_once"
     if role in SERVICES and exactly_once:

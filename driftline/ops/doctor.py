@@ -1,8 +1,8 @@
 """Check the installation, local services' state files, the broker, its topics and the champion.
 
-Input: settings, `Workers` from the state files, a broker, and a stream if there is one. Output:
-`Check`s: what is right, what is wrong, and what to do. This module also checks keys and the model
-store. To test the store, it writes an empty file and removes it. It changes nothing else.
+Input: settings, `Workers` from the state files, a broker, and optionally a stream. Output: `Check`
+results, with what to do about each problem. This module also checks keys and the model store. To
+test the store, it writes an empty file and removes it. It changes nothing else.
 """
 
 import contextlib
@@ -49,7 +49,8 @@ _DAY_MS = 86_400_000
 # Number of newest records to read from each partition. Their keys show how producers choose
 # partitions.
 _NEWEST = 50
-# If a partition ends with this many consecutive dead letters, all records are probably rejected.
+# The check fails if a partition ends with at least this many consecutive dead letters, because new
+# records will then probably be rejected as well.
 _FEWEST_REJECTED = 20
 
 
@@ -156,7 +157,7 @@ def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> I
     try:
         admin = broker.admin()
     except DriftlineError as error:
-        todo = error.hint or "run `driftline broker up` for a local broker, or name another with -b"
+        todo = error.hint or "run `driftline broker up` for a local broker, or use -b for another"
         yield Check("broker", "fail", error.message, todo)
         return
     try:
@@ -191,7 +192,7 @@ def _check_topics(admin: Admin, stream: Stream) -> Iterator[Check]:
             result: Result = "warn" if difference.keeps_more else "fail"
             yield Check("topics", result, found, f"{todo} own tools")
     for name, limit in sorted(topics.limited_by_size(admin).items()):
-        found = f"{name}: retention.bytes is {limit}: records may be deleted before retention.ms"
+        found = f"{name}: retention.bytes is {limit}, so records may be deleted too early"
         todo = "set it to -1, or large enough for all records within retention.ms"
         yield Check("topics", "warn", found, todo)
 
@@ -231,7 +232,7 @@ def _check_placement(admin: Admin, broker: Broker, stream: Stream) -> Iterator[C
 
 
 def _check_rejected(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Check]:
-    """Check that the newest records and labels of each partition were not all rejected."""
+    """Check that the newest records and labels in each partition were not all rejected."""
     topics = Topics(stream)
     if len(admin.describe([topics.predictions, topics.outcomes, topics.deadletters])) < 3:
         return
@@ -263,7 +264,7 @@ def _check_rejected(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Ch
     for problem in found:
         yield Check(name, "fail", problem, "correct the producer; see `driftline deadletters list`")
     if not found:
-        yield Check(name, "ok", "no partition ends with only dead letters")
+        yield Check(name, "ok", "no partition has only rejected records at its end")
 
 
 def _newest(admin: Admin, broker: Broker, topic: str) -> Iterator[Message]:
@@ -327,7 +328,7 @@ def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Itera
             yield Check("champion", "fail", found, failure.hint or "train a new model")
         return
     if failure is not None:
-        found = f"{failure.message}; no ancestor of it can be used either"
+        found = f"{failure.message}; none of its ancestors can be used either"
         yield Check("champion", "fail", found, failure.hint or "train a new model")
 
 

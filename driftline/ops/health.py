@@ -15,8 +15,8 @@ from driftline.wire.values import parse_time
 # A service writes its state about once a second, but a window with many columns can keep the
 # monitor busy for longer.
 MAX_SILENCE_S = 30.0
-# How long each kind of problem may last before the service is reported as unhealthy. Brokers
-# restart, partitions move between workers, and a batch may take a while.
+# Time that each kind of problem may last before the service is reported as unhealthy. Short
+# problems are normal: brokers restart, partitions move between workers, and batches take time.
 PATIENCE_S: Mapping[TroubleKind, float] = {
     "waiting for Kafka": 120.0,
     "too few partitions": 60.0,
@@ -39,7 +39,7 @@ class Health(msgspec.Struct, frozen=True):
 def judge(state: ServiceState | None, *, now: datetime) -> Health:
     """Judge a service by its last state.
 
-    `state` is None if the service has not written one. `now` must have a time zone.
+    `state` is None if the service has not written a state yet. `now` must have a time zone.
     """
     if state is None:
         return Health(False, "not started yet")
@@ -73,5 +73,5 @@ def _no_usable_model(state: ServiceState) -> str | None:
 
 
 def seconds_since(moment: str, now: datetime) -> float:
-    """Return the seconds from `moment`, an RFC 3339 time, to `now`."""
+    """Return the number of seconds from `moment`, an RFC 3339 time, to `now`."""
     return now.timestamp() - parse_time(moment) / 1e6

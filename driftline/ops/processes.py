@@ -44,13 +44,13 @@ R = TypeVar("R", bound="Running")
 # `kill` treats smaller numbers as process groups. Larger numbers do not fit in the kernel's type.
 Pid = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
-# A service that ends this many times in a row soon after its start is in a crash loop.
+# A service that exits this many times in a row soon after starting is in a crash loop.
 CRASHES = 3
 
 _PROCESSES = "processes.json"
 _SUPERVISOR = "supervisor.json"
 _WANTED = "wanted.json"
-# How often to check whether a process has ended.
+# Interval at which `stop` checks whether processes have ended.
 _LOOK_EVERY_S = 0.05
 
 
@@ -83,11 +83,11 @@ class ServiceState(Running, frozen=True, kw_only=True):
     started: str
     updated: str
     partitions: int = 0  # number of partitions assigned to the worker
-    consumed: int = 0  # messages handled since the start
-    lag: int = 0  # unread messages in the assigned partitions, as of about a second ago
-    published: dict[str, int] = {}  # topic role → messages published there since the start
+    consumed: int = 0  # number of messages handled since the service started
+    lag: int = 0  # unread messages in the assigned partitions, updated about once a second
+    published: dict[str, int] = {}  # topic role → number of messages published since the start
     model: str | None = None  # inference: digest of the model that serves
-    gaps: int = 0  # since the start: input ranges deleted before the service read them
+    gaps: int = 0  # number of input ranges, since the start, that were deleted before being read
     lost: int = 0  # number of offsets in all gaps with a known end
     problem: str | None = None  # outcomes: why labels and records are in different partitions
     rejected: dict[str, str] = {}  # inference: digest or record key of a rejected model → reason
@@ -119,7 +119,7 @@ class Process(Running, frozen=True, kw_only=True):
 
     @property
     def crash_looping(self) -> bool:
-        """Return whether the service has ended `CRASHES` times in a row soon after its start."""
+        """Return whether the service has exited `CRASHES` times in a row soon after starting."""
         return self.failures >= CRASHES
 
 
@@ -170,7 +170,7 @@ def born(pid: int) -> str | None:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        # A change of the wall clock shifts both times equally, so their difference is constant.
+        # A change to the wall clock shifts both times equally, so their difference is constant.
         return str(round((process.create_time() - psutil.boot_time()) * 100))
     except psutil.NoSuchProcess:
         return None
@@ -197,8 +197,8 @@ def read_state(folder: Path, service: Service, slot: int) -> ServiceState | None
 def unreadable(folder: Path, name: str = "*") -> Iterator[str]:
     """Yield a message for each state file that cannot be read, with the reason.
 
-    `name`, without a suffix, selects a single file. The supervisor and running services will soon
-    replace their own files.
+    `name`, without a suffix, selects a single file. The supervisor and running services soon
+    replace their own unreadable files.
     """
     kinds: dict[str, object] = {
         _PROCESSES: tuple[Process, ...],
@@ -217,7 +217,7 @@ def unreadable(folder: Path, name: str = "*") -> Iterator[str]:
 def forget_ended(folder: Path) -> None:
     """Remove the state files of processes that have ended, and unreadable state files.
 
-    A running service writes its file again.
+    A running service soon rewrites its file.
     """
     for path in _state_files(folder):
         state = _read(path, ServiceState)
@@ -265,17 +265,17 @@ def spawn(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            start_new_session=True,  # Ctrl-C in the terminal must not stop it
+            start_new_session=True,  # Ctrl-C in the terminal must not stop the process
         )
 
 
 def stop(processes: Sequence[R], *, patience_s: float) -> tuple[R, ...]:
     """Send SIGTERM to all processes, and wait up to `patience_s` seconds for them to end.
 
-    Processes that are still running after that time are killed and returned. A kill loses no data,
-    because services resume from committed offsets, but the next start takes longer.
+    Processes that are still running after that time are killed and returned. Killing a service
+    loses no data, because services resume from committed offsets, but its next start takes longer.
 
-    If a process belongs to another user, stops the other processes, then raises MachineError.
+    If a process belongs to another user, stop all other processes, then raise MachineError.
     """
     foreign = [process for process in processes if not _send(process, signal.SIGTERM)]
     own = [process for process in processes if process not in foreign]
@@ -290,7 +290,7 @@ def stop(processes: Sequence[R], *, patience_s: float) -> tuple[R, ...]:
     if foreign:
         pids = ", ".join(str(process.pid) for process in foreign)
         raise MachineError(
-            f"these processes belong to another user and still run: {pids}",
+            f"these processes belong to another user and are still running: {pids}",
             hint="stop them as that user",
         )
     return stubborn

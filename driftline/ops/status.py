@@ -1,7 +1,7 @@
 """Report a stream's status from its topics and local workers: lag, champion, drift, decision.
 
 Input: a broker, a stream, and the stream's workers on this machine. Output: a `Status`, with each
-service's lag, the last drift event and the last retrain decision. It changes nothing.
+service's lag, the last drift event and the last retrain decision. This module changes nothing.
 """
 
 from collections import deque
@@ -25,11 +25,11 @@ _LOOK_BACK = 100
 
 
 class ServiceStatus(msgspec.Struct, frozen=True):
-    """A service's workers on this machine, and its lag: the unhandled offsets of each input.
+    """A service's workers on this machine, and its lag: the number of unhandled offsets per input.
 
-    An offset belongs to a record or a transaction marker, so a lag of 1 per partition may mean that
-    no record is left. Handled records are not part of the lag, even if their offsets are not
-    committed yet because a window is open.
+    Transaction markers also have offsets, so a lag of 1 per partition may mean that no record is
+    left. Handled records are not part of the lag, even if their offsets are not committed yet
+    because a window is open.
     """
 
     service: Service

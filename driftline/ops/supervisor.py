@@ -1,4 +1,4 @@
-"""Run the supervisor process, which starts a stream's services and restarts services that end.
+"""Run the supervisor process, which starts a stream's services and restarts them when they exit.
 
 Input: the folder to which `driftline up` writes its requests. Output: the service processes, and
 `processes.json`, `supervisor.json` and a log in the same folder. `driftline up` runs this module
@@ -41,7 +41,7 @@ from driftline.ops.processes import (
 
 log = logging.getLogger(__name__)
 
-# The pause before a restart. It doubles each time the service ends, up to `LONGEST_PAUSE_S`. It is
+# The pause before a restart. It doubles each time the service exits, up to `LONGEST_PAUSE_S`. It is
 # reset once the service has run for `RAN_WELL_S`.
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
@@ -55,7 +55,7 @@ STOP_PATIENCE_S: Final = 30.0
 # interpreter or a native library.
 MAX_OUTPUT_BYTES: Final = 500_000
 _STEP_EVERY_S: Final = 0.2
-# Prefix of the command line's error messages.
+# Prefix of error messages that Driftline's commands print.
 _ERROR: Final = "error: "
 
 P = ParamSpec("P")
@@ -74,7 +74,7 @@ class Supervisor:
     """Keeps services running. This class is not thread-safe.
 
     If an earlier supervisor was killed, its services may still be running. This supervisor adopts
-    them: they continue without interruption, and are restarted when they end.
+    them: they continue without interruption, and are restarted when they exit.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class Supervisor:
         self._request = Request()
         self._kept: dict[str, _Kept] = {}
         self._left = {process.name: process for process in read_processes(folder) if process.alive}
-        # Failing part of a step → its last error, which has been logged.
+        # Failing task of a step → its last error, which has been logged.
         self._failing: dict[str, str] = {}
 
     def step(self) -> None:
-        """Handle a new request, detect services that have ended, and start services that are due.
+        """Handle a new request, detect services that have exited, and start services that are due.
 
-        If one of these parts fails, its error is logged once, and the next call tries it again. The
-        other parts are not affected.
+        If one of these tasks fails, its error is logged once, and the next call retries the task.
+        The other tasks are not affected.
         """
         self._try("the request", self._look_for_a_request)
         for kept in self._kept.values():
@@ -112,7 +112,7 @@ class Supervisor:
         write_processes(self._folder, ())
 
     def _try(self, what: str, do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Run a part of a step. Log its error unless the part failed the same way last time."""
+        """Run one task of a step. Log its error, unless it failed with the same error last time."""
         try:
             do(*args, **kwargs)
         except Exception as error:
@@ -135,7 +135,7 @@ class Supervisor:
         return (*kept, *(process for process in self._left.values() if process.alive))
 
     def _write(self) -> None:
-        # Compare with the files' contents, so that damaged or missing files are written again.
+        # Compare with the files' contents, so that damaged or missing files are also rewritten.
         processes, myself = self._processes(), _myself(self._request.number)
         if processes != read_processes(self._folder):
             write_processes(self._folder, processes)
@@ -196,7 +196,7 @@ class Supervisor:
         log.info("%s started, pid %d", kept.wanted.name, child.pid)
 
     def _how_it_ended(self, kept: "_Kept") -> str:
-        """Describe how a service ended: its exit code, and its last error.
+        """Describe how a service ended: its exit code and its last error.
 
         The error comes from the service's state file or, failing that, from its standard error.
         """
@@ -247,7 +247,7 @@ class _Kept:
         self.started_s = now_s
         self.process = Process(
             pid=child.pid,
-            # A process that ended at once has no start time. Its exit code shows that it ended.
+            # A process that exited at once has no start time. Its exit code shows that it exited.
             born=born(child.pid) or "ended at once",
             service=wanted.service,
             slot=wanted.slot,
@@ -272,7 +272,7 @@ def _signal_name(number: int) -> str:
 
 
 def output_of(wanted: Wanted) -> Path:
-    """Return the file for a service's output outside its log."""
+    """Return the path of the file that receives a service's output outside its log."""
     return Path(wanted.log).with_suffix(".err")
 
 
@@ -314,7 +314,7 @@ def _myself(request: int) -> SupervisorState:
 
 
 def start_supervisor(folder: Path) -> subprocess.Popen[bytes]:
-    """Start a folder's supervisor as a process. It exits at once if another one is running."""
+    """Start a folder's supervisor process. It exits at once if another supervisor is running."""
     command = (sys.executable, "-m", "driftline.ops.supervisor", str(folder.absolute()))
     return spawn(command, folder / "supervisor.err")
 

@@ -23,7 +23,7 @@ from driftline.ops.processes import (
 )
 from driftline.wire.topics import SERVICES, Service
 
-# How long a service may take to start. Importing scikit-learn, pandas and Evidently alone takes
+# Time that a service may take to start. Importing scikit-learn, pandas and Evidently alone takes
 # about 10 s on two slow cores.
 START_PATIENCE_S = 90.0
 UNSUPERVISED = (
@@ -55,7 +55,7 @@ class Workers(msgspec.Struct, frozen=True):
     unreadable: tuple[str, ...] = ()  # the state files that cannot be read, and why
 
     def problems(self) -> Iterator[str]:
-        """Yield a message for each problem; none if all four services are running and healthy."""
+        """Yield a message for each problem. If all four services are healthy, yield nothing."""
         yield from self.unreadable
         if self.supervisor == "ended":
             yield UNSUPERVISED
@@ -76,7 +76,7 @@ class Workers(msgspec.Struct, frozen=True):
 
 
 def look_at_workers(folder: Path, digest: str | None, *, now: datetime) -> Workers:
-    """Inspect all workers. `digest` is the stream file's digest, None if it is unknown."""
+    """Inspect all workers. `digest` is the stream file's digest, or None if it is unknown."""
     damaged = tuple(unreadable(folder))
     processes = {process.name: process for process in read_processes(folder)}
     states = {f"{state.service}-{state.slot}": state for state in read_states(folder)}
@@ -111,7 +111,7 @@ def look_at_workers(folder: Path, digest: str | None, *, now: datetime) -> Worke
 def _problem(
     process: Process | None, state: ServiceState, alive: bool, now: datetime
 ) -> str | None:
-    """Return why a worker is unhealthy; None if it is healthy or was stopped on purpose."""
+    """Return why a worker is unhealthy, or None if it is healthy or was stopped on purpose."""
     if process is not None and process.crash_looping:
         again = f", next start at {process.retry}" if process.retry else ""
         return f"keeps crashing, {process.failures} times in a row{again}: {process.error}"

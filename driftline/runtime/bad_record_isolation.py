@@ -1,9 +1,9 @@
 """Search a batch for the records that make its handler fail, so that no record stops a stream.
 
 Input: batches, and whether handling each chunk failed. Output: smaller and smaller chunks, until a
-single record fails. Such a record is called a culprit. It is tried again once another record has
-been handled. If it fails again, it becomes a dead letter once another record has been handled. If
-too many records in a row fail, the data is probably not to blame, so the service stops.
+single record fails. Such a record is called a culprit. It is retried after another record has been
+handled. If it fails again, it becomes a dead letter after another record has been handled. If too
+many records in a row fail, the data is probably not to blame, so the service stops.
 """
 
 from collections import Counter
@@ -38,8 +38,8 @@ class Isolation:
 
     A failed batch is read again and handled in halves, then in quarters, and so on, until single
     records fail. The records around each culprit may then form large chunks again, so finding k
-    culprits among n records takes about k log n calls. For each chunk of a batch, the loop does the
-    following:
+    culprits among n records takes about k log n handler calls. For each chunk of a batch, the loop
+    does the following:
 
     1. Call `quarantines`. If it returns True, skip the chunk, which is a culprit.
     2. Handle the chunk. If this fails, call `failed`, rewind and read again.
@@ -56,14 +56,13 @@ class Isolation:
         # The largest number of suspect records in a chunk, or 0 for no limit. Set by `failed` and
         # `try_again`.
         self._limit = 0
-        # Records that failed on their own, with the reasons. `try_again` and `committed` remove
-        # them.
+        # Records that failed on their own → the reason. `try_again` and `committed` remove entries.
         self._culprits: dict[_Place, str] = {}
         # Skipped culprits. Cleared by `take_proven`, and by `reread`, after which they are read
         # again.
         self._unproven: list[Message] = []
-        # How often each record failed on its own. `committed` removes records that will not be
-        # read again.
+        # The number of times that each record has failed on its own. `committed` removes records
+        # that will not be read again.
         self._failures: Counter[_Place] = Counter()
         self._in_a_row = 0  # dead letters since a record was last handled; reset by `succeeded`
         self._has_succeeded = False  # set when the first record is handled; never reset
@@ -87,9 +86,10 @@ class Isolation:
             start = end
 
     def quarantines(self, messages: Messages) -> bool:
-        """Return whether a chunk is a culprit. A culprit is held back until `take_proven`.
+        """Return whether a chunk is a culprit. A culprit is stored until `take_proven` returns it.
 
-        Raises DriftlineError after too many culprits in a row for the data to be the cause.
+        Raises DriftlineError after more than `MAX_CULPRITS_IN_A_ROW` consecutive culprits, because
+        the data is then probably not the cause.
         """
         if not self._culprits or _place(messages[0]) not in self._culprits:
             return False

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 class BroadcastReader:
     """Read a worker's broadcast topics. One object serves all of the worker's sessions in turn.
 
-    The first `read` of each session creates a consumer. At its end, the session closes or abandons
-    the consumer.
+    The first `read` of each session creates a consumer. When a session ends, it closes or abandons
+    its consumer.
     """
 
     def __init__(
@@ -29,9 +29,9 @@ class BroadcastReader:
         self._logs = logs
         self._client_id = f"{client_id}-broadcast"
         self._max_records = max_records
-        # Created by a session's first `read`, reset to None by `close` and `abandon`.
+        # Created by a session's first `read`; reset to None by `close` and `abandon`.
         self._consumer: Consumer | None = None
-        # The next offset to read in each partition, set by `remember`.
+        # The offset in each partition from which the next session reads. Set by `remember`.
         self._positions: dict[TopicPartition, int] = {}
 
     def read(self, send: Callable[[Output], None]) -> bool:
@@ -81,7 +81,7 @@ class BroadcastReader:
             send(self._handler.on_broadcast(found))
 
     def remember(self) -> None:
-        """Store the current positions. Call this after all results so far have been committed."""
+        """Store the current positions. Call this only after all results have been committed."""
         if self._consumer is not None:
             for partition in self._consumer.assignment():
                 self._positions[partition] = self._consumer.position(partition)

@@ -49,10 +49,9 @@ class GroupProgress:
 class LogChange(msgspec.Struct, frozen=True):
     """A change in an input partition's log since the group last read it.
 
-    Also reports a broadcast topic that was recreated while this worker was running. Reading resumes
-    at `start`. `unread` is the first offset that was deleted before being read, or
-    None if nothing was lost. `is_new_topic` is True if the group is not known to have read this
-    topic.
+    It can also report that a broadcast topic was recreated while this worker was running. Reading
+    resumes at `start`. `unread` is the first offset that was deleted before it was read, or None if
+    nothing was lost. `is_new_topic` is True unless the group is known to have read this topic.
     """
 
     partition: TopicPartition
@@ -89,8 +88,8 @@ class Handler(ABC):
         """Return the assigned partitions that must not be read now (back-pressure).
 
         `on_broadcast`, `on_tick` and `on_group_progress` are still called while partitions are
-        paused. Pausing a partition discards its prefetched records, so do not pause for single
-        batches.
+        paused. Pausing a partition discards its prefetched records, so do not pause it for just one
+        batch.
         """
         return frozenset()
 
@@ -100,8 +99,8 @@ class Handler(ABC):
         """Rebuild the state of newly assigned partitions from the checkpoints in `resume`.
 
         If a partition has no committed offset, its checkpoint is the start of its log, without
-        metadata. To read from other offsets, return them. State from an earlier assignment has
-        already been dropped.
+        metadata. To start reading at other offsets, return these offsets. State from an earlier
+        assignment has already been dropped.
         """
         return None
 
@@ -154,8 +153,8 @@ class Handler(ABC):
     def on_committed(self) -> None:
         """Save state that must never be ahead of a commit, such as a cache or a snapshot.
 
-        Called after each successful commit of the `offsets_to_commit`, and never after a failed
-        commit. Raises TransactionAborted if the handler's state must be rebuilt.
+        Called after each successful commit, and never after a failed commit. Raises
+        TransactionAborted if the handler's state must be rebuilt.
         """
         return
 

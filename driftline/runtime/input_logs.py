@@ -35,20 +35,20 @@ class InputLogs:
     """The logs of one worker's input topics. One object serves all of the worker's sessions.
 
     It remembers the worker's latest commits, for two reasons. First, Kafka deletes a topic's
-    committed offsets together with the topic. Second, for minutes after a crash, a broker (Kafka
-    4.1.0) may report that the group has committed nothing. Reading everything again would then
-    publish all results twice.
+    committed offsets together with the topic. Second, a broker (Kafka 4.1.0) may report for minutes
+    after a crash that the group has committed nothing. Reading all records again would then publish
+    all results twice.
     """
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         # Topic ids by name. Updated by `compare` and `compare_broadcasts`.
         self._ids: dict[str, str] = {}
-        # Each partition's latest known commit. Set by `remember` and `_check_commits`. The latter
-        # also removes partitions that now belong to other workers.
+        # Each partition's latest known commit. Set by `remember` and `_check_commits`.
+        # `_check_commits` also removes partitions that now belong to other workers.
         self._known: dict[TopicPartition, Committed] = {}
-        # True if a transaction may have committed newer offsets than `_known`. Set by `expect`,
-        # reset by `remember` and when Kafka returns the committed offsets.
+        # True if a transaction may have committed newer offsets than `_known`. Set by
+        # `begin_commit`; reset by `remember`, and when Kafka returns the committed offsets.
         self._is_outcome_unknown = False
 
     def partitions(self, topics: Iterable[str]) -> tuple[TopicPartition, ...]:
@@ -71,9 +71,10 @@ class InputLogs:
     ) -> dict[TopicPartition, ResumePoint]:
         """Return each partition's resume point.
 
-        `found` contains the committed offsets of all of this worker's partitions, or is None to
-        ignore them. Raises BrokerError. Raises BrokerUnavailable if Kafka does not return an offset
-        that this worker has committed, and a later commit may have replaced that offset.
+        `found` contains the committed offsets of all of this worker's partitions, or is None if
+        committed offsets do not matter. Raises BrokerError. Raises BrokerUnavailable if Kafka does
+        not return an offset that this worker has committed, and a later commit may have replaced
+        that offset.
         """
         wanted = list(partitions)
         topics = sorted({partition.topic for partition in wanted})
@@ -106,7 +107,7 @@ class InputLogs:
         return changed
 
     def have_changed(self) -> bool:
-        """Return whether a topic was recreated since it was last compared. Raises BrokerError."""
+        """Return whether a topic was recreated since the last comparison. Raises BrokerError."""
         admin = self._broker.admin()
         try:
             ids = admin.topic_ids(sorted(self._ids))
@@ -258,6 +259,6 @@ def loss_message(change: LogChange) -> str:
     assert change.unread is not None
     return (
         f"{topic}[{partition}]: offsets {change.unread} to {change.start - 1} were deleted before "
-        f"they were read; resuming at {change.start}. Set the topic's "
-        "retention longer than your longest downtime"
+        f"they were read; resuming at {change.start}. Set the topic's retention to more than your "
+        "longest downtime"
     )

@@ -30,12 +30,12 @@ from driftline.runtime.session import Session
 
 log = logging.getLogger(__name__)
 
-# A one-record transaction takes a median of 11 ms, which is negligible every 200 ms.
+# Committing a one-record transaction takes a median of 11 ms, which is negligible every 200 ms.
 COMMIT_INTERVAL_S = 0.2
-# Without transactions, each commit waits for all acknowledgements. At one commit a second, this
-# costs little speed, and a killed worker's successor repeats little work.
+# Without transactions, each commit waits for all acknowledgements. With one commit a second, this
+# wait costs little throughput, and a killed worker's successor repeats little work.
 AT_LEAST_ONCE_INTERVAL_S = 1.0
-# The interval between calls of `on_group_progress`, each of which costs a round trip to the broker.
+# The interval between calls to `on_group_progress`, which each cost a round trip to the broker.
 PROGRESS_INTERVAL_S = 1.0
 # After more than this many consecutive aborted transactions, the session is replaced.
 MAX_ABORTS_IN_A_ROW = 5
@@ -78,7 +78,7 @@ class Loop:
     - After any other failure, the session is abandoned and the error is raised. The next step opens
       a new session.
 
-    If an input topic was recreated, the session commits and is abandoned, without raising an error.
+    If an input topic was recreated, the session commits and is then abandoned. No error is raised.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Loop:
             )
         self._commit_interval_s = commit_interval_s
         self._last_commit_s = clock.monotonic()  # set by `_commit`, even if nothing is committed
-        # When the next `on_group_progress` is due.
+        # The time at which the next `on_group_progress` is due.
         self._next_progress_s = self._last_commit_s + PROGRESS_INTERVAL_S
         # Opened by `step`. Reset to None when abandoned, so that `close` cannot commit after a
         # failure.
@@ -123,11 +123,11 @@ class Loop:
             handler, broker, self._logs, client_id=self._client_id, max_records=max_records
         )
         self._isolation = Isolation()
-        self._aborts = 0  # number of consecutive aborts; reset by a commit, and above the limit
+        self._aborts = 0  # consecutive aborts; reset by a commit, and when the limit is exceeded
         self._on_connection = on_connection
-        self._problem_since_s: float | None = None  # time of first failure; None if Kafka works
+        self._problem_since_s: float | None = None  # time of the first failure; None if Kafka works
         self._failures = 0  # failed sessions since Kafka last worked
-        self._fenced_s = float("-inf")  # when this worker was last fenced; never reset
+        self._fenced_s = float("-inf")  # the time at which this worker was last fenced
         # The stalled positions for which clients were last replaced; never reset.
         self._stuck_at: dict[TopicPartition, int] = {}
 
@@ -303,7 +303,7 @@ class Loop:
         if now_s < self._next_progress_s and not session.was_assigned:
             return
         if self._isolation.is_unproven:
-            return  # positions are past records that the handler has not processed
+            return  # the positions are past culprits that are not yet dead letters
         self._next_progress_s = now_s + PROGRESS_INTERVAL_S
         try:
             works = session.report_progress()
@@ -311,7 +311,7 @@ class Loop:
         except (InstanceFenced, Stuck, TransactionAborted):
             raise
         except BrokerError as error:
-            # The clients may recover by themselves. Try again after the interval.
+            # The clients may recover on their own. Try again after `PROGRESS_INTERVAL_S`.
             self._failed(error)
         else:
             if works and not session.is_dirty:

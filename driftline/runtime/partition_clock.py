@@ -22,7 +22,7 @@ from driftline.wire.commit_metadata import Position, Step
 AGREEING: Final = 10
 # In a sparse partition, the step from one record to the next may exceed any fixed limit. So a step
 # is also plausible if it is at most `_LONGER` times the longest of the last `_STEPS` steps. A gap
-# between independent records exceeds this only once in 10^5 records.
+# between independent records exceeds this limit only once in 10^5 records.
 _LONGER: Final = 4
 _STEPS: Final = 8
 # The limits on the axis (event time or rows) that the stream's windows do not use. Cooldowns and
@@ -34,7 +34,7 @@ MAX_AHEAD_ROWS: Final = 1_000_000
 class ClockState(msgspec.Struct, frozen=True, omit_defaults=True):
     """A clock's state between two records, stored in a commit's metadata."""
 
-    # The largest accepted position. In the JSON, this field still has its original name.
+    # The largest accepted position. In JSON, this field still has its original name, `reached`.
     max_position: Position | None = msgspec.field(name="reached", default=None)
     steps: tuple[Step, ...] = ()  # the most recent forward steps, at most `_STEPS`
     # Positions of consecutive records that are ahead and not yet accepted.
@@ -113,7 +113,7 @@ class PartitionClock:
         return max(self._max_ahead, _LONGER * max(self._steps, default=0))
 
     def _agree(self) -> int:
-        """Advance through the records that are ahead while the steps between them are plausible.
+        """Advance to the records that are ahead, up to the first implausible step between them.
 
         Return the clock's new max position.
         """
@@ -128,7 +128,7 @@ class PartitionClock:
             if position > self.max_position + limit:
                 break
             self.max_position = position
-        # Also store the leap as a step. If event times are dates, the next day's leap is as long.
+        # Also store the leap as a step. If event times are dates, the next leap is equally long.
         if leap:
             self._steps.insert(0, leap)
         self._ahead = [position for position in self._ahead if position > self.max_position]

@@ -36,9 +36,9 @@ _PATIENT_CHECKS = 100
 
 
 class Session:
-    """One membership in a service's group, with a producer and a broadcast consumer.
+    """A worker's membership in a consumer group, with a producer and a broadcast consumer.
 
-    `on_reread` is called when uncommitted records will be read again, by this worker or another.
+    `on_reread` is called when this or another worker will read uncommitted records again.
     Raises BrokerError if the broker is unreachable or rejects a request.
     """
 
@@ -66,7 +66,7 @@ class Session:
         # handler and clears the list.
         self._changes: list[LogChange] = []
         self._checks = 0  # calls to `report_progress` since topic ids were last compared
-        # The positions, at the last check, of unpaused partitions that had unread records.
+        # Positions of unpaused partitions with unread records, as of the last `report_progress`.
         self._behind: dict[TopicPartition, int] = {}
         self._checks_without_progress = 0  # reset when `_behind` changes or is empty
         self._on_reread = on_reread
@@ -89,7 +89,7 @@ class Session:
             raise
 
     def _join(self, group: str) -> Consumer:
-        # With an instance id, a worker restarted in its slot gets its partitions immediately.
+        # With an instance id, a worker restarted in its slot gets its partitions back immediately.
         consumer = self._broker.consumer(
             group, client_id=self._client_id, instance_id=self._client_id
         )
@@ -107,8 +107,8 @@ class Session:
     def poll(self, timeout_s: float) -> Messages:
         """Return the next records of partitions that are not paused.
 
-        If a topic was recreated, commits and raises TopicRecreated. The caller must then abandon
-        the session.
+        If a topic was recreated, commit and raise TopicRecreated. The caller must then abandon the
+        session.
         """
         if self._checks >= _CHECKS_BETWEEN_IDS:
             self._checks = 0
@@ -145,9 +145,9 @@ class Session:
     def report_progress(self) -> bool:
         """Pass the group's progress to the handler. Return whether this proves that Kafka works.
 
-        If this worker has no partitions, no request is sent, so only a new assignment (even an
-        empty one) proves it. If records are unread, reading them may still fail, so only the next
-        commit proves it.
+        If this worker has no partitions, no request is sent. In this case, only a new assignment,
+        even an empty one, is proof. If records are unread, reading them may still fail. In this
+        case, only the next commit is proof.
         """
         was_assigned, self.was_assigned = self.was_assigned, False
         self._checks += 1
@@ -183,7 +183,7 @@ class Session:
         return {partition: without_topic_id(at)[1] for partition, at in found.items()}
 
     def read_broadcasts(self) -> bool:
-        """Pass new records of the broadcast topics to the handler, as `BroadcastReader.read`."""
+        """Pass new broadcast records to the handler. Return what `BroadcastReader.read` returns."""
         found = self._broadcasts.read(self.send)
         self.is_dirty = self.is_dirty or found
         return found
@@ -212,7 +212,7 @@ class Session:
             self._positions[partition] = start
             self._unread[partition] = max(start, handled(at.committed))
         self._changes += [at.change for at in found.values() if at.change is not None]
-        # Commit again what Kafka has lost, even if no more records arrive.
+        # Recommit offsets that Kafka has lost, even if no more records arrive.
         self.is_dirty |= any(at.change is None and p not in committed for p, at in found.items())
         self.was_assigned = True
 
@@ -263,7 +263,7 @@ class Session:
                 is_committed = True
             except TransactionAborted as error:
                 # The partitions' next owner will handle their uncommitted records again.
-                log.warning("transaction aborted while partitions were revoked: %s", error.message)
+                log.warning("transaction aborted during a partition revocation: %s", error.message)
             if not is_committed:
                 self._replace_producer()
         self._drop(partitions)
@@ -325,7 +325,7 @@ class Session:
            to handle.
         2. With exactly-once, add these offsets to the transaction and commit it. With
            at-least-once, wait until all sent records are acknowledged, then commit the offsets.
-        3. Store the committed offsets and the positions in the broadcast topics.
+        3. Store the committed offsets and the broadcast topics' positions in memory.
         4. Call the handler's `on_committed`.
         """
         if not self.is_dirty:
@@ -360,7 +360,7 @@ class Session:
             transaction_timeout_s=TRANSACTION_TIMEOUT_S,
             client_id=self._client_id,
             # Readers drop a result unless its source offset exceeds all earlier source offsets. If
-            # a record failed but a later record was written, readers would drop the retried record.
+            # a send failed but a later send succeeded, readers would drop the retried record.
             gapless=not self._exactly_once,
         )
         if self._exactly_once:

@@ -1,8 +1,8 @@
-"""Decode a batch of JSON values from Kafka into structs, with a reason for each bad value.
+"""Decode a batch of JSON values from Kafka into structs, and reject bad values with a reason.
 
-Decoding a record of four numbers takes 0.35 µs with `map` over `decode`. msgspec's `decode_lines`
-would take longer, because it needs the batch as one text, and one bad record would fail the whole
-batch.
+Decoding a record of four numbers with `map(decode, values)` takes 0.35 µs. msgspec's `decode_lines`
+would take longer, because the values would have to be joined first. It would also fail for the
+whole batch if one record were bad.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class Decoded(msgspec.Struct, Generic[T], frozen=True):
 
 
 def decode_each(decode: Callable[[bytes], T], values: Sequence[bytes | None]) -> Decoded[T]:
-    """Decode each value. Return bad values in `rejected`, with a reason, instead of raising.
+    """Decode each value. Values that cannot be decoded are listed in `rejected`, with reasons.
 
     All bytes must be UTF-8, even in fields that the struct skips, because the raw value is
     published again, for example inside a prediction.

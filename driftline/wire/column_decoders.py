@@ -1,7 +1,7 @@
 """Build JSON decoders for a stream's columns, and explain decoding errors.
 
 Input: column names, each with its allowed JSON types. Output: a function that decodes bytes to a
-struct with one field per column. The field of an absent column is None.
+struct with one field per column. The field is None if the JSON lacks the column.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,8 @@ from driftline.wire.values import shortened, text
 Scalar = str | int | float | bool | None
 IdType = str | int | float | None
 
-# Callers raise UnicodeDecodeError when they check the encoding of fields that the schema skips.
+# UnicodeDecodeError comes from callers, which also check the encoding of fields that the schema
+# skips.
 DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -30,9 +31,9 @@ def make_struct(types: Mapping[str, Any], *, refuse_unknown: bool) -> type[msgsp
 
 
 def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[[bytes], Any]:
-    """Return a function that decodes JSON to a struct with the same fields as `make_struct`'s.
+    """Return a function that decodes JSON to a struct with the fields that `make_struct` defines.
 
-    The function raises `DECODE_ERRORS`; `reason_of` explains them.
+    The function raises one of `DECODE_ERRORS`, which `reason_of` explains.
     """
     known = make_struct(types, refuse_unknown=refuse_unknown)
     if known is not None:
@@ -60,7 +61,10 @@ def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[
 
 
 def id_reader(column: str) -> Callable[[bytes | None], str | None]:
-    """Return a function that decodes only a record's id, and returns None if it is unreadable."""
+    """Return a function that decodes only a record's id.
+
+    The function returns None if the id is missing or unreadable.
+    """
     decode = make_decoder({column: IdType}, refuse_unknown=False)
 
     def read(value: bytes | None) -> str | None:
@@ -101,7 +105,7 @@ _TYPES: Final = {
 
 
 def reason_of(error: Exception) -> str:
-    """Return why a record or label was rejected: the column and what was expected, shortened."""
+    """Return the reason why a record or label cannot be decoded, shortened if it is long."""
     return shortened(_whole_reason(error))
 
 

@@ -1,4 +1,4 @@
-"""Hold decoded records as NumPy columns, the form that models, the monitor and the trainer use."""
+"""Hold decoded records in memory as NumPy columns, for models, the monitor and the trainer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from driftline.config.stream_sections import Axis
 
 
 class Columns:
-    """The columns of n records, in the order of the stream file.
+    """The columns of n records, in the order in which the stream file lists them.
 
     `numbers` are float64 arrays (n,), with NaN for missing values; derived features come last.
     `categories` are object arrays (n,) of str, with None for missing values.

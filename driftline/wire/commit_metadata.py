@@ -1,8 +1,8 @@
-"""Decode and check the metadata that services commit to Kafka beside their offsets.
+"""Decode and check the metadata that services commit to Kafka along with their offsets.
 
-Input: a group's commits, which a tool that resets offsets may also have written. Output: a struct,
-or None if the metadata is invalid. The bounds of the struct's fields define the numbers from
-which a service can resume.
+Input: a consumer group's commits, some of which a tool that resets offsets may have written.
+Output: a struct, or None if the metadata is invalid. The bounds of the struct's fields define the
+numbers from which a service can resume.
 """
 
 import logging
@@ -19,8 +19,8 @@ from driftline.wire.column_decoders import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
 
-# This limit leaves room for times in the years 1 to 9999 in microseconds, and for record numbers,
-# plus or minus the longest span that a stream file may contain.
+# A position is a record number, or a time in the years 1 to 9999 in microseconds. This limit allows
+# for every position, plus or minus the longest span that a stream file may contain.
 _FURTHEST: Final = 2**59
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Position = Annotated[int, Meta(ge=-_FURTHEST, le=_FURTHEST)]
@@ -32,10 +32,9 @@ _BY: Final[Mapping[Axis, str]] = {"time": "by event time (`span`)", "row": "in r
 
 
 class Kind(NamedTuple):
-    """The kind of metadata that is committed with a topic's offsets.
+    """Describes the metadata that is committed with a topic's offsets.
 
-    `struct` is the metadata's type. `otherwise` describes the consequence if the metadata cannot be
-    used.
+    `struct` is the metadata's type. `otherwise` says what happens if the metadata is invalid.
     """
 
     struct: type[msgspec.Struct]
@@ -61,11 +60,11 @@ def metadata_of(committed: Committed, struct: type[T]) -> T | None:
 def usable(
     resume: Mapping[TopicPartition, Committed], group: str, kinds: Mapping[str, Kind], axis: Axis
 ) -> dict[TopicPartition, Committed]:
-    """Return a group's commits without invalid metadata, and log a warning for each removal.
+    """Return a group's commits with invalid metadata removed. Log a warning for each removal.
 
-    `kinds` describes the metadata by topic. The metadata of all other topics is left unchanged.
-    Raises StreamFileError if the group committed with windows on the other axis, because positions
-    on different axes cannot be compared.
+    `kinds` maps topics to their kinds of metadata. Metadata of all other topics is left unchanged.
+    Raises StreamFileError if the commits were made with windows on the other axis, because
+    positions on different axes cannot be compared.
     """
     found = {}
     for partition, committed in resume.items():
@@ -78,11 +77,11 @@ def usable(
                 f"processed with windows {_BY[before]}",
                 hint="change `windows` back, or give the stream another name and new topics",
             )
-        is_empty = committed.metadata in ("", "{}")  # `{}`: the topic's id was its only content
+        is_empty = committed.metadata in ("", "{}")  # `{}`: only the topic's id was stored
         if kind is not None and not is_empty and stored is None:
             log.warning(
-                "group %s, %s[%d]: the metadata beside the committed offset %d is not Driftline's "
-                "and is ignored: %s",
+                "group %s, %s[%d]: ignoring the metadata of the committed offset %d, which "
+                "Driftline did not write: %s",
                 group,
                 partition.topic,
                 partition.partition,
@@ -101,7 +100,8 @@ class _Published(msgspec.Struct, frozen=True):
 def handled(committed: Committed | None) -> int:
     """Return the first offset that a group has not handled yet.
 
-    The committed offset may be smaller, because the group rebuilds its state from that offset on.
+    The committed offset may be smaller, because the group rereads records from there to
+    rebuild its state.
     In this case, the metadata contains the offset up to which results were published.
 
     >>> handled(Committed(10, '{"published": 25}')), handled(Committed(10)), handled(None)
@@ -109,5 +109,5 @@ def handled(committed: Committed | None) -> int:
     """
     if committed is None:
         return 0
-    found = metadata_of(committed, _Published)  # None if another program wrote it
+    found = metadata_of(committed, _Published)  # None if the metadata is invalid
     return committed.offset if found is None else max(committed.offset, found.published)

@@ -1,8 +1,8 @@
-"""Encode events as Kafka messages and decode them: JSON values, CloudEvents headers, dead letters.
+"""Encode and decode events as Kafka messages: JSON values, CloudEvents headers, dead letters.
 
-Events in single-partition topics have headers that follow CloudEvents 1.0 in Kafka's binary mode
-(`ce_id`, `ce_type`, …). Predictions and outcomes have no such headers, because headers would double
-the cost of producing them.
+Events in the `windows`, `drift`, `retrain` and `models` topics have CloudEvents 1.0 headers in
+binary mode (`ce_id`, `ce_type`, …). Predictions and outcomes have no such headers, because headers
+would double the cost of producing these events.
 """
 
 import logging
@@ -57,14 +57,14 @@ def decode(decoder: msgspec.json.Decoder[T], message: Message) -> T:
 def decode_or_skip(decoder: msgspec.json.Decoder[T], message: Message) -> T | None:
     """Decode one message. If it is not a Driftline event, log a warning and return None.
 
-    Use this function to report on a topic, where one foreign record must not hide all other
-    records. Repeated warnings about the same topic are counted instead of written.
+    Use this function in reports about a topic, so that one foreign record does not hide all other
+    records. Repeated warnings about the same topic are counted instead of logged.
     """
     try:
         return decode(decoder, message)
     except DataError as error:
         log.warning(
-            "skipping a record that is not Driftline's: %s",
+            "skipping a record that Driftline did not write: %s",
             error.message,
             extra=alike(message.topic),
         )
@@ -95,7 +95,7 @@ def rare(topic: str, event: Event, *, id: str, key: str | None = None) -> Outgoi
 
 
 def dead_letter(topic: str, message: Message, *, reason: str, service: str) -> Outgoing:
-    """Return a dead letter: the unchanged message, with its origin and the reason as headers."""
+    """Return a dead letter: the unchanged message, plus headers with its origin and the reason."""
     return Outgoing(
         topic=topic,
         key=message.key,
@@ -113,7 +113,7 @@ def dead_letter(topic: str, message: Message, *, reason: str, service: str) -> O
 
 
 class DeadLetterOrigin(msgspec.Struct, frozen=True):
-    """The headers of a dead letter: the origin of the record, and why `service` rejected it."""
+    """A dead letter's headers: the record's origin, and why `service` rejected the record."""
 
     reason: str
     service: str
@@ -123,15 +123,15 @@ class DeadLetterOrigin(msgspec.Struct, frozen=True):
 
 
 def dead_letter_origin(message: Message) -> DeadLetterOrigin:
-    """Read the headers of a dead letter. Raises DataError if they are missing or invalid."""
-    # If a dead letter was resent with its headers and rejected again, the message has two sets of
-    # headers. The dict keeps the last set, which describes the last rejection.
+    """Decode a dead letter's headers. Raises DataError if the headers are missing or invalid."""
+    # If a dead letter was resent with its headers and rejected again, the new dead letter has two
+    # sets of headers. The dict keeps the last set, which describes the last rejection.
     headers = {name: value.decode("utf-8", "replace") for name, value in message.headers}
     try:
         return msgspec.convert(
             {name: headers[f"driftline_{name}"] for name in DeadLetterOrigin.__struct_fields__},
             DeadLetterOrigin,
-            strict=False,  # header values are text, even for numbers
+            strict=False,  # header values are text, so convert the numbers
         )
     except (KeyError, msgspec.ValidationError) as error:
         raise DataError(f"{message.place}: not a dead letter: {shortened(str(error))}") from error

@@ -1,8 +1,8 @@
-"""Define the events that Driftline publishes to its Kafka topics, as frozen structs.
+"""Define the structs of the events that Driftline publishes to its Kafka topics.
 
 Values are JSON with snake_case names. Times are RFC 3339 in UTC, ids are strings, digests are
 `sha256:…`, and a missing value is `null`. A `position` is an integer on the axis of the stream's
-windows: the record's number, or microseconds since 1970 UTC. Feature records and labels are not
+windows: a record number, or microseconds since 1970 UTC. Feature records and labels are not
 defined here, because they are the user's own JSON (`wire.feature_records`, `wire.labels`).
 """
 
@@ -15,8 +15,8 @@ from msgspec import Meta
 from driftline.config.stream_sections import DriftKind, Metric, Task
 from driftline.wire.values import parse_time
 
-Value = str | float  # class name, or number for regression
-# The largest record number. Readers that parse JSON numbers as floats would change a larger number
+Value = str | float  # class name, or a number for regression
+# The largest record number. Readers that parse JSON numbers as floats would round a larger number
 # (RFC 8259, section 6), and sums of larger positions might not fit into 64 bits.
 MAX_ROW: Final = 2**53 - 1
 RowNumber = Annotated[int, Meta(ge=0, le=MAX_ROW)]
@@ -35,13 +35,13 @@ class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
 
 
 def check_time(value: str | None) -> None:
-    """Raise ValueError if the value is not a valid time. msgspec reports it as a decode error."""
+    """Raise ValueError if a time is not valid. msgspec converts this error to a decode error."""
     if value is not None:
         parse_time(value)
 
 
 def event_id(kind: str, *parts: object) -> str:
-    """Return a stable id: the same parts give the same id, in a live run and in a replay.
+    """Return a stable id: the same arguments give the same id, in a live run and in a replay.
 
     >>> event_id("drift", "data", 7)
     'drift-52cf42d9f7f3'
@@ -50,7 +50,7 @@ def event_id(kind: str, *parts: object) -> str:
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-# ---- predictions and outcomes (the hot topics) ---------------------------------------------------
+# ---- predictions and outcomes (high-volume topics) -----------------------------------------------
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
     """A model's prediction for one record. `record` contains the record's raw bytes.
 
     `ahead` is true if the record's position is implausibly far ahead of earlier records in the same
-    partition. Windows, watermarks and training ignore such a record.
+    partition. Windows, watermarks and training ignore such records.
     """
 
     record_id: str
@@ -104,10 +104,10 @@ class Log(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Offsets `[start, end)` of a partition whose records were deleted before they were read.
+    """A range of offsets in a partition whose records were deleted before they were read.
 
-    `end` is None if the topic was recreated, because the number of lost records is then unknown.
-    `topic` is empty for the feature topic.
+    The range is `[start, end)`. `end` is None if the topic was recreated, because the number of
+    lost records is then unknown. `topic` is empty for the features topic.
     """
 
     partition: PartitionNumber
@@ -119,12 +119,12 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
 class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
     """Declares that no more records below `position` are expected in this partition.
 
-    `position` is None until the partition has had a record with a readable position. Inference also
-    writes a watermark when it starts to read a new log. It writes one for each dead letter and each
-    gap, in offset order, so that the `predictions` topic accounts for every feature record. In the
-    `outcomes` topic, the outcomes service writes a watermark for each label that became a dead
-    letter, and the outcomes service and the monitor write a watermark for each gap that they
-    detect.
+    `position` is None until the partition has had a record with a readable position. Inference
+    writes watermarks for idle partitions and when it starts to read a new log. It also writes a
+    watermark for each dead letter and each gap, in offset order, so that the `predictions` topic
+    accounts for every feature record. In the `outcomes` topic, the outcomes service writes a
+    watermark for each label that became a dead letter, and the outcomes service and the monitor
+    write a watermark for each gap that they detect.
     """
 
     position: Position | None
@@ -134,7 +134,7 @@ class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
 
 
 class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
-    """A prediction joined with its label. `revision` counts changes of the label, starting at 0.
+    """A prediction joined with its label. `revision` counts changes to the label, starting at 0.
 
     `ahead` is true if it is true in the prediction, or if the label's position is implausibly far
     ahead of earlier labels in the same partition.
@@ -163,14 +163,14 @@ class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
 
 
 class DriftEvent(Event, frozen=True, tag="drift"):
-    """A change to a drift event: opened, updated or resolved. Each change has the event's `id`."""
+    """A change to a drift event: opened, updated or resolved. An event's changes share its `id`."""
 
     id: str
     action: Literal["opened", "updated", "resolved"]
     kind: DriftKind
     columns: tuple[str, ...]
     # Severity by kind: for data and prediction, the largest effect plus the harm; for quality, the
-    # share of affected records; for performance, the increase of the error as a fraction of the
+    # share of affected records; for performance, the increase in the error as a fraction of the
     # earlier error.
     severity: float
     message: str
@@ -180,8 +180,8 @@ class DriftEvent(Event, frozen=True, tag="drift"):
     detector: str | None
     windows: tuple[str, ...]  # id of the window or pane that caused this change
     report: str | None = None  # file name of the HTML report in the reports folder, or None
-    # For data, prediction and quality: the estimated increase of the error, as a fraction of the
-    # held-out error. It is 0.0 if the increase may be due to chance, None if there is no estimate.
+    # For data, prediction and quality: the estimated increase in the error, as a fraction of the
+    # held-out error. 0.0 if the increase may be due to chance; None if there is no estimate.
     harm: float | None = None
 
 
@@ -204,7 +204,7 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """One candidate model that was trained on one range of the outcomes."""
+    """One candidate model that was trained on one range of outcomes."""
 
     candidate: str
     parameters: dict[str, str | _Int64 | float | bool | None]
@@ -264,9 +264,9 @@ class ModelAnnounced(Event, frozen=True, tag="model"):
 class RolePointer(Event, frozen=True, tag="role"):
     """A pointer to the model that has a role. The record's key is `role/champion`.
 
-    `sequence` is one larger than the replaced pointer's `sequence`. A pointer is stale, and
-    ignored, unless its `sequence` is larger than the current pointer's. Pointers from earlier
-    versions of Driftline have `sequence` 0.
+    `sequence` is one more than the replaced pointer's `sequence`. A pointer whose `sequence` is not
+    larger than the current pointer's is stale and is ignored. Pointers from earlier versions of
+    Driftline have `sequence` 0.
     """
 
     id: _Short
@@ -285,7 +285,7 @@ class RolePointer(Event, frozen=True, tag="role"):
 
 
 class Freeze(Event, frozen=True, tag="freeze"):
-    """Stops or allows automatic promotion. The record's key is `freeze`.
+    """Pauses or resumes automatic promotion. The record's key is `freeze`.
 
     `sequence` has the same meaning as in `RolePointer`.
     """

@@ -1,6 +1,6 @@
-"""Decode feature records, the user's flat JSON, into column arrays as the stream file defines them.
+"""Decode feature records (flat JSON from Kafka) into arrays, one per column of the stream file.
 
-Input: the bytes of records from the feature topic. Output: column arrays, and the rejected records
+Input: the bytes of records from the features topic. Output: column arrays, and the rejected records
 with the reasons. Each record is parsed once, and every record is either accepted or rejected.
 """
 
@@ -33,7 +33,7 @@ Rows = Sequence[tuple[Any, ...]]
 
 
 class RecordCodec:
-    """Decode the feature records of one stream.
+    """Decode one stream's feature records.
 
     >>> from driftline.config.stream import loads
     >>> stream = loads('''
@@ -80,7 +80,7 @@ class RecordCodec:
             name: types[0] if len(types) == 1 or name == ROW else Scalar
             for name, types in roles.items()
         }
-        self._place = {name: place for place, name in enumerate(roles)}  # number columns first
+        self._place = {name: place for place, name in enumerate(roles)}  # number columns come first
         self._pack = struct.Struct(f"{len(self._numbers)}d").pack
         refuse = record.unknown_columns == "refuse"
         self._decode = make_decoder(self._types, refuse_unknown=refuse)
@@ -91,11 +91,11 @@ class RecordCodec:
         self.type = make_struct(self._types, refuse_unknown=refuse)
 
     def decode(self, values: Sequence[bytes | None]) -> Batch:
-        """Decode and check records, and compute derived features. Never raises for bad data."""
+        """Decode and check records, and compute derived features. Never raises for invalid data."""
         return self.checked(decode_each(self._decode, values))
 
     def position(self, value: bytes | None) -> int | None:
-        """Return the position of a rejected record, or None if the position is unreadable.
+        """Return a rejected record's position, or None if the position is unreadable.
 
         Only the field with the position is decoded, so errors in other fields do not matter.
         """
@@ -113,7 +113,7 @@ class RecordCodec:
         """Check records that were decoded to `self.type`, and compute their derived features."""
         kept, rejected = decoded.kept, decoded.rejected
         rows_of = list(map(astuple, decoded.items))
-        problems: dict[int, str] = {}  # index in `kept` → first reason to reject
+        problems: dict[int, str] = {}  # index in `kept` → first reason to reject the record
         ids = self._ids(rows_of, problems)
         rows = self._rows(rows_of, problems)
         times_us = self._times(rows_of, problems)
@@ -215,7 +215,7 @@ class RecordCodec:
         return Columns(numbers, categories, len(rows_of))
 
     def _matrix(self, rows_of: Rows, problems: dict[int, str]) -> NDArray[np.float64]:
-        """Return the number columns of n records as float64 (columns, n)."""
+        """Return the number columns of n records as a float64 array (columns, n)."""
         count = len(self._numbers)
         if not self._shared.isdisjoint(self._numbers):
             found = [
@@ -226,7 +226,7 @@ class RecordCodec:
             ]
             return np.array(found, dtype=np.float64).reshape(count, len(rows_of))
         try:
-            # Packing a row takes half the time of converting its numbers one by one.
+            # Packing a row takes half as long as converting its numbers one by one.
             pack = self._pack
             packed = b"".join([pack(*row[:count]) for row in rows_of])
             by_row = np.frombuffer(packed, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Encode and decode labels, the true values of records: flat JSON in the labels topic."""
+"""Encode and decode labels, the records' true values, as flat JSON in the `labels` Kafka topic."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -18,10 +18,10 @@ from driftline.wire.values import MAX_NUMBER, format_time, parse_time, shortened
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
-    """The true value of one record.
+    """A record's true value.
 
-    `at` is the position at which the label became known; None stands for the record's position.
-    `key` is the value of the key column, or None if the label does not contain the column or if
+    `at` is the position at which the label became known; None means the record's own position.
+    `key` is the value of the key column, or None if the label does not contain this column or if
     records are keyed by their id.
     """
 
@@ -32,7 +32,7 @@ class Label(msgspec.Struct, frozen=True, gc=False):
 
 
 class LabelCodec:
-    """Encode and decode the labels of one stream.
+    """Encode and decode one stream's labels.
 
     >>> from driftline.config.stream import loads
     >>> stream = loads('''
@@ -98,9 +98,9 @@ class LabelCodec:
         return Decoded(labels, kept, sorted(rejected, key=attrgetter("index")))
 
     def _plain(self, decoded: Sequence[Any]) -> list[Label] | None:
-        """Convert all labels column by column, at half the cost. Return None if impossible.
+        """Convert all labels column by column, in half the time that `_label` takes.
 
-        Ids, keys and classes must be text, and every `@at` must be a record number.
+        Return None unless all ids, keys and classes are text and every `@at` is a record number.
         """
         if not decoded or self._is_number or not self._by_row:
             return None

@@ -1,4 +1,4 @@
-"""Define the events of the `parts` topic: the partial aggregates that windows are merged from."""
+"""Define the events in the `parts` Kafka topic: partial aggregates that are merged into windows."""
 
 import msgspec
 
@@ -14,14 +14,14 @@ from driftline.wire.events import (
 
 
 class Codes(msgspec.Struct, frozen=True):
-    """A category column: `codes` are int32 (n,) indices into `levels`, -1 for missing values."""
+    """A category column. `codes` are int32 (n,) indices into `levels`, or -1 for missing values."""
 
     levels: tuple[str, ...]
     codes: bytes
 
 
 class SampledRecords(msgspec.Struct, frozen=True):
-    """The n records of a sample as columns: little-endian arrays (n,), base64 in JSON.
+    """A sample of n records as columns: little-endian arrays (n,), base64-encoded in JSON.
 
     `hashes` are uint32 hashes of the record ids. `positions` and `offsets` (in the `predictions`
     topic) are int64. `columns` are float64 or codes. `scores` (one array per class) are uint16: the
@@ -37,7 +37,10 @@ class SampledRecords(msgspec.Struct, frozen=True):
 
 
 class GroupAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The records that one model scored. `sample` contains candidates for the merged sample."""
+    """Aggregates the records that one model scored.
+
+    `sample` contains the candidates for the sample that is merged from all partitions.
+    """
 
     model: str
     records: Count = 0
@@ -46,7 +49,7 @@ class GroupAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SlideAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One partition's partial aggregate for one slide of predictions, or a chunk of it.
+    """One partition's partial aggregate for a slide of predictions, or a chunk of the aggregate.
 
     A slide is the span between the starts of two consecutive windows.
     """
@@ -66,9 +69,9 @@ class SlideAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 class DataAggregates(Event, frozen=True, tag="data_parts"):
     """One partition's partial aggregates for the slides of predictions that it has closed.
 
-    Chunks of the same slide must be added up. `grid` contains a slide's size and number of panes,
-    which define what an index means. `passed` is the index up to which slides are closed: no
-    partial aggregate with a smaller index will follow. If the aggregates are split into several
+    Chunks of the same slide must be merged. `grid` is the name of the grid that numbers the slides:
+    a slide's size and number of panes. Slides whose index is smaller than `passed` are closed, so
+    no more partial aggregates for them will follow. If the aggregates are split into several
     records, `passed` is None in all records except the last.
     """
 
@@ -79,10 +82,10 @@ class DataAggregates(Event, frozen=True, tag="data_parts"):
 
 
 class SampledErrors(msgspec.Struct, frozen=True):
-    """The errors of n outcomes: little-endian arrays (n,), base64 in JSON.
+    """The errors of n outcomes: little-endian arrays (n,), base64-encoded in JSON.
 
-    `hashes` are uint32 hashes of the record ids. `positions` (of the labels), `records` (positions
-    of the records) and `offsets` (in the `outcomes` topic) are int64. `errors` are float64.
+    `hashes` are uint32 hashes of the record ids. `positions` (of labels), `records` (positions of
+    records) and `offsets` (in the `outcomes` topic) are int64. `errors` are float64.
     """
 
     hashes: bytes
@@ -110,7 +113,7 @@ class ErrorSums(msgspec.Struct, frozen=True):
 
 
 class ModelAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One model's outcomes: `pairs` for classification, `sums` for regression."""
+    """Aggregates one model's outcomes: in `pairs` for classification, in `sums` for regression."""
 
     model: str
     records: Count = 0
@@ -127,7 +130,7 @@ class ModelAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PaneAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One partition's partial aggregate for one pane of outcomes, or a chunk of it."""
+    """One partition's partial aggregate for a pane of outcomes, or a chunk of the aggregate."""
 
     index: Position
     late: Count = 0
@@ -140,7 +143,7 @@ class PaneAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 class PerformanceAggregates(Event, frozen=True, tag="performance_parts"):
     """One partition's partial aggregates for the panes of outcomes that it has closed.
 
-    `passed` is the index of a pane. All other fields are as in `DataAggregates`.
+    `passed` is the index of a pane. `partition` and `grid` are as in `DataAggregates`.
     """
 
     partition: PartitionNumber

@@ -39,8 +39,9 @@ class PredictionEncoder:
         """Encode the predictions for n ≥ 1 records. All arguments have length n.
 
         `partitions` and `offsets` locate the records in their topic. `records` are the records'
-        bytes, and `batch` is decoded from these bytes. `predictions` are n class names, or n
-        numbers for regression. `probabilities` is (n, classes), or None if the model returns none.
+        bytes, and `batch` was decoded from these bytes. `predictions` are n class names, or n
+        numbers for regression. `probabilities` has shape (n, classes), or is None if the model
+        returns no probabilities.
         """
         cells: list[Sequence[bytes | None]] = [_texts(batch.ids)]
         template = [b'{"type":"prediction","record_id":"%b","time":']
@@ -90,13 +91,13 @@ def _fixed(text: str) -> bytes:
 
 
 def _texts(values: Sequence[str]) -> list[bytes]:
-    """Encode n ≥ 1 texts as JSON, each without its quotes."""
+    """Encode one or more strings as JSON, without the enclosing quotes."""
     encoded = msgspec.json.encode(values)
-    if b"\\" in encoded:  # there may be an escaped quote, so a text may contain `","`
+    if b"\\" in encoded:  # a string with an escaped quote may contain `","`
         return [msgspec.json.encode(value)[1:-1] for value in values]
     return encoded[2:-2].split(b'","')
 
 
 def _numbers(values: Sequence[float | str | None]) -> list[bytes]:
-    """Encode n ≥ 1 values as JSON: numbers, None, or texts without a comma."""
+    """Encode one or more values as JSON: numbers, None, or strings without a comma."""
     return msgspec.json.encode(values)[1:-1].split(b",")

@@ -1,9 +1,9 @@
-"""Plan a stream's Kafka topics, compare the plan with the broker, and create missing topics.
+"""Plan a stream's Kafka topics, compare the plan with the broker's topics, and create missing ones.
 
 Input: a `Stream`. Output: the plan of its ten topics (names, keys, partitions, retention, writers,
-readers), and the differences between plan and broker. `driftline topics apply` creates missing
-topics. All other differences are only reported: as a warning if a topic merely keeps records longer
-or accepts larger records than planned, otherwise as an error.
+readers), and the differences between the plan and the broker. `driftline topics apply` creates
+missing topics. All other differences are only reported: as a warning if a topic merely keeps
+records longer or accepts larger records than planned, otherwise as an error.
 """
 
 from collections.abc import Mapping
@@ -34,14 +34,14 @@ OPERATOR: Final = "operator"
 
 # Kafka's default for `max.message.bytes`. Driftline checks a record's size before sending it.
 MAX_RECORD_BYTES = 1_048_588
-# The difference leaves ample room for the bytes that Kafka adds to a batch of one record.
+# Subtracting 1024 leaves ample room for the bytes that Kafka adds to a batch of one record.
 MAX_KEY_AND_VALUE_BYTES = MAX_RECORD_BYTES - 1024
-# A dead letter contains a whole record and the reason, so its topic accepts larger records.
+# A dead letter contains a rejected record and the reason, so its topic accepts larger records.
 MAX_DEAD_LETTER_BYTES = MAX_RECORD_BYTES + 65_536
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """One topic of the plan. `key` tells users which key the topic's records have."""
+    """One topic in the plan. `key` describes the key of the topic's records, for users."""
 
     role: Role
     name: str
@@ -53,7 +53,7 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 class Topics:
-    """The topics of one stream, by role.
+    """One stream's topic names, consumer groups and topic plan.
 
     >>> from driftline.config.stream import loads
     >>> stream = loads('''
@@ -86,7 +86,7 @@ class Topics:
         return f"{self._base}.{role}"
 
     def group(self, reader: str) -> str:
-        """Return the consumer group of a service or another reader.
+        """Return the name of the consumer group for a service or another reader.
 
         A service's transactional ids also start with this name.
         """
@@ -101,13 +101,13 @@ class Topics:
             "cleanup.policy": "delete",
             "max.message.bytes": str(MAX_RECORD_BYTES),
         }
-        # The history of decisions is small, and `trace` needs all of it.
+        # The decision history is small, and `trace` needs all of it.
         forever = kept | {"retention.ms": "-1"}
         compact = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_RECORD_BYTES)}
         large = kept | {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}
         many = kafka.partitions
         key, source = f"[record] key = {self._stream.record.key}", "as its source"
-        # A producer that numbers records reads the last number from the topic.
+        # A producer that numbers records reads the last record number from the features topic.
         readers = "inference producers" if self._stream.needs_row else "inference"
         rows: tuple[tuple[Role, int, str, str, str, Mapping[str, str]], ...] = (
             ("features", many, key, "producers operator", readers, kept),
@@ -136,8 +136,8 @@ class Topics:
     def limited_by_size(self, admin: Admin) -> dict[str, int]:
         """Return `retention.bytes` for each topic whose size is limited.
 
-        In the plan, only age limits retention. If a topic does not set `retention.bytes`, the
-        broker's own setting applies and is returned. Raises BrokerError.
+        The plan limits retention only by age. If a topic does not set `retention.bytes`, the
+        broker's default applies and is returned. Raises BrokerError.
         """
         names = [t.name for t in self.plan() if t.config["cleanup.policy"] == "delete"]
         found = {
@@ -207,7 +207,7 @@ def differences(
 
 
 def _keeps_more(key: str, planned: str, found: str) -> bool:
-    """Return whether the setting `found` keeps or accepts more records than `planned` does."""
+    """Return whether a topic with the setting `found` keeps or accepts more than planned."""
     if key not in ("retention.ms", "max.message.bytes"):
         return False
     try:
@@ -231,11 +231,11 @@ def apply(admin: Admin, topics: Topics) -> tuple[str, ...]:
 def require(
     admin: Admin, topics: Topics, *, role: str | None = None
 ) -> tuple[TopicDifference, ...]:
-    """Check that the broker has the topics as planned.
+    """Check that the broker's topics match the plan.
 
     With `role`, check only the topics that the role writes or reads, because the role may lack the
     rights to describe other topics. Return the differences that merely make a topic keep or accept
-    more than planned. Raises TopicMismatch for all other differences, and BrokerError.
+    more than planned. Raises TopicMismatch if there are other differences. Raises BrokerError.
     """
     found = differences(admin, topics, role)
     if wrong := [difference for difference in found if not difference.keeps_more]:

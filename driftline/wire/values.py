@@ -10,7 +10,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_time_us(value: datetime) -> int:
-    """Convert a time with a zone to microseconds since 1970 UTC.
+    """Convert a timezone-aware datetime to microseconds since 1970 UTC.
 
     >>> to_time_us(datetime(1970, 1, 2, tzinfo=UTC))
     86400000000
@@ -23,16 +23,16 @@ MAX_TIME_US: Final = to_time_us(datetime.max.replace(tzinfo=UTC))
 # Floats represent every whole number up to 2^53 exactly. A larger float may differ from the
 # identifier that it was parsed from.
 _EXACT: Final = 2.0**53
-# The largest value of a feature or label: the largest float32. Models calculate in float32, and
-# powers of larger numbers can become infinite, which JSON cannot express.
+# The largest allowed value of a feature or label: the largest float32. Models calculate in float32,
+# and powers of larger numbers can become infinite, which JSON cannot express.
 MAX_NUMBER: Final = 3.4028234663852886e38
-# The largest length of a rejection reason. Errors quote the record's values, which may have a
-# million characters.
+# The maximum length of a rejection reason, in characters. Reasons quote the record's values, which
+# may be a million characters long.
 _MAX_REASON_LENGTH: Final = 300
 
 
 def shortened(reason: str) -> str:
-    """Shorten a long reason by cutting out its middle. The end often contains the field's name.
+    """Shorten a long reason by cutting out its middle. The end often names the field.
 
     >>> shortened("Invalid value '" + 1_000 * "x" + "' - at `$.type`").count("x")
     269
@@ -44,7 +44,7 @@ def shortened(reason: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Format a value for a reason or an error message, shortened if it is long.
+    """Format a value for an error message, shortened if it is long.
 
     >>> shown(None), shown("abc")
     ('null or absent', "'abc'")
@@ -53,7 +53,7 @@ def shown(value: object) -> str:
 
 
 def text(value: object) -> str:
-    """Format a class, category or id as text, as it appears in the wire format.
+    """Format a class, category or id as the text that the wire format uses.
 
     >>> [text(value) for value in ("a", True, 3, 3.0, 0.5)]
     ['a', 'true', '3', '3', '0.5']
@@ -68,7 +68,9 @@ def text(value: object) -> str:
 
 
 def format_time(us: int) -> str:
-    """Format microseconds since 1970 UTC as RFC 3339. Raises ValueError outside years 1 to 9999.
+    """Format microseconds since 1970 UTC as an RFC 3339 time.
+
+    Raises ValueError if the time is outside the years 1 to 9999.
 
     >>> format_time(1_500_000)
     '1970-01-01T00:00:01.500000Z'
@@ -76,11 +78,11 @@ def format_time(us: int) -> str:
     try:
         return (_EPOCH + timedelta(microseconds=us)).isoformat()[:-6] + "Z"
     except OverflowError as error:
-        raise ValueError(f"{us} µs is outside of years 1 to 9999") from error
+        raise ValueError(f"{us} µs is outside the years 1 to 9999") from error
 
 
 def moment_of(us: int) -> datetime | None:
-    """Convert microseconds since 1970 UTC to a datetime, or None outside years 1 to 9999.
+    """Convert microseconds since 1970 UTC to a datetime. Return None outside the years 1 to 9999.
 
     >>> moment_of(1_500_000)
     datetime.datetime(1970, 1, 1, 0, 0, 1, 500000, tzinfo=datetime.timezone.utc)
@@ -91,7 +93,9 @@ def moment_of(us: int) -> datetime | None:
 
 
 def shown_time(us: int) -> str:
-    """Format microseconds since 1970 UTC for display: as a time, or outside years 1 to 9999 as µs.
+    """Format microseconds since 1970 UTC for display.
+
+    A time outside the years 1 to 9999 is shown as a number of microseconds.
 
     >>> shown_time(1_500_000), shown_time(2**60)
     ('1970-01-01T00:00:01.500000Z', '1152921504606846976 µs')
@@ -102,7 +106,7 @@ def shown_time(us: int) -> str:
 def publish_time(timestamp_ms: int, *, timespec: str = "seconds") -> str:
     """Format a message's timestamp for display. If it is not a valid time, show the plain number.
 
-    Clients may set any number. A message without a timestamp has -1.
+    Clients may set any number as the timestamp. It is -1 if a message has no timestamp.
 
     >>> publish_time(1_500, timespec="milliseconds"), publish_time(-1)
     ('1970-01-01T00:00:01.500+00:00', '-1 ms')
@@ -114,16 +118,16 @@ def publish_time(timestamp_ms: int, *, timespec: str = "seconds") -> str:
 def parse_time(value: str) -> int:
     """Parse an RFC 3339 time as microseconds since 1970 UTC.
 
-    Raises ValueError if the text is not an RFC 3339 time, or if the time is outside years 1 to 9999
-    UTC, which `format_time` cannot format.
+    Raises ValueError if the text is not an RFC 3339 time, or if the time is outside the years 1 to
+    9999 UTC, which `format_time` cannot format.
 
     >>> parse_time("1970-01-01T01:00:01.5+01:00"), parse_time("1970-01-01t00:00:01.5z")
     (1500000, 1500000)
     """
     moment = None
-    if len(value) >= 20:  # RFC 3339 needs 20 characters; `fromisoformat` also accepts plain dates
+    if len(value) >= 20:  # the shortest RFC 3339 time; `fromisoformat` also accepts dates
         try:
-            # `fromisoformat` accepts any separator between date and time, but no lower-case `z`.
+            # `fromisoformat` accepts any separator between date and time, but not a lower-case `z`.
             moment = datetime.fromisoformat(value[:-1] + "Z" if value[-1] == "z" else value)
         except ValueError:
             moment = None
@@ -136,8 +140,8 @@ def parse_time(value: str) -> int:
     return bounded_time(to_time_us(moment))
 
 
-# Pattern → length of a time without its fraction of a second, for patterns that `fromisoformat`
-# parses ten times as fast as `strptime`.
+# Patterns of times that `fromisoformat` parses ten times as fast as `strptime`. Each pattern is
+# mapped to the length of a time without fractional seconds.
 _ISO_PATTERNS: Final = {
     "%Y-%m-%d": 10,
     "%Y-%m-%d %H:%M": 16,
@@ -153,7 +157,7 @@ def time_reader(stream: Stream) -> Callable[[Any], int]:
     """Return a function that converts a value of the time column to microseconds since 1970 UTC.
 
     The time column is `stream.time.column`, or `@row` if that key is not set. The function raises
-    ValueError.
+    ValueError for an invalid value.
     """
     time = stream.time
     if time.start is not None and time.step is not None and time.step.us is not None:
@@ -170,9 +174,9 @@ def time_reader(stream: Stream) -> Callable[[Any], int]:
 
 
 def pattern_reader(pattern: str) -> Callable[[Any], int]:
-    """Return a function that parses a time by a strptime pattern into microseconds since 1970 UTC.
+    """Return a function that parses times with a strptime pattern to microseconds since 1970 UTC.
 
-    A time without a zone is taken as UTC. The function raises ValueError.
+    A time without a zone is assumed to be UTC. The function raises ValueError for an invalid time.
     """
     length = _ISO_PATTERNS.get(pattern)
     fraction, separator = pattern.endswith(".%f"), pattern[8:9]
@@ -222,7 +226,7 @@ def _scaled(value: Any, by: int) -> int:
 
 
 def bounded_time(us: int) -> int:
-    """Return the time unchanged. Raises ValueError if it is outside years 1 to 9999 UTC.
+    """Return the time unchanged. Raises ValueError if it is outside the years 1 to 9999 UTC.
 
     >>> bounded_time(1_500_000)
     1500000

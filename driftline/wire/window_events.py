@@ -1,4 +1,4 @@
-"""Define the events of the `windows` topic: closed windows and panes, with their results."""
+"""Define the events in the `windows` Kafka topic: closed windows and panes, with their results."""
 
 from typing import Literal
 
@@ -13,27 +13,28 @@ from driftline.wire.events import (
     check_time,
 )
 
-Quality = Literal["missing", "unseen", "out_of_range", "stuck"]  # a column's faults
-WindowQuality = Literal["dead_letters", "gaps"]  # a window's faults
+Quality = Literal["missing", "unseen", "out_of_range", "stuck"]  # data-quality faults of a column
+WindowQuality = Literal["dead_letters", "gaps"]  # data-quality faults of a window
 
 
 class ColumnResult(msgspec.Struct, frozen=True):
-    """One column of a window, compared with the reference of the model that scored the window.
+    """The result of comparing one column of a window with the scoring model's reference.
 
-    `score` is the distance from the reference, divided by the distance that chance alone produces
-    in about one window in a hundred. `drifted` is true if the score reaches the group's
+    `score` is the distance from the reference, divided by the distance that chance alone exceeds in
+    about one in a hundred windows. `drifted` is true if the score reaches the group's
     `limits.warning` and the effect is large enough. `missing`, `unseen` (categories that are not in
     the reference) and `out_of_range` count values in the group's sample. `stuck` is the length of
-    the longest run of equal values in the sample. `quality` says which of these four values are
-    larger than the reference explains, and large enough to matter.
+    the longest run of equal values in the sample. `quality` lists which of these four fields
+    have values that are larger than the reference explains and large enough to matter.
     """
 
     column: str
     kind: Kind
     test: str
     p_value: float | None  # None if the test returns a distance or nothing was tested
-    # The distance that the test returns. If the test returns a p-value instead: the Wasserstein
-    # distance in standard deviations (numbers) or the Jensen-Shannon distance (categories).
+    # The distance that the test returns. If the test returns a p-value instead, `effect` is the
+    # Wasserstein distance in standard deviations (numbers) or the Jensen-Shannon distance
+    # (categories).
     effect: float
     drifted: bool
     score: float = 0.0
@@ -45,7 +46,7 @@ class ColumnResult(msgspec.Struct, frozen=True):
 
 
 class DependenceDrift(msgspec.Struct, frozen=True):
-    """Columns whose dependence on each other has drifted although no column has drifted alone.
+    """Columns whose mutual dependence has drifted although none of them has drifted on its own.
 
     For a pair of columns, `effect` is the share of records that moved to another cell of a 3 × 3
     table, beyond what each column's own change explains. If only the classifier detected the
@@ -61,7 +62,7 @@ class DependenceDrift(msgspec.Struct, frozen=True):
 class Limits(msgspec.Struct, frozen=True):
     """Thresholds for a window's scores.
 
-    A score of `alarm` or more is evidence for a drift event. So is a score of `warning` or more, if
+    A score of `alarm` or more is evidence for a drift event. So is a score of `warning` or more if
     one of the two previous windows also had such a score. `alarm` is None if the reference is
     too short for calibration. In this case, `warning` is larger than every score of the reference's
     own windows.
@@ -103,7 +104,7 @@ class DataGroup(msgspec.Struct, frozen=True):
     relations: tuple[DependenceDrift, ...] = ()
     repeated: Count = 0
     limits: Limits | None = None
-    estimate: MetricEstimate | None = None  # None: not tested, or the package lacks the data
+    estimate: MetricEstimate | None = None  # None if not tested, or if the package lacks data
 
 
 class PerformanceGroup(msgspec.Struct, frozen=True):
@@ -112,9 +113,9 @@ class PerformanceGroup(msgspec.Struct, frozen=True):
     model: str
     records: Count
     metric: float
-    error: float  # mean error: 0 or 1 for classification, absolute error for regression
+    error: float  # mean of the errors: 0 or 1 (classification) or absolute (regression)
     reference_error: float | None = None
-    p_value: float | None = None  # p-value of the increase over `reference_error`; None: not tested
+    p_value: float | None = None  # of the increase over `reference_error`; None if not tested
     worse: bool = False
     standard_error: float | None = None  # of the metric, assuming independent records
 
@@ -124,11 +125,12 @@ class DataWindow(Event, frozen=True, tag="data_window"):
 
     `groups` are ordered by each model's newest record, so the last group belongs to the model that
     served last. `late` counts records that arrived after their partition's watermark had passed the
-    end of their pane, and records that are marked `ahead`. Such records are counted in the window
-    that the watermark had reached, and not used otherwise. `row` and `time` are the largest row
-    number and time of all records. `dead_letters` counts records that could not be scored. `lost`
-    counts records that were deleted before they were read (a recreated topic counts as one record).
-    `records` includes neither. `quality` says which of the last two counts, if any, is too high.
+    end of their pane, and records that are marked `ahead`. Both are counted in the window that the
+    watermark had reached when they arrived, and are not used otherwise. `row` and `time` are the
+    largest row number and time of all records. `dead_letters` counts records that could not be
+    scored. `lost` counts records that were deleted before they were read (a recreated topic counts
+    as one record). `records` includes neither. `quality` contains `dead_letters` or `gaps` if the
+    number of dead letters or lost records is too high.
     """
 
     id: str
@@ -151,8 +153,8 @@ class DataWindow(Event, frozen=True, tag="data_window"):
 class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     """A closed window of outcomes.
 
-    Outcomes are assigned to windows by the position at which the label became known. Only a
-    record's first label is used; `revised` counts later changes of labels. `lost` counts the
+    Outcomes are assigned to windows by the position at which their label became known. Only a
+    record's first label is used; `revised` counts later changes to labels. `lost` counts the
     labels, predictions and outcomes that were deleted before they were read. `dead_letters` counts
     labels that became dead letters, and `quality` contains `dead_letters` if this count is too
     high. All other fields are as in `DataWindow`.
@@ -183,10 +185,10 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     """A closed pane of one model's outcomes, which the drift detectors process.
 
     `errors` are 0 or 1 for classification and absolute errors for regression. They are ordered by
-    the label's position, then by the record's. If there are more outcomes than a twentieth of
-    `windows.max_sample`, only the outcomes whose record ids have the smallest hashes are included.
+    the label's position, then by the record's position. If there are more outcomes than a twentieth
+    of `windows.max_sample`, only outcomes whose record ids have the smallest hashes are included.
     `first_position` and `last_position` are positions of records, not of labels. The monitor
-    estimates the onset of a change from them. `reference_error` is the model's mean error on
+    uses them to estimate the onset of a change. `reference_error` is the model's mean error on
     held-out data. `error_inflation` is the variance inflation of this mean: autocorrelated errors
     carry less information than independent errors. `trained_on` is the number of training records.
     """

@@ -1,4 +1,4 @@
-"""Read `features` and `labels` from the broker, join them, and write them to a JSON lines file.
+"""Read `features` and `labels` from the broker, join them, and write them to a JSON Lines file.
 
 Input: a broker and a stream. Output: the file, and `Recorded`, which counts records and labels.
 Each line is a record with its label; `@at` is the position at which the label became known. Labels
@@ -40,9 +40,9 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 def as_recorded(stream: Stream) -> Stream:
-    """Return the stream with a `[simulate]` section that plays labels at their recorded positions.
+    """Return a copy of the stream that replays labels at their recorded positions.
 
-    Everything else is unchanged.
+    Only the `[simulate]` section differs.
     """
     return msgspec.structs.replace(stream, simulate=Simulate(label_delay=AT))
 
@@ -75,7 +75,7 @@ def write_recorded(
         bad = reader.counts["unreadable_records"]
         raise DataError(
             f"{topics.features}: {'no record can be read' if bad else 'no records'}",
-            hint="to play a data file instead, give its name",
+            hint="to replay a data file instead, pass its path as DATA",
         )
     with file.open("wb") as lines:
         for line in reader.lines():
@@ -91,7 +91,7 @@ def write_recorded(
 
 
 class _Record(NamedTuple):
-    """A decoded record. Partitions are merged by sorting on the first three fields."""
+    """A decoded record. Partitions are merged in the order of the first three fields."""
 
     reached: int  # the largest accepted position in the partition, up to and including this record
     partition: int

@@ -1,6 +1,7 @@
 """Build a backtest's report: the elements of one HTML page with plots and without scripts.
 
-Input: a `Backtest`. Output: the page's elements. The data set is read again for the distributions.
+Input: a `Backtest`. Output: the page's elements. This module reads the data set again to draw the
+histograms.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ _COLUMNS: Final = 40
 _DISTRIBUTIONS: Final = 6
 # Order of events observed at the same row: causes before effects.
 _ORDER: Final = {"retrain": 1, "swap": 2, "kept": 2, "drift resolved": 3}
-# Number of records to decode at once for the distributions.
+# Number of records to decode at once for the histograms.
 _CHUNK: Final = 5000
 
 
@@ -52,12 +53,12 @@ def backtest_page(found: Backtest, title: str) -> list[ET.Element]:
     for play in found.policies.values():
         body += _policy(stream, play, found)
     shifting = _shifting(first.windows)
-    body.append(element("h2", "Drift of columns"))
+    body.append(element("h2", "Column drift"))
     if shifting:
         note = (
-            f"Size of the shift in each window with policy {first.name}, compared with the "
-            "reference data of the model in use (the largest shift if models changed). A frame "
-            "marks a column that drifted. The numbers below are the last rows of windows."
+            f"Each column's shift in each window with policy {first.name}, compared with the "
+            "reference data of the model in use. If the model changed within a window, the largest "
+            "shift is shown. A frame marks drift. The numbers below are the windows' last rows."
         )
         body += [
             element("p", note, class_="note"),
@@ -79,7 +80,7 @@ def _summary(found: Backtest) -> str:
     better = "higher" if higher_is_better(result.metric) else "lower"
     parts = [
         f"{name}: {result.metric} {format_value(policy.metric)} with "
-        f"{len(policy.retrains)} trainings"
+        f"{len(policy.retrains)} retrainings"
         for name, policy in result.policies.items()
     ]
     never = format_value(result.baselines.never)
@@ -96,8 +97,8 @@ def _results(found: Backtest) -> ET.Element:
         "Gain over never",
         "Gain over periodic",
         "Drift events",
-        "Trainings",
-        "Seconds of training",
+        "Retrainings",
+        "Training time (CPU s)",
     )
     cells = (
         [element("td", text, class_="what") for text in msgspec.structs.astuple(row)]
@@ -114,7 +115,7 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
     every = found.every_window.compared.over_time(block)[1]["loop"]
     every = [*every, *[None] * len(ends)][: len(ends)]
     events = [
-        # Ids are anchors, which must be unique on the page, but policies share drift events.
+        # Event ids become anchors, which must be unique, but policies can have the same events.
         msgspec.structs.replace(event, id=f"{play.name}-{event.id}", report=None)
         for observed in play.events
         if (event := report_event(observed)) is not None
@@ -141,7 +142,7 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
     ]
 
 
-# ---- drift of columns ---------------------------------------------------------------------------
+# ---- column drift -------------------------------------------------------------------------------
 
 
 def _shifts(window: DataWindow) -> list[ColumnResult]:
@@ -217,7 +218,7 @@ def _distributions(
 
 
 def _where(window: DataWindow) -> str:
-    return f" in the window until row {window.row:,}" if window.row is not None else ""
+    return f" in the window up to row {window.row:,}" if window.row is not None else ""
 
 
 def _samples(

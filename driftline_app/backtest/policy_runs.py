@@ -1,8 +1,8 @@
 """Replay a data set through all services with one retrain policy, in original or random order.
 
-Input: a `Job`, which can be sent to another process. Output: its result, a `Played`. The same
-services run in the same steps as in `driftline run`, so a run with this policy gives the same
-result.
+Input: a `Job`, which can be sent to another process. Output: a `Played` with the result. The same
+services run in the same steps as in `driftline run`, so a run with the same policy would give the
+same result.
 """
 
 import logging
@@ -37,12 +37,12 @@ _SHUFFLE_SEED: Final = 1
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One play of the data. Without `first`, the first model is trained on the warm-up rows."""
+    """One replay of the data set. If `first` is None, a model is trained on the warm-up rows."""
 
     name: str
     stream: Stream
     data: str
-    folder: Path  # holds this backtest's models and keys
+    folder: Path  # contains this backtest's models and keys
     warmup: float
     limit: int | None
     seed: int
@@ -51,7 +51,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Played(msgspec.Struct, frozen=True):
-    """The result of one play."""
+    """The result of one replay."""
 
     name: str
     records: int
@@ -65,7 +65,7 @@ class Played(msgspec.Struct, frozen=True):
 
     @property
     def metric(self) -> float | None:
-        """Return the stream's metric, computed from the play's predictions."""
+        """Return the stream's metric, computed from the replay's predictions."""
         return self.compared.metric("loop")
 
 
@@ -75,10 +75,10 @@ def with_policy(stream: Stream, policy: Policy) -> Stream:
 
 
 def periodic(stream: Stream, records: int, trainings: int) -> Stream:
-    """Return the stream with `trainings` trainings at regular intervals over `records` records.
+    """Return a copy of the stream that retrains `trainings` times, evenly over `records` records.
 
-    There is no cooldown. The budget prevents an extra training at the end, whose model would never
-    be used.
+    The copy has no cooldown. Its budget prevents an extra retraining at the end, whose model would
+    never be used.
     """
     every = Span(records=records // (trainings + 1))
     budget = Budget(requests=trainings, per=Span(records=2 * records))
@@ -91,7 +91,7 @@ def periodic(stream: Stream, records: int, trainings: int) -> Stream:
 
 
 def every_window(stream: Stream) -> Stream:
-    """Return the stream with a training after each window, without a cooldown or a budget."""
+    """Return a copy of the stream that retrains after each window, without cooldown or budget."""
     return _with_retrain(
         stream,
         msgspec.structs.replace(
@@ -111,7 +111,10 @@ def train_first_model(job: Job, progress: Callable[[str, int, int], None]) -> Fi
 
 
 def play(job: Job, progress: Callable[[int, int], None]) -> Played:
-    """Play a job. `progress` gets the rows played and the total number. Raises DriftlineError."""
+    """Run a job. `progress` is called with the number of rows replayed and the total number.
+
+    Raises DriftlineError.
+    """
     simulation = prepare(
         job.stream,
         playback(job),
@@ -150,11 +153,11 @@ def _settings(folder: Path) -> Settings:
 
 
 def playback(job: Job) -> Playback:
-    """Return the playback of a job's rows. Raises DataError if they can be read only once."""
+    """Return a playback of the job's rows. Raises DataError if the data can be read only once."""
     if job.data == "-":
         raise DataError(
             "a backtest reads its data several times, which standard input does not allow",
-            hint="write it to a file first",
+            hint="write the data to a file first",
         )
     source = open_source(job.data)
     if job.shuffled:
@@ -163,7 +166,7 @@ def playback(job: Job) -> Playback:
 
 
 class Shuffled:
-    """The rows of a source, with features and targets in random order.
+    """A source's rows, with features and targets in random order.
 
     Ids, keys, event times and label delays stay in their rows, so that no record is late. A row's
     features and target move together. A label in a later row moves with its record.

@@ -1,7 +1,7 @@
-"""Run a backtest's plays in parallel processes, and collect their results.
+"""Run a backtest's replays in parallel processes, and collect the results.
 
 Input: jobs. Output: each job's result, in the same order, and progress. After Ctrl-C, the processes
-are terminated at once.
+are terminated immediately.
 """
 
 import multiprocessing
@@ -16,11 +16,11 @@ from driftline.errors import DriftlineError
 from driftline.interrupts import check
 from driftline_app.backtest.policy_runs import Job, Played, play
 
-Progress = Callable[[str, int, int], None]  # name of the play, rows played, total rows
+Progress = Callable[[str, int, int], None]  # job name, rows replayed, total rows
 
 
 def play_all(jobs: Sequence[Job], processes: int, progress: Progress) -> list[Played]:
-    """Play all jobs. Raises DriftlineError if a play fails."""
+    """Run all jobs. Raises DriftlineError if a job fails."""
     # Do not fork: a forked process would lack the threads that libraries have started.
     context = multiprocessing.get_context("spawn")
     waiting = list(enumerate(jobs))
@@ -38,7 +38,7 @@ def play_all(jobs: Sequence[Job], processes: int, progress: Progress) -> list[Pl
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
             start_ignoring_interrupts(process)
-            theirs.close()  # so that `recv` raises EOFError if the process ends
+            theirs.close()  # so that `recv` raises EOFError if the process exits
             workers.append((ours, process))
             next_job(ours)
         while playing:
@@ -50,12 +50,12 @@ def play_all(jobs: Sequence[Job], processes: int, progress: Progress) -> list[Pl
                     message = pipe.recv()
                 except EOFError:
                     raise DriftlineError(
-                        f"playing {name}: its process ended unexpectedly"
+                        f"replay {name}: the process exited unexpectedly"
                     ) from None
                 if isinstance(message, tuple):
                     progress(name, *message)
                 elif isinstance(message, str):
-                    raise DriftlineError(f"playing {name}: {message}")
+                    raise DriftlineError(f"replay {name}: {message}")
                 else:
                     results[playing.pop(pipe)] = message
                     next_job(pipe)
@@ -78,7 +78,7 @@ def start_ignoring_interrupts(process: multiprocessing.process.BaseProcess) -> N
     Ctrl-C reaches all processes in the group. The parent process then terminates its children.
     """
     resource_tracker.ensure_running()  # starting the tracker later would unblock SIGINT
-    # The child inherits the signal mask. If Ctrl-C arrives meanwhile, the parent handles it later.
+    # The child inherits the signal mask. The parent handles a Ctrl-C once its mask is restored.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
@@ -87,9 +87,9 @@ def start_ignoring_interrupts(process: multiprocessing.process.BaseProcess) -> N
 
 
 def _work(pipe: Connection) -> None:
-    """In a child process, play one job after another until the parent terminates the process.
+    """In a child process, run one job after another until the parent terminates the process.
 
-    Send progress as `(done, total)`, then the result, or an error as text.
+    For each job, send progress as `(done, total)`, then the result, or an error as text.
     """
 
     def progress(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""Run all plays of a backtest, and compare their results.
+"""Run all replays of a backtest, and compare the policies with each other and with baselines.
 
 Input: a `Job` with the stream and the data set, and the policies. Output: a `Backtest` with the
 numbers that `driftline backtest` prints as JSON, and a comparison as text.
@@ -30,8 +30,8 @@ class PolicyResult(msgspec.Struct, frozen=True):
     """The result of one policy.
 
     `gain` is the improvement over never retraining, and `gain_error` is its paired standard error
-    over blocks. `periodic_gain` is the improvement over the same number of trainings at regular
-    intervals.
+    over blocks. `periodic_gain` is the improvement over retraining the same number of times at
+    regular intervals.
     """
 
     metric: float | None
@@ -40,7 +40,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     train_seconds: float
     gain: float | None
     gain_error: float | None
-    periodic: float | None  # metric with the same number of trainings at regular intervals
+    periodic: float | None  # metric when retraining as many times at regular intervals
     periodic_retrains: tuple[int, ...]
     periodic_gain: float | None
     periodic_gain_error: float | None
@@ -50,7 +50,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
 class Baselines(msgspec.Struct, frozen=True, rename={"every_window": "every-window"}):
     """The baselines' metrics. A metric is None if its baseline does not apply to the data.
 
-    `periodic` has as many trainings as the first policy.
+    `periodic` retrains as many times as the first policy.
     """
 
     never: float | None
@@ -72,9 +72,9 @@ class BacktestResult(msgspec.Struct, frozen=True):
 
 
 class Backtest(msgspec.Struct, frozen=True):
-    """The result, the policies' plays by name, and the play that retrains after every window."""
+    """A backtest's result, each policy's replay, and the replay that retrains after each window."""
 
-    job: Job  # the stream and the data set that were played
+    job: Job  # the stream and the data set that were replayed
     result: BacktestResult
     policies: dict[str, Played]
     every_window: Played
@@ -86,7 +86,7 @@ class ComparisonRow(msgspec.Struct, frozen=True):
     name: str
     metric: str
     gain: str = ""  # improvement over never retraining
-    periodic_gain: str = ""  # improvement over the same number of trainings at regular intervals
+    periodic_gain: str = ""  # improvement over retraining as many times at regular intervals
     events: str = ""
     trainings: str = ""
     train_seconds: str = ""
@@ -95,7 +95,7 @@ class ComparisonRow(msgspec.Struct, frozen=True):
 def backtest_all(
     job: Job, policies: Sequence[Policy], processes: int, progress: Progress
 ) -> Backtest:
-    """Play all policies and baselines over the data of `job`. Raises DriftlineError."""
+    """Replay the job's data with all policies and baselines. Raises DriftlineError."""
     stream = job.stream
     first = train_first_model(job, lambda step, done, total: progress("first model", done, total))
 
@@ -135,7 +135,11 @@ def _result(
     every: Played,
     shuffled: Played,
 ) -> BacktestResult:
-    """Combine the results of all plays. `evenly` maps training counts to periodic plays."""
+    """Combine the results of all replays.
+
+    `evenly` maps a number of retrainings to the replay that retrains that many times at regular
+    intervals.
+    """
     results = {
         name: _policy_result(play, evenly.get(len(play.retrains))) for name, play in played.items()
     }
@@ -181,7 +185,7 @@ def comparison(found: Backtest) -> list[ComparisonRow]:
             train_seconds=f"{result.every_window_train_seconds:.1f}",
         )
     )
-    # Policies with the same number of trainings share a periodic play.
+    # Policies that retrain the same number of times share one periodic replay.
     periodic_plays = {len(one.periodic_retrains): one.periodic for one in result.policies.values()}
     rows += [
         ComparisonRow(f"periodic, {count}×", format_value(metric), trainings=str(count))
@@ -193,7 +197,7 @@ def comparison(found: Backtest) -> list[ComparisonRow]:
 
 
 def format_gain(gain: float | None, error: float | None) -> str:
-    """Return an improvement and its standard error as text, rounded to two digits of the error.
+    """Format an improvement and its standard error, rounded to the error's first two digits.
 
     >>> format_gain(0.10436, 0.01794), format_gain(22.3066, 4.2149), format_gain(None, None)
     ('+0.104 ± 0.018', '+22.3 ± 4.2', '–')
@@ -205,12 +209,16 @@ def format_gain(gain: float | None, error: float | None) -> str:
 
 
 def persistence(stream: Stream, play: Played) -> float | None:
-    """Return the metric of the last-label baseline, or None if the row order is arbitrary."""
+    """Return the previous-label baseline's metric, or None if the row order is arbitrary."""
     return play.compared.metric("persistence") if stream.models.split == "time" else None
 
 
 def _policy_result(play: Played, even: Played | None) -> PolicyResult:
-    """Return a play's result. `even` is the periodic play; None if the policy trained no model."""
+    """Return a policy's result.
+
+    `even` is the replay that retrains as many times at regular intervals, or None if the policy
+    trained no model.
+    """
     gain, error = play.compared.gain("loop", "static")
     if even is None:
         other, other_gain, other_error = play.compared.metric("static"), gain, error

@@ -67,7 +67,7 @@ Processes = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Number of processes. Default: one per CPU core.",
+        help="Number of parallel processes. Default: one per CPU core.",
         show_default=False,
     ),
 ]
@@ -76,7 +76,7 @@ Processes = Annotated[
 _LEFT_OUT: Final = {
     "unreadable_records": "unreadable records (dead letters)",
     "unreadable_labels": "unreadable labels (dead letters)",
-    "labels_without_record": "labels with no readable record of the same id in the same partition",
+    "labels_without_record": "labels whose partition has no readable record with the same id",
     "repeated_labels": "repeated labels",
     "revised_labels": "labels replaced by a later label",
 }
@@ -95,7 +95,7 @@ def backtest(
     run: Run = None,
     as_json: Json = False,
 ) -> None:
-    """Compare retraining policies on DATA with each other and with simple baselines.
+    """Replay DATA with several retraining policies, and compare them with simple baselines.
 
     Without DATA, the command reads records and labels from the stream's topics on Kafka or, with
     --run, from the topics that a run saved. It reads each topic once, up to its current end, and
@@ -103,8 +103,8 @@ def backtest(
 
     Each policy runs with the same services as `driftline run`, so its result is what a run with
     that policy would achieve. The baselines are: never retrain; retrain after each window; retrain
-    as often as the policy did, but at regular intervals; predict the previous label. To measure
-    false alarms, the rows are also replayed in random order, so that nothing drifts.
+    as many times as the policy did, but at regular intervals; predict the previous label. To
+    measure false alarms, the rows are also replayed in random order, which removes all drift.
 
     Prints a table that compares the policies and the baselines.
 
@@ -120,14 +120,14 @@ def backtest(
     if data is not None and (bootstrap_server is not None or run is not None):
         name = "--run" if run is not None else "--bootstrap-server"
         raise SettingsError(
-            f"{name} reads topics, but {data} is a data set", hint="use only one of the two"
+            f"{name} reads topics, but {data} is a data set", hint="omit one of them"
         )
     context = None if data is not None else open_context(file, bootstrap_server, run)
     # With both --stream and --run, settings come from the stream file, and records from the run.
     stream = find_stream(file) if context is None or file is not None else context.stream
     policies = _policies(policy or [stream.retrain.policy])
     if report is not None:
-        report.mkdir(parents=True, exist_ok=True)  # fail before playing the policies
+        report.mkdir(parents=True, exist_ok=True)  # fail before the long replays
     out = stderr if as_json else stdout
     with tempfile.TemporaryDirectory(prefix="driftline-backtest-") as folder:
         title = data or Topics(stream).features

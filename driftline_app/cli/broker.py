@@ -56,7 +56,7 @@ def up(port: Port = None, folder: Folder = None, json: Json = False) -> None:
 
 @broker.command()
 def down(folder: Folder = None) -> None:
-    """Stop the broker, and wait until its process has ended.
+    """Stop the broker, and wait until its process has exited.
 
     The broker's data stays on disk for the next start.
 
@@ -68,7 +68,7 @@ def down(folder: Folder = None) -> None:
 
 @broker.command()
 def status(folder: Folder = None, json: Json = False) -> None:
-    """Show whether the broker is running and, if it is, its address.
+    """Show whether the broker is running and, if so, its address.
 
     Exits with code 1 if the broker is not running.
 

@@ -1,7 +1,7 @@
-"""Parse the arguments of `driftline` commands: the commands' base class.
+"""Define the base class of all `driftline` commands, which parses their arguments.
 
-Input: the words after a command's name. Output: the same words. A stream file given as an argument,
-which is deprecated, becomes the value of `--stream`.
+Input: the words after a command's name. Output: the same words, except that a stream file given as
+an argument, which is deprecated, becomes the value of `--stream`.
 """
 
 import sys
@@ -26,7 +26,8 @@ class Command(TyperCommand):
             if "--json" not in args:
                 shown = visible(file)
                 print(
-                    f"note: {shown} as an argument is deprecated; use {_STREAM_OPTION} {shown}",
+                    f"note: passing {shown} as an argument is deprecated; "
+                    f"use {_STREAM_OPTION} {shown}",
                     file=sys.stderr,
                 )
         return super().parse_args(ctx, args)

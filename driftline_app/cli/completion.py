@@ -1,7 +1,7 @@
 """Complete `driftline` arguments in the shell: stream files, topics, runs, data sets, policies.
 
-Input: the beginning of a word, and local files and folders. Output: the words that start with it.
-No function here raises, connects to a broker or writes anything. Unreadable files and folders
+Input: the beginning of a word, and local files and folders. Output: the possible completions. The
+functions never raise an error, connect to a broker or write anything. Unreadable files and folders
 yield no completions.
 """
 

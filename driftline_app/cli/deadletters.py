@@ -147,19 +147,20 @@ def replay(
     file: StreamFile = None,
     reason: Reason = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only count the dead letters; send nothing.")
+        bool, typer.Option("--dry-run", help="Count the dead letters without resending them.")
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Also resend dead letters that were resent before.")
+        bool, typer.Option("--again", help="Also resend dead letters that were already resent.")
     ] = False,
     bootstrap_server: BootstrapServers = None,
     json: Json = False,
 ) -> None:
     """Resend dead letters, unchanged, to their original topic and partition.
 
-    Use this command after you have fixed the cause, for example a setting in the stream file. A
-    record that fails again becomes a new dead letter. Dead letters that were resent before are
-    skipped, unless --again is given. Prints how many dead letters were resent and skipped.
+    Use this command after you have fixed the cause, for example a wrong setting in the stream file.
+    A record that fails again becomes a new dead letter. Dead letters that were already resent are
+    skipped unless --again is given. Prints how many dead letters were resent and how many were
+    skipped.
 
     Example: driftline deadletters replay --reason "missing value" --dry-run
     """
@@ -172,6 +173,6 @@ def replay(
         return
     stdout.print(f"{'would resend' if dry_run else 'resent'} {done.sent}")
     if done.again:
-        stdout.print(f"skipped {done.again} that were resent before; --again resends them too")
+        stdout.print(f"skipped {done.again} that were already resent; use --again to include them")
     if done.other:
         stdout.print(f"skipped {done.other} that are neither records nor labels")

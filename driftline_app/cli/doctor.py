@@ -54,7 +54,7 @@ def doctor(
         here = look_at_workers(folder, file_digest(path), now=datetime.now(UTC))
         checks.extend(check_services(here))
     except StreamFileError as error:
-        # A stream file given with --stream must be valid. Without --stream, an error is a warning.
+        # An invalid file given with --stream is a failure. Without --stream, only warn.
         checks.append(Check("stream file", "fail" if file else "warn", error.message, error.hint))
     if broker:
         client = connect(settings.client, settings.bootstrap_servers, settings.properties)

@@ -40,13 +40,14 @@ def health(
     """Check whether a service on this machine is running and making progress.
 
     Use this command in container health checks and cron jobs. Exit code 0: the service is healthy.
-    1: the service is unhealthy. 2: the check could not be made, for example because there is no
-    stream file.
+    1: the service is unhealthy. 2: the check could not be performed, for example because there is
+    no stream file.
 
     A service is unhealthy if its process has ended or has not written its state file for 30 s, if
     it has waited for Kafka for 2 minutes, if it has had fewer partitions than its fair share for a
     minute, or if it has read nothing for 2 minutes although records are available. Inference is
-    also unhealthy if no published model is usable, but healthy while it waits for the first model.
+    also unhealthy if models are published but none is usable. While inference waits for the first
+    model, it is healthy.
 
     This command does not connect to the broker. To check the broker as well, use
     `driftline status`.

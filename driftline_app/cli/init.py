@@ -81,7 +81,7 @@ def _write(profile: DataProfile, name: str, force: bool) -> tuple[Path, str]:
     path, content = Path(f"{name}.toml"), draft(profile, name)
     if path.exists() and not force and path.read_text(encoding="utf-8") != content:
         raise SettingsError(
-            f"{path} exists already", hint="use --force to overwrite it, or --name for another name"
+            f"{path} already exists", hint="overwrite it with --force, or choose another --name"
         )
     path.write_text(content, encoding="utf-8")
     return path, content

@@ -73,6 +73,6 @@ def list_(json: Json = False) -> None:
         if json:
             print(json_line(info))
         else:
-            stdout.print(f"{info.id}{'  signs here' if info.signs else ''}")
+            stdout.print(f"{info.id}{'  (signing key)' if info.signs else ''}")
     if not found and not json:
         stdout.print("no trusted keys; `driftline keys new` creates one")

@@ -37,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-# Panel of `driftline --help` → modules, each with its commands. Typer applications become groups.
+# Panel of `driftline --help` → modules, each with its commands. A `typer.Typer` becomes a group.
 _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "Start": [
         ("init", ("init",)),
@@ -104,7 +104,7 @@ def _print_version(wanted: bool) -> None:
     try:
         print(f"driftline {installed_version('driftline')}")
     except PackageNotFoundError:
-        print("driftline, running from source files, not installed")
+        print("driftline (not installed, running from source files)")
     raise typer.Exit
 
 
@@ -115,7 +115,7 @@ def prepare(
         typer.Option(
             "--verbose",
             "-v",
-            help="Log to standard error what the command and its Kafka client do.",
+            help="Write a detailed log, including the Kafka client's log, to standard error.",
         ),
     ] = False,
     version: Annotated[
@@ -160,7 +160,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _end_interrupted()
     except BrokenPipeError:  # the process that reads the pipe, such as `head`, has ended
-        # Otherwise, the flush at exit would raise the same error again.
+        # Redirect standard output; otherwise, the flush at exit would raise the same error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (DriftlineError, OSError) as error:
@@ -195,7 +195,7 @@ def _run_for_scripts() -> int:
     try:
         return int(command_line()(standalone_mode=False) or 0)
     except Exception as error:
-        # Typer's usage errors have no public base class, but all of them have this method.
+        # Typer's usage errors have no public base class, but all have a `format_message` method.
         format_message = getattr(error, "format_message", None)
         if format_message is None:
             raise

@@ -32,10 +32,12 @@ models = typer.Typer(
 Digest = Annotated[
     str,
     typer.Argument(
-        metavar="DIGEST", help='The first digits of a digest, without "sha256:", or "champion".'
+        metavar="DIGEST", help='First digits of a digest without "sha256:", or "champion".'
     ),
 ]
-Why = Annotated[str, typer.Option("--reason", help="Reason to publish with the change.")]
+Why = Annotated[
+    str, typer.Option("--reason", help="Reason for the change; published along with it.")
+]
 
 
 class ExportFormat(Enum):
@@ -51,7 +53,7 @@ class ModelLine(msgspec.Struct, frozen=True):
 
     champion: bool
     model: ModelAnnounced
-    rolled_back: bool = False  # an operator rolled it back; the trainer never promotes it again
+    rolled_back: bool = False  # rolled back by an operator; never promoted by the trainer again
 
 
 @models.command("list")
@@ -129,7 +131,7 @@ def show(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Verify a model's package, and show how the model was trained and how it is scored.
+    """Verify a model's package, and show how the model was trained and how it scores records.
 
     Example: driftline models show champion --run last
     """
@@ -178,7 +180,7 @@ def promote(
     bootstrap_server: BootstrapServers = None,
     json: Json = False,
 ) -> None:
-    """Make a model the champion. Inference serves the model once it has verified the package.
+    """Make a model the champion. Inference uses the model once its package has been verified.
 
     Prints the metrics of the new and the previous champion.
 
@@ -208,7 +210,7 @@ def rollback(
     """Make an earlier model the champion again.
 
     Prints the metrics of the restored and the replaced model. The trainer never promotes the
-    replaced model again, but it may still promote new models. To prevent new promotions, run
+    replaced model again, but it may still promote new models. To pause all automatic promotion, run
     `driftline freeze`.
 
     Example: driftline models rollback --reason "complaints since noon"
@@ -227,7 +229,7 @@ def rollback(
 @models.command()
 def export(
     digest: Digest,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write to.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for the files.")],
     formats: Annotated[
         list[ExportFormat] | None,
         typer.Option(
@@ -266,8 +268,8 @@ def sign_(
     """Sign records in the models topic that an earlier version of Driftline left unsigned.
 
     Signs model announcements, the champion pointer and the freeze, and prints the signed records'
-    keys. A running trainer signs them automatically. Check the output of `driftline models list`
-    first, because this command signs the state shown there.
+    keys. A running trainer signs unsigned records automatically. Before you use this command, check
+    the output of `driftline models list`, because the command signs the state shown there.
 
     Example: driftline models sign
     """
@@ -276,18 +278,19 @@ def sign_(
     for event in events:
         stdout.print(f"signed: {key_of(event)}", markup=False, soft_wrap=True)
     if not events:
-        stdout.print("everything is signed already")
+        stdout.print("all records are already signed")
 
 
 def freeze(
     file: StreamFile = None,
-    off: Annotated[bool, typer.Option("--off", help="Allow automatic promotion again.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Resume automatic promotion.")] = False,
     reason: Why = "changed manually",
     bootstrap_server: BootstrapServers = None,
 ) -> None:
-    """Stop the automatic promotion of new models, or allow it again with --off.
+    """Pause the automatic promotion of new models, or resume it with --off.
 
-    The trainer still trains and announces models. `driftline models promote` still works.
+    While promotion is paused, the trainer still trains and announces models, and you can still
+    promote a model with `driftline models promote`.
 
     Example: driftline freeze --reason "audit until Friday"
     """
@@ -310,7 +313,7 @@ def _show_change(change: ChampionChange, json: bool) -> None:
     before = "none" if change.before is None else _described(change.before)
     stdout.print(f"before:   {before}")
     if change.before is not None:
-        stdout.print("Each metric was computed on the held-out records of the model's training.")
+        stdout.print("Each model's metric was computed on its own held-out records.")
 
 
 def _described(model: ModelAnnounced) -> str:

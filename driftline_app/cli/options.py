@@ -118,8 +118,8 @@ WarmUpShare = Annotated[
         "--warmup",
         min=0.01,
         max=0.9,
-        help="Fraction of the rows to train the first model on. These rows come first; the "
-        "remaining rows are streamed.",
+        help="Fraction of the rows, from the start of the data, on which the first model is "
+        "trained. The remaining rows are streamed.",
     ),
 ]
 Limit = Annotated[
@@ -128,4 +128,4 @@ Limit = Annotated[
         min=1, metavar="N", help="Use only the first N rows of the data.", show_default=False
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed for random label delays and missing labels.")]
+Seed = Annotated[int, typer.Option(help="Random seed for label delays and missing labels.")]

@@ -81,7 +81,7 @@ def produce(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Send the rows of DATA as records and labels to the stream's features and labels topics.
+    """Send the rows of DATA to the stream's features and labels topics.
 
     Each label is sent after the delay that the stream file sets in `[simulate] label_delay`. Prints
     how many records and labels were delivered. Exits with code 1 if a record or label was too large
@@ -130,7 +130,7 @@ def _rows_to_skip(skip: str, total: int | None) -> int:
         value = -1.0
     if "." in skip and 0 < value < 1:
         if total is None:
-            raise SettingsError("--skip: cannot take a fraction of data whose length is unknown")
+            raise SettingsError("--skip: cannot skip a fraction of data whose length is unknown")
         return int(total * value)
     if value >= 0 and value.is_integer():
         return int(value)

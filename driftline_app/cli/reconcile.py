@@ -35,12 +35,12 @@ def reconcile(
     """Read all of the stream's topics, and account for every record and label.
 
     Each record must have become a prediction or a dead letter, and each label an outcome or a dead
-    letter. Records that inference has not read yet are counted separately. The services may keep
-    running.
+    letter. Records that inference has not read yet are counted separately. You can use this command
+    while the services are running.
 
-    Prints the number of records and labels in each state, and lists the missing ones. Exits with
-    code 1 if a record or label is missing, was deleted before it was read or has two outcomes, or
-    if a label is not in its record's partition.
+    Prints the number of records and labels in each state, and lists the missing records and labels.
+    Exits with code 1 if a record or label is missing, was deleted before it was read, or has two
+    outcomes, or if a label is not in its record's partition.
 
     Example: driftline reconcile --run last
     """

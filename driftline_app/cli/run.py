@@ -1,4 +1,4 @@
-"""Play one data set through all services in one process, in memory or on Kafka, and save the run.
+"""Stream a data set through all services in one process, in memory or on Kafka, and save the run.
 
 Implements `driftline run` and `driftline demo`. Input: a data set and a stream file. Output: the
 printed events, and the run's folder with its topics, result and report.
@@ -36,11 +36,11 @@ def run(
     bootstrap_servers: BootstrapServers = None,
     as_json: Json = False,
 ) -> None:
-    """Play DATA through all services: predict, detect drift, retrain, replace the model.
+    """Stream DATA through all services: predict, detect drift, retrain, replace the model.
 
-    All services run in this process. The first rows train the first model, and the remaining rows
-    are streamed. Events are printed as they occur. The topics and an HTML report are saved in the
-    run's folder. Other commands can read the saved topics, for example
+    All services run in this process. The first model is trained on the first rows, and the
+    remaining rows are streamed. Events are printed as they occur. The topics and an HTML report are
+    saved in the run's folder. Other commands can read the saved topics, for example
     `driftline tail drift --run last`.
 
     With -b, the run uses the stream's topics on that Kafka broker, and the features topic must be

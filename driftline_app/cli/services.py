@@ -24,8 +24,8 @@ LogFile = Annotated[
     Path | None,
     typer.Option(
         metavar="PATH",
-        help="Write the log to this file. It is rotated at 2 MB, and three old files are kept. "
-        "Default: standard error.",
+        help="Write the log to this file. The file is rotated at 2 MB, and three old files are "
+        "kept. Default: standard error.",
         show_default=False,
     ),
 ]
@@ -37,11 +37,12 @@ def inference(
     slot: Slot = 0,
     log_file: LogFile = None,
 ) -> None:
-    """Score feature records with the champion, and publish predictions, until Ctrl-C.
+    """Run an inference worker, which scores feature records with the champion.
 
-    Waits until the first model is published. When the champion changes, replaces the model between
-    two batches. Rejects models that are not signed by a trusted key. Several workers can share the
-    partitions, each with its own --slot.
+    The worker publishes predictions until you press Ctrl-C. At first, it waits until a model is
+    published. It rejects models that are not signed with a trusted key. When the champion changes,
+    the worker replaces its model between two batches. Several workers can share the partitions,
+    each with its own --slot.
 
     Example: driftline inference -b local
     """
@@ -54,9 +55,10 @@ def outcomes(
     slot: Slot = 0,
     log_file: LogFile = None,
 ) -> None:
-    """Join predictions with their labels, and publish outcomes, until Ctrl-C.
+    """Run an outcomes worker, which joins predictions with their labels.
 
-    Several workers can share the partitions, each with its own --slot.
+    The worker publishes outcomes until you press Ctrl-C. Several workers can share the partitions,
+    each with its own --slot.
 
     Example: driftline outcomes -b local
     """
@@ -69,11 +71,11 @@ def monitor(
     slot: Slot = 0,
     log_file: LogFile = None,
 ) -> None:
-    """Detect drift in windows of records, and request retraining, until Ctrl-C.
+    """Run a monitor worker, which detects drift and requests retraining.
 
-    Reads predictions and outcomes, and publishes windows, drift events and retrain requests.
-    Several workers can share the partitions, each with its own --slot. One of the workers merges
-    the results of all workers, and opens and resolves drift events.
+    Until you press Ctrl-C, the worker reads predictions and outcomes, and publishes windows, drift
+    events and retrain requests. Several workers can share the partitions, each with its own --slot.
+    One of these workers merges the results of all workers, and opens and resolves drift events.
 
     Example: driftline monitor -b local
     """
@@ -86,10 +88,11 @@ def trainer(
     slot: Slot = 0,
     log_file: LogFile = None,
 ) -> None:
-    """Train and publish models when retraining is requested, until Ctrl-C.
+    """Run the trainer, which trains and publishes a model when retraining is requested.
 
-    Compares each new model with the champion on held-out records, and promotes the new model if it
-    is better. `driftline freeze` stops this automatic promotion.
+    The trainer compares each new model with the champion on held-out records, and promotes the new
+    model if it is better. `driftline freeze` pauses this automatic promotion. To stop the trainer,
+    press Ctrl-C.
 
     Example: driftline trainer -b local
     """

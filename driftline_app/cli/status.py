@@ -23,7 +23,7 @@ from driftline_app.stream_file import find_stream_file
 
 # Numbers of this size or more are abbreviated, for example to 12.3k.
 _SHORTENED = 10_000
-# From this many thousands or millions on, the next larger unit is used.
+# At this many thousands or millions, switch to the next larger unit.
 _LARGEST_SHOWN = 999.5
 
 
@@ -33,10 +33,9 @@ def status(
     """Show each service's state and lag, the models in use, and the last drift event and decision.
 
     The states come from the services' state files on this machine. Exit code 0: all four services
-    are running on this machine and are healthy. 1: a problem was found and printed: a service is
-    not running, keeps crashing or is unhealthy by the rules of `driftline health`, or the
-    champion's announcement is missing. 2: the broker is unreachable, or another error occurred and
-    its message was printed.
+    are running on this machine and are healthy. 1: a service is not running, keeps crashing or is
+    unhealthy according to `driftline health`, or the champion's announcement is missing. 2: the
+    broker is unreachable, or another error occurred. The command prints each problem or error.
 
     Example: driftline status --json
     """

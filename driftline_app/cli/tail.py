@@ -31,7 +31,7 @@ def tail(
         int, typer.Option("-n", "--lines", min=0, metavar="N", help="Number of messages to print.")
     ] = 10,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Keep printing new messages until Ctrl-C.")
+        bool, typer.Option("--follow", "-f", help="Also print new messages as they arrive.")
     ] = False,
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Print all messages, partition by partition.")
@@ -42,8 +42,9 @@ def tail(
 ) -> None:
     """Print a topic's newest messages, one per line, newest last.
 
-    With --json, each line is a message as it was published. A dead letter may contain arbitrary
-    bytes, so it is printed as a JSON object with its position, headers and content.
+    With --follow, the command runs until you press Ctrl-C. With --json, each line is a message as
+    it was published. A dead letter may contain arbitrary bytes, so it is printed as a JSON object
+    with its position, headers and content.
 
     Example: driftline tail drift --run last
     """
@@ -75,11 +76,11 @@ def tail(
             for message in new_messages(context.broker, ends):
                 show(message)
         except KeyboardInterrupt:
-            return  # Ctrl-C is the usual way to stop
+            return  # Ctrl-C is the usual way to end --follow
 
 
 def resolve(stream: Stream, topic: str) -> tuple[str, Role]:
-    """Return the name and role of the topic with this name or role. Raises SettingsError."""
+    """Return a topic's name and role, given its name or its role. Raises SettingsError."""
     for planned in Topics(stream).plan():
         if topic in (planned.role, planned.name):
             return planned.name, planned.role

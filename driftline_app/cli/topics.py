@@ -18,7 +18,7 @@ from driftline_app.cli.options import BootstrapServers, Json, StreamFile, stdout
 from driftline_app.context import open_context
 from driftline_app.stream_file import find_stream
 
-# Terminal width, in columns, from which the table also shows keys, writers and readers.
+# Minimum terminal width, in columns, at which the table also shows keys, writers and readers.
 _WIDE = 120
 
 topics = typer.Typer(

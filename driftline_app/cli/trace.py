@@ -29,7 +29,7 @@ def trace(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Print, as a tree, what caused an event and what the event led to.
+    """Print the causes and effects of an event as a tree.
 
     For example, the causes of a prediction are its model, the decision to promote that model, the
     retrain request, the drift event and the windows with drift. For a record's id, the tree shows

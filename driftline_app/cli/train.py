@@ -34,7 +34,7 @@ def train(
     ] = None,
     promote: Annotated[
         bool,
-        typer.Option("--promote", help="Make the model the champion even if there is one already."),
+        typer.Option("--promote", help="Make the model the champion even if the stream has one."),
     ] = False,
     bootstrap_server: BootstrapServers = None,
     json: Json = False,

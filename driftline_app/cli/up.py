@@ -35,12 +35,12 @@ def up(
     workers: Annotated[
         int,
         typer.Option(
-            min=1, metavar="N", help="Number of workers per service; the trainer always has one."
+            min=1, metavar="N", help="Number of workers per service. The trainer always has one."
         ),
     ] = 1,
     broker: Annotated[
         bool,
-        typer.Option("--broker", help="Also start the local Kafka, as `driftline broker up` does."),
+        typer.Option("--broker", help="Also start a local broker, as `driftline broker up` does."),
     ] = False,
     print_units: Annotated[
         Literal["systemd"] | None,
@@ -54,10 +54,10 @@ def up(
 ) -> None:
     """Start all services of a stream, and keep them running in the background.
 
-    Creates missing topics, and waits until all services are running. If a service ends, a
-    supervisor restarts it after 1 s, then 2 s, and so on up to a minute. `driftline down` stops all
-    services. Running this command again starts only services that are not running, and replaces a
-    killed supervisor. Exit code 0: all services are running. 2: an error occurred.
+    Creates missing topics, and waits until all services are running. If a service exits, a
+    supervisor restarts it, after a delay that grows from 1 s to a minute. `driftline down` stops
+    all services. Running this command again starts only services that are not running, and replaces
+    the supervisor if it was killed. Exit code 0: all services are running. 2: an error occurred.
 
     Example: driftline up --broker
     """
@@ -92,7 +92,7 @@ def up(
 
 
 def down(file: StreamFile = None, json: Json = False) -> None:
-    """Stop the services that `driftline up` started, and wait until they have ended.
+    """Stop the services that `driftline up` started, and wait until they have exited.
 
     Each service commits its work and leaves its consumer group, so that no work is repeated after
     the next start. Prints the names of the stopped services.
@@ -114,8 +114,8 @@ def down(file: StreamFile = None, json: Json = False) -> None:
     stdout.print(f"stopped {', '.join(stopped)}" if stopped else "no service was running")
     for process in found.killed:
         stdout.print(
-            f"{process.name} did not end within {STOP_PATIENCE_S:g} s and was killed; its next "
-            f"start resumes from its committed offsets; see {process.log}",
+            f"{process.name} did not exit within {STOP_PATIENCE_S:g} s and was killed; when "
+            f"started again, it resumes from its committed offsets; see {process.log}",
             style="yellow",
         )
 

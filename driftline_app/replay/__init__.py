@@ -1,1 +1,1 @@
-"""Play a data set through all services in one process, and observe what they publish."""
+"""Stream a data set through all services in one process, and observe what they publish."""

@@ -1,8 +1,7 @@
 """Compute a replay's metrics from its outcomes, for the loop, the first model and two baselines.
 
-Input: each outcome's row, label and predictions, one per predictor. Output: metrics, metrics over
-time, and paired differences. It computes on arrays only and reads no topic; `Observer` adds the
-outcomes.
+Input: each outcome's row, label and predictions, one per predictor, from `Observer`. Output:
+metrics, metrics over time, and paired differences. This module reads no topic.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +37,10 @@ class ComparedPredictors:
             values.append(predictions[name])
 
     def metric(self, name: str, chosen: NDArray[np.intp] | None = None) -> float | None:
-        """Return a predictor's metric on the chosen outcomes, or on all; None without outcomes."""
+        """Return a predictor's metric on the `chosen` outcomes, by default on all outcomes.
+
+        Return None if there are no outcomes.
+        """
         places: Sequence[int] = range(len(self.rows)) if chosen is None else chosen.tolist()
         if not places:
             return None
@@ -53,7 +55,7 @@ class ComparedPredictors:
     def over_time(self, block: int) -> tuple[list[int], dict[str, list[float | None]]]:
         """Divide the rows into blocks of `block` rows. Return each block's last row and metrics.
 
-        If less than half a block of rows remains at the end, the last block includes these rows.
+        If less than half a block remains at the end, its rows are added to the last block.
         """
         if not self.rows:
             return [], {name: [] for name in self.predicted}
@@ -86,7 +88,7 @@ class ComparedPredictors:
     def beside(
         self, name: str, other: "ComparedPredictors", theirs: str, *, as_name: str
     ) -> "ComparedPredictors":
-        """Return predictor `name` beside `other`'s predictor `theirs`, on the rows that both have.
+        """Combine predictor `name` with `other`'s predictor `theirs`, on the rows that both have.
 
         In the result, predictor `theirs` is called `as_name`.
         """

@@ -31,7 +31,7 @@ def train_on_warm_up(
     progress: Callable[[str, int, int], None],
 ) -> FirstModel:
     """Train the first model on the first rows of the playback. Raises DriftlineError."""
-    warm = playback.warm_up(warmup)  # warm-up rows are not played
+    warm = playback.warm_up(warmup)  # these rows are not streamed
     return FirstModel(
         trained=train_first(
             stream, warm.records, warm.labels, settings=settings, clock=clock, progress=progress

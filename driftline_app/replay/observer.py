@@ -1,8 +1,8 @@
 """Consume a run's topics while it runs: collect events, data windows, and predictions to compare.
 
 Input: the topics `outcomes`, `windows`, `drift`, `retrain` and `models`. Output: events, data
-windows, and for each outcome the predictions of the loop, the first model and the baselines. It
-publishes nothing.
+windows, and for each outcome the predictions of the loop, the first model and the baselines. The
+observer publishes nothing.
 """
 
 from collections import Counter, deque
@@ -38,8 +38,8 @@ from driftline.wire.window_events import DataWindow, PerformanceWindow
 from driftline_app.replay.compared_metrics import ComparedPredictors
 from monitor.estimates.coverage import Truth
 
-# Maximum number of records with the same id whose baseline predictions are buffered. The oldest are
-# evicted.
+# Maximum number of records with the same id whose baseline predictions are buffered. If there are
+# more, the oldest are evicted.
 MAX_REPEATS: Final = 1000
 
 ServiceEvent = DriftEvent | RetrainRequest | RetrainDecision | RolePointer
@@ -53,7 +53,7 @@ class ObservedEvent(msgspec.Struct, frozen=True):
 
 
 class Observer:
-    """Reads a run's topics while the services write them."""
+    """Reads a run's topics while the services publish to them."""
 
     def __init__(self, stream: Stream, broker: Broker, static: Model) -> None:
         self._stream = stream
@@ -78,7 +78,7 @@ class Observer:
         self.counts: Counter[str] = Counter()
 
     def expect(self, record_id: str, row: int, baselines: dict[str, Value]) -> None:
-        """Note that a record was sent, with each baseline's prediction at that moment."""
+        """Register a record that was sent, with the baselines' predictions for it."""
         self._baselines.setdefault(record_id, deque(maxlen=MAX_REPEATS)).append((row, baselines))
 
     def poll(self, row: int) -> Iterator[ObservedEvent]:

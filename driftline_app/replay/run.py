@@ -1,4 +1,4 @@
-"""Implement `driftline run`: play a data set through all services, and write the run's folder.
+"""Implement `driftline run`: stream a data set through all services, and write the run's folder.
 
 Input: a stream file and a data set. Output: the folder with the topics, the result and the report.
 Events are printed as they happen.
@@ -51,7 +51,7 @@ def play(
     console: Console,
     progress: Callable[[str, int, int | None], None],
 ) -> Run:
-    """Play a data set, print the events, and save the topics. Raises DriftlineError.
+    """Stream a data set, print the events, and save the topics. Raises DriftlineError.
 
     If the run does not finish, its folder is removed, so that `--run last` does not find it.
     """

@@ -33,7 +33,7 @@ class RunOutput:
         )
 
     def print_event(self, observed: ObservedEvent) -> None:
-        """Print an event, unless another line covers it."""
+        """Print a line about an event, unless another event's line covers it."""
         event = observed.event
         match event:
             case DriftEvent():
@@ -53,7 +53,7 @@ class RunOutput:
         self._print(f"row {observed.row:>9,}  {text}")
 
     def print_totals(self, result: RunResult, report: Path) -> None:
-        """Print the totals, the metric beside its baselines, and the report's path."""
+        """Print the totals, the metric with its baselines, and the report's path."""
         metric = result.metric
         lost = f"[red]{result.lost} lost[/]" if result.lost else "0 lost"
         repeated = (

@@ -63,9 +63,9 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
 
 
 def report_event(observed: ObservedEvent, drawn: Collection[str] = ()) -> RunEvent | None:
-    """Return the report's entry for an event; None if another event covers it.
+    """Return the report's entry for an event, or None if another event's entry covers it.
 
-    `drawn` contains the file names of the run's Evidently reports. If the event's report is one of
+    `drawn` contains the file names of the run's Evidently reports. If the event's report is among
     them, the entry links to it.
     """
     event = observed.event
@@ -87,6 +87,6 @@ def report_event(observed: ObservedEvent, drawn: Collection[str] = ()) -> RunEve
             what = "swap" if event.promoted else "kept"
             return RunEvent(row=observed.row, what=what, text=event.reason, id=event.id)
         case RolePointer(by="trainer"):
-            return None  # the decision's entry covers the pointer and has its reason
+            return None  # the decision's entry covers the pointer and gives the reason
         case RolePointer():
             return RunEvent(row=observed.row, what="swap", text=event.reason, id=event.digest)

@@ -1,4 +1,4 @@
-"""Play a data set through all services, step by step in one thread.
+"""Stream a data set through all services, step by step in one thread.
 
 Input: a stream, a playback and a broker. Output: a `RunResult` with the drift events and the
 metric. On the in-memory broker, whose clock the simulation advances, the same input and seed
@@ -37,14 +37,14 @@ from monitor.estimates.coverage import Coverage, coverage
 from producers.delivery import Delivery, TooLarge
 from producers.playback import Play, Playback
 
-# Number of rows to send between two turns of the services. A larger number delays new models, and
-# makes the rows reported for events less exact. On Kafka, turns are larger, because each turn waits
-# for commits.
+# Number of rows to send before the services run again. A larger number delays new models, and makes
+# the rows reported for events less exact. On Kafka, the number is larger, because the services wait
+# for commits each time.
 ROWS_A_TURN = 100
 ROWS_A_TURN_ON_KAFKA = 2000
 # The simulated clock starts in the year 2000, so that every run has the same timestamps.
 START_S = 946_684_800.0
-# On Kafka, wait for several idle rounds, because a single one may fall between two transactions.
+# On Kafka, wait for several idle rounds, because an idle round may fall between two transactions.
 IDLE_ROUNDS_ON_KAFKA = 3
 
 
@@ -90,7 +90,7 @@ class RunResult(msgspec.Struct, frozen=True):
 
 
 class Simulation:
-    """A run: sends the rows of a playback, and steps all services after each batch of rows."""
+    """A run, which sends a playback's rows and runs all services after each batch of rows."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Simulation:
         self._broker = broker
         self._loops = loops
         self._playback = playback
-        self._clock = clock  # None on Kafka, where runs take real time
+        self._clock = clock  # None on Kafka, where runs use the system clock
         self._on_event = on_event
         self._on_progress = on_progress
         self._last_known = first.prior
@@ -124,16 +124,16 @@ class Simulation:
         self._label_codec = LabelCodec(stream)
 
     def run(self) -> RunResult:
-        """Play all rows, then reconcile the topics. Raises BrokerError, DataError."""
+        """Stream all rows, then reconcile the topics. Raises BrokerError, DataError."""
         started_s = time.perf_counter()
         self.play()
         return self._result(reconcile(self._broker, self.stream), time.perf_counter() - started_s)
 
     def play(self) -> None:
-        """Play all rows, then let the services finish. Raises BrokerError, DataError."""
+        """Stream all rows, then let the services finish. Raises BrokerError, DataError."""
         plays = self._playback.play()
         size = ROWS_A_TURN if self._clock else ROWS_A_TURN_ON_KAFKA
-        self._settle()  # the services read the models topic before the first record is sent
+        self._settle()  # let the services read the models topic before sending any record
         row = 0
         while turn := list(islice(plays, size)):
             check()
@@ -152,14 +152,14 @@ class Simulation:
             loop.close()
 
     def save(self, folder: Path) -> None:
-        """Save an in-memory broker's topics, all or none. Topics on Kafka are not saved."""
+        """Save an in-memory broker's topics atomically. Topics on Kafka are not saved."""
         if isinstance(self._broker, MemoryBroker):
             part = folder.with_name(f"{folder.name}.part")
             self._broker.save(part)
             part.rename(folder)
 
     def close(self) -> None:
-        """Close all clients. It is safe to call this twice."""
+        """Close all clients. Calling this method again has no effect."""
         for loop in self._loops.values():
             loop.close()
         self._producer.close()
@@ -218,7 +218,7 @@ class Simulation:
 
     @property
     def retrains(self) -> tuple[int, ...]:
-        """Return the rows at which models were trained, promoted or not."""
+        """Return the rows at which models were trained, whether or not they were promoted."""
         return tuple(row for row, event in self._events_of(RetrainDecision) if event.trials)
 
     @property
@@ -299,7 +299,7 @@ def prepare(
     if first is None:
         first = train_on_warm_up(stream, playback, warmup, settings, clock, on_training)
     else:
-        playback.warm_up(warmup)  # warm-up rows are not played
+        playback.warm_up(warmup)  # skip the warm-up rows
     with closing(broker.producer(client_id="driftline-run")) as producer:
         for record in first.trained.records:
             producer.send(record)

@@ -1,7 +1,7 @@
 """Draw column drift as SVG for a report: a heat map over windows, and histograms of two samples.
 
-Input: effects by window, and arrays of values. Output: `svg` elements without scripts, which the
-page's CSS colours.
+Input: effects by window, and arrays of values. Output: `svg` elements without scripts. The page's
+CSS sets the colours.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ _SMALL_HEIGHT: Final = 168
 
 
 class Cell(msgspec.Struct, frozen=True):
-    """One column in one window."""
+    """One column's shift in one window."""
 
     row: int  # last row of the window
     effect: float | None  # None if the column was not tested
@@ -38,7 +38,7 @@ class Cell(msgspec.Struct, frozen=True):
 def heat_map(columns: Sequence[tuple[str, Sequence[Cell]]]) -> ET.Element:
     """Return a heat map with a line for each column and a cell for each window.
 
-    All columns have the same windows. Every n-th window is labelled with its last row's number.
+    All columns must have the same windows. Labels below the map show the windows' last rows.
     """
     windows = columns[0][1] if columns else ()
     width = (_WIDTH - _LEFT - 10) / max(1, len(windows))
@@ -57,7 +57,7 @@ def heat_map(columns: Sequence[tuple[str, Sequence[Cell]]]) -> ET.Element:
         *labels,
         viewBox=f"0 0 {_WIDTH} {len(columns) * _ROW + 30}",
         role="img",
-        aria_label="Shift of columns by window",
+        aria_label="Column shift by window",
     )
 
 

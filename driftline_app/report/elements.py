@@ -35,7 +35,7 @@ def element(tag: str, *children: ET.Element | str, **attributes: str | float) ->
 
 
 def table(names: Iterable[str], rows: Iterable[ET.Element]) -> ET.Element:
-    """Return a table with a heading for each column. It scrolls if it is wider than the page."""
+    """Return a table with column headings, which scrolls if it is wider than the page."""
     head = element("tr", *(element("th", name) for name in names))
     drawn = element("table", element("thead", head), element("tbody", *rows))
     return element("div", drawn, class_="scroll", tabindex="0")

@@ -13,19 +13,18 @@ from driftline_app.report.elements import format_value, title_of
 from driftline_app.report.values import MetricOverTime, RunEvent, RunReport
 from producers.rows import Change
 
-# Number of blocks before a change from which the metric's level is computed: enough to average out
-# noise.
+# Number of blocks before a change over which the metric is averaged: enough to average out noise.
 _BLOCKS_BEFORE = 20
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
     """One incident. Rows are data rows, counted from 0."""
 
-    change: Change | None  # the known cause; None if the data set does not declare its changes
+    change: Change | None  # the cause, as declared by the data set; None if unknown
     detected: int  # the row at which the first drift event opened
     findings: tuple[str, ...]  # messages of the drift events
     swaps: tuple[int, ...]  # rows at which a new model took over
-    resolved: int | None  # the row at which the last drift event resolved; None if one is open
+    resolved: int | None  # the row at which the last drift event was resolved; None if open
 
     @property
     def began(self) -> int:
@@ -87,7 +86,7 @@ def conclusion(report: RunReport) -> str:
 
 
 def comparison(report: RunReport) -> str:
-    """Return sentences that compare the loop with the first model; empty without outcomes."""
+    """Return text that compares the loop with the first model; empty if there are no outcomes."""
     totals = report.totals
     if totals.loop is None or totals.static is None:
         return ""
@@ -98,7 +97,7 @@ def comparison(report: RunReport) -> str:
 
 
 def _sentence(incident: Incident, report: RunReport) -> str:
-    """Describe the change, detection, new model and recovery, as far as each is known."""
+    """Describe an incident's known steps: change, detection, new model and recovery."""
     change, swaps, resolved = incident.change, incident.swaps, incident.resolved
     levels, metric = levels_of(incident, report.over_time), report.metric
     if change is None:
@@ -127,15 +126,15 @@ def _sentence(incident: Incident, report: RunReport) -> str:
 
 
 class Levels(msgspec.Struct, frozen=True):
-    """The mean metric of the blocks before, during and after an incident; None without blocks."""
+    """The mean metric before, during and after an incident; None if there are no blocks."""
 
     before: float | None
-    meanwhile: float | None  # from the change until the first new model, or until the end
+    meanwhile: float | None  # from the change to the first new model, or to the incident's end
     after: float | None
 
 
 def levels_of(incident: Incident, over: MetricOverTime) -> Levels:
-    """Return the levels of the loop's metric around an incident."""
+    """Return the loop's mean metric before, during and after an incident."""
     repaired = incident.swaps[0] if incident.swaps else incident.resolved
 
     def mean(is_wanted: Callable[[int, int], bool], newest: int = 0) -> float | None:
@@ -160,8 +159,8 @@ def levels_of(incident: Incident, over: MetricOverTime) -> Levels:
 def extra_errors(incident: Incident, report: RunReport) -> int | None:
     """Return how many additional predictions were wrong between the change and the recovery.
 
-    The accuracy before the change is the reference. Return None if it is unknown, or if the
-    stream's metric is not accuracy.
+    The reference is the accuracy before the change. Return None if this accuracy is unknown, or if
+    the stream's metric is not accuracy.
     """
     if report.metric != "accuracy":
         return None

@@ -20,7 +20,7 @@ LEFT = 140  # width of the lane names, at the text size of narrow screens
 RIGHT = 28  # half the width of a number on the row axis
 LINE = 16  # height of a legend line
 PLOT = 165
-GAP = 8  # between the plot and its lanes
+GAP = 8  # space between the plot and its lanes
 LANE = 18
 AXIS = 38
 
@@ -38,7 +38,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """An event at `row`, or from `row` to `until`, drawn in the lane `lane`.
+    """An event at row `row`, or from `row` to `until`, drawn in the lane named `lane`.
 
     If `link` is empty, the mark is not a link.
     """
@@ -139,14 +139,14 @@ def _axes(scale: _Scale, heights: list[float], lowest: float, block: int) -> Ite
         if scale.start <= row <= scale.end:
             yield _line(scale.x(row), scale.top + PLOT, scale.x(row), lowest + 4, "grid")
             yield _text(f"{row:,.0f}", scale.x(row), lowest + 12, "middle")
-    words = f"row of the data; each point is the mean of {block:,} rows"
+    words = f"row in the data set; each point covers {block:,} rows"
     yield _text(words, (LEFT + WIDTH - RIGHT) / 2, lowest + 28, "middle")
 
 
 def _blocks(
     scale: _Scale, rows: tuple[int, ...], block: int, series: tuple[Series, ...]
 ) -> Iterator[ET.Element]:
-    """Yield an area for each block, with its values as a tooltip."""
+    """Yield a rectangle for each block, with the block's values as a tooltip."""
     for index, row in enumerate(rows):
         first = max(scale.start, row - block + 1)
         values = [

@@ -1,7 +1,7 @@
 """Write a run's report: one HTML file without scripts or external resources.
 
-Input: a `RunReport` with the metric over time and the events. Output: the file. No topic is read
-here; `driftline run` fills the `RunReport`.
+Input: a `RunReport`, in which `driftline run` collects the metric over time and the events. Output:
+the file. This module reads no topic.
 """
 
 import re
@@ -16,9 +16,9 @@ from driftline_app.report.values import Happened, RunEvent, RunReport
 
 STYLE = Path(__file__).with_name("report.css")
 
-# Keeps the browser from executing or loading anything, whatever a value contains.
+# Content Security Policy that keeps the browser from executing or loading anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-# Links to other files must match this pattern, because their names come from the topics.
+# Links to other files must match this pattern, because the file names come from the topics.
 _REPORT = re.compile(r"reports/[\w.-]+\.html")
 
 # Event names, as `driftline run` prints them.
@@ -181,8 +181,8 @@ def _chart(report: RunReport) -> ET.Element:
 def marks_of(events: Sequence[RunEvent], last: int) -> tuple[Mark, ...]:
     """Return the events as marks for the chart.
 
-    A drift event is a span that ends where the event is resolved, or else at `last`. Any other
-    event is a point.
+    A drift event becomes a span, which ends at the row where the event is resolved or, if it is
+    still open, at `last`. Any other event becomes a point.
     """
     resolved = {event.id: event.row for event in events if event.what == "drift resolved"}
     marks = []

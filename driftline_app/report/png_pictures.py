@@ -1,7 +1,7 @@
 """Write a report page's plots as PNG files, for chats, tickets and papers.
 
 Input: a page's elements, in which each `svg` is a plot. Output: a file for each plot, named after
-the plot's title. The plots look as they do on the page, on a white background.
+the plot's title. The plots look the same as on the page, but have a white background.
 """
 
 import re
@@ -20,13 +20,13 @@ FONTS: Final = (
 )  # fmt: skip
 _SCALE: Final = 2.0  # pixels per unit of the drawing, for high-resolution screens
 _TITLE: Final = 30  # height of the title
-_MAX_NAME: Final = 60  # characters of up to 4 bytes; file systems allow names of 255 bytes
+_MAX_NAME: Final = 60  # in characters of up to 4 bytes; most file systems allow 255 bytes
 
 
 def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:
     """Write a page's plots to an existing folder. Return the paths of the files.
 
-    Raises MissingExtra if resvg is not installed, DriftlineError if no font is, and OSError.
+    Raises MissingExtra if resvg is not installed, DriftlineError if no font is found, and OSError.
     """
     if _drawn([_title("M")], 20, 20) == _drawn([], 20, 20):
         raise DriftlineError(
@@ -39,7 +39,7 @@ def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:
         width, height = (float(size) for size in svg.get("viewBox", "").split()[2:])
         plot = element("g", *svg, transform=f"translate(0,{_TITLE})")
         path = _new_path(folder, label, paths)
-        # Draw the title above the plot, because a picture file has no heading.
+        # Draw the title above the plot, because a picture has no heading of its own.
         path.write_bytes(_drawn([_title(label), plot], width, height + _TITLE))
         paths.append(path)
     return paths

@@ -1,4 +1,4 @@
-"""Define the content of a run's report, which `driftline_app.report.page` draws."""
+"""Define the content of a run's report as structs, which `report/page.py` renders as HTML."""
 
 from typing import Literal
 
@@ -15,11 +15,11 @@ Happened = Literal[
 class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event of a run."""
 
-    row: int  # data row, from 0, at which the event was observed
+    row: int  # data row, counted from 0, at which the event was observed
     what: Happened
     text: str  # the reason, as a sentence
     id: str  # id of the drift event, retrain request or decision; a digest for an operator's swap
-    drift: DriftKind | None = None  # kind of drift, if `what` is about drift
+    drift: DriftKind | None = None  # kind of drift; None for other events
     report: str | None = None  # path of Evidently's report, relative to the run's report
 
 
@@ -53,7 +53,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of the page."""
+    """The content of a run's report page."""
 
     stream: str
     run: str  # name of the run's folder

@@ -1,1 +1,1 @@
-"""Decide from the monitor's window events which drift events and retrain requests to publish."""
+"""Decide which drift events and retrain requests to publish, based on the window events."""

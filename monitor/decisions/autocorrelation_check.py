@@ -1,7 +1,8 @@
-"""Decide whether autocorrelation in a sequence of errors explains what an independence test found.
+"""Check whether autocorrelation in a series of errors explains an apparent change in its mean.
 
-Input: one model's errors in order, and the variance inflation of its held-out errors. Output: True
-if autocorrelation explains the finding of a test that assumes independent errors.
+Input: one model's errors in order, and the variance inflation of the model's held-out errors.
+Output: whether autocorrelation explains a change that was detected by a test for independent
+errors.
 """
 
 from collections import deque
@@ -13,14 +14,16 @@ import numpy as np
 from monitor.decisions.plain_state import Count, State, put, take
 from monitor.reference.autocorrelation import variance_inflation_between_changes
 
-# Number of recent errors to store: twenty batches of the largest size.
+# Number of recent errors to store: twenty batches of the largest size that
+# `variance_inflation_between_changes` uses.
 HISTORY: Final = 4_000
-# Number of new errors after which the variance inflation is computed again.
+# Number of new errors after which the variance inflation is recomputed.
 ASK_EVERY: Final = 32
 
 
 class AutocorrelationState(State, frozen=True):
-    """The state of an `Autocorrelation`. A renamed field keeps its original name in the file."""
+    """The state of an `Autocorrelation`. Renamed fields keep their original names in the snapshot
+    file."""
 
     variance_inflation: float = msgspec.field(name="inflation")
     history: list[float]
@@ -29,8 +32,8 @@ class AutocorrelationState(State, frozen=True):
 
 
 class Autocorrelation:
-    """The variance inflation of one model's mean error, estimated from the model's few held-out
-    errors and from its errors in service. Each model needs a new object."""
+    """Compares the variance inflation of a model's recent errors with the variance inflation of
+    the model's held-out errors. Create a new object for each model."""
 
     def __init__(self, variance_inflation: float = 1.0) -> None:
         self.variance_inflation = variance_inflation  # variance inflation of the held-out errors
@@ -52,10 +55,10 @@ class Autocorrelation:
         self._own_age += 1
 
     def explains(self, excess: float) -> bool:
-        """Return whether chance explains a log-likelihood ratio of `excess` times its threshold.
-        The threshold already includes the held-out errors' variance inflation. If the ratio exceeds
-        the threshold, chance explains it only if the recent errors' variance inflation is at least
-        `excess` times the held-out errors' variance inflation."""
+        """Return whether chance explains a log-likelihood ratio that is `excess` times its
+        threshold. The threshold already includes the held-out errors' variance inflation. If
+        `excess` is more than 1, chance explains the ratio only if the recent errors' variance
+        inflation is at least `excess` times the held-out errors' variance inflation."""
         if excess <= 1.0:
             return True
         if self._own_age >= ASK_EVERY:

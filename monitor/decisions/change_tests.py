@@ -1,8 +1,8 @@
-"""Test a series of numbers sequentially for an increase in its mean, with tests that River lacks.
+"""Detect increases in the mean of a series of numbers, with sequential tests that River lacks.
 
-Input: values in 0…1, one at a time. Output: `drift_detected`, and the increase's likeliest
-position. Each test stores only counts and sums, or one short window. To restart a test, create a
-new object.
+Input: values from 0 to 1, one at a time. Output: `drift_detected`, and the increase's most likely
+position. Each test stores only counts, sums and, for `Stepd`, one short window. To restart a test,
+create a new object.
 """
 
 import math
@@ -15,8 +15,7 @@ import msgspec
 from monitor.decisions.autocorrelation_check import Autocorrelation
 from monitor.decisions.plain_state import Count, Piece, State, put, take
 
-# The constants were chosen on the tuning streams of `python -m benchmarks.evidence detectors
-# --tune`.
+# The constants in this module were chosen with `python -m benchmarks.evidence detectors --tune`.
 
 # Maximum number of segments that a test stores. Only crafted values reach this limit.
 MAX_PIECES: Final = 200
@@ -59,32 +58,34 @@ class StepdState(State, frozen=True, tag="stepd"):
 
 TestState = LikelihoodState | StepdState
 
-# An increase must last this many values, so that a burst of errors is ignored.
+# An increase must last for at least this many values, so that short bursts of errors are ignored.
 LEAST_VALUES: Final = 30
 
 
 class LikelihoodRatio:
-    """The generalised likelihood-ratio test for an increase in the mean, with both means unknown.
+    """A generalised likelihood-ratio test for an increase in the mean. The means before and after
+    the increase are unknown.
 
-    Every position is tested as a possible change point. The likeliest position is a corner of the
-    convex hull below the cumulative sum, that is, a boundary between segments of the isotonic
-    regression. There are about log n boundaries (Romano et al., "Fast online changepoint detection
-    via functional pruning CUSUM statistics", JMLR 2023; Ward et al., "A constant-per-iteration
-    likelihood ratio test for online changepoint detection for exponential family models", 2024).
-    `binary` values use the Bernoulli likelihood. Other values use an exponential quasi-likelihood,
-    whose ratio is multiplied by mean² / variance.
+    Every position is tested as a possible change point. The most likely position is a vertex of the
+    cumulative sum's greatest convex minorant, and therefore a boundary between two segments of the
+    isotonic regression. For n values, there are about log n boundaries (Romano et al., "Fast online
+    changepoint detection via functional pruning CUSUM statistics", JMLR 2023; Ward et al., "A
+    constant-per-iteration likelihood ratio test for online changepoint detection for exponential
+    family models", 2024). For `binary` values, the test uses the Bernoulli likelihood. For other
+    values, it uses an exponential quasi-likelihood, and multiplies the ratio by mean² / variance.
 
-    The test also finds decreases, and drops the values before a decrease. Increases and decreases
-    that `autocorrelation` explains are ignored.
+    The test also detects decreases, and then drops all values before the decrease. It ignores
+    increases and decreases that `autocorrelation` explains.
     """
 
     def __init__(self, threshold: float, *, binary: bool, autocorrelation: Autocorrelation) -> None:
-        """`threshold` is for independent values. It is multiplied by the variance inflation."""
+        """`threshold` applies to independent values. The test multiplies it by the variance
+        inflation."""
         self._threshold = threshold * autocorrelation.variance_inflation
         self._autocorrelation = autocorrelation
         self._binary = binary
         self._of = _bernoulli if binary else _exponential
-        # Sums of the values since the last decrease. `_forget` drops the values before a decrease.
+        # Segments and sums of the values since the last decrease. `_forget` drops earlier values.
         self._rising = _Pieces(1.0)
         self._falling = _Pieces(-1.0)
         self._squares = 0.0
@@ -96,7 +97,7 @@ class LikelihoodRatio:
         self.warning_detected = False
 
     def state(self) -> LikelihoodState:
-        """Return the state as data."""
+        """Return the state as plain data."""
         rising, falling = self._rising.pieces, self._falling.pieces
         return take(LikelihoodState, self, rising=rising, falling=falling)
 
@@ -143,15 +144,15 @@ class LikelihoodRatio:
         return mean * mean / variance if variance > 0.0 else 1.0
 
 
-# Above this fraction of the threshold, an increase is likely.
+# A test warns if its statistic exceeds this fraction of the threshold.
 WARNING: Final = 0.6
-# Number of values between two tests for a decrease, whose detection is not urgent.
+# Number of values between two tests for a decrease. Detecting a decrease is not urgent.
 FALL_EVERY: Final = 32
 
 
 class _Pieces:
     """The isotonic regression of the values so far, computed by pooling adjacent violators. Each
-    segment is stored as its values' number and sum."""
+    segment is stored as the number and the sum of its values."""
 
     def __init__(self, sign: float, count: int = 0, total: float = 0.0) -> None:
         self._sign = sign
@@ -159,7 +160,7 @@ class _Pieces:
 
     def add(self, value: float) -> None:
         count, total, pieces, sign = 1, value, self.pieces, self._sign
-        # Pool with the previous segment unless its mean is lower (for sign -1, higher).
+        # Pool with the previous segment unless the previous mean is lower (for sign -1, higher).
         while pieces and sign * pieces[-1][1] * count >= sign * total * pieces[-1][0]:
             more, of_more = pieces.pop()
             count += more
@@ -172,9 +173,9 @@ class _Pieces:
     def likeliest(
         self, of: Callable[[int, float], float], count: int, total: float
     ) -> tuple[float, Split | None]:
-        """Return the largest log-likelihood ratio, and the likeliest position of a change. The
-        ratio considers only changes that lasted `LEAST_VALUES` values. The position considers all
-        changes."""
+        """Return the largest log-likelihood ratio, and the most likely change. The ratio is the
+        largest among changes that are at least `LEAST_VALUES` values old. The most likely change
+        may be more recent."""
         whole = of(count, total)
         best, lasting, place = 0.0, 0.0, None
         after, of_after = 0, 0.0
@@ -191,8 +192,8 @@ class _Pieces:
 
 
 def _bernoulli(count: int, total: float) -> float:
-    """Return the log-likelihood of `count` values, each 0 or 1, with the sum `total`, at their own
-    mean."""
+    """Return the log-likelihood of `count` values, each 0 or 1, whose sum is `total`. The values'
+    mean is used as the Bernoulli probability."""
     rest = count - total
     if total <= 0.0 or rest <= 0.0:
         return 0.0
@@ -200,18 +201,20 @@ def _bernoulli(count: int, total: float) -> float:
 
 
 def _exponential(count: int, total: float) -> float:
-    """Return the log-likelihood of `count` values with the sum `total`, up to a constant."""
+    """Return the exponential log-likelihood, up to a constant, of `count` values whose sum is
+    `total`."""
     return -count * math.log(max(total / count, TINY))
 
 
-# Lower limit of a mean, because a mean of 0 has no finite logarithm. It is a hundredth of the mean
-# to which values are scaled.
+# Lower limit for a mean, because the logarithm of 0 is not finite. The limit is a hundredth of 0.2,
+# the mean to which absolute errors are scaled.
 TINY: Final = 0.002
 
 
 class Stepd:
-    """Compare the last `window` values with all earlier values, by the test of equal proportions
-    (K. Nishida and K. Yamauchi, "Detecting concept drift using statistical testing", 2007)."""
+    """Compares the last `window` values with all earlier values, using the test of equal
+    proportions (K. Nishida and K. Yamauchi, "Detecting concept drift using statistical testing",
+    2007)."""
 
     def __init__(self, *, window: int, sigmas: float) -> None:
         self._window = window
@@ -225,7 +228,7 @@ class Stepd:
         self.warning_detected = False
 
     def state(self) -> StepdState:
-        """Return the state as data."""
+        """Return the state as plain data."""
         return take(StepdState, self)
 
     def restore(self, state: StepdState) -> None:
@@ -249,7 +252,8 @@ class Stepd:
         count = self._count + self._window
         pooled = (self._total + self._since) / count
         weight = 1.0 / self._count + 1.0 / self._window
-        # For values of 0 and 1, this is the variance of a proportion, mean * (1 - mean).
+        # For binary values, `squares / count` equals `pooled`, so the variance is
+        # pooled * (1 - pooled).
         deviation = math.sqrt(max(0.0, self._squares / count - pooled * pooled) * weight)
         distance = after - before - weight / 2.0  # Yates' correction
         self.drift_detected = distance > self._sigmas * deviation

@@ -1,8 +1,8 @@
-"""Decide on drift events and retrain requests, given the events in the topic `windows`.
+"""Derive drift events and retrain requests from the events in the Kafka topic `windows`.
 
 Input: events in the order of the topic's single partition. Output: the events to publish. Each
-drift event depends on data windows alone, or on performance panes and windows alone, so it does not
-matter whether predictions or outcomes are read first.
+drift event depends either on data windows only, or on performance panes and windows only. It
+therefore does not matter whether predictions or outcomes are read first.
 """
 
 from collections import deque
@@ -36,7 +36,7 @@ _KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "perfor
 
 
 class DriftedState(State, frozen=True):
-    """The end of each of a model's newest windows, and whether it had a finding of `kind`."""
+    """A model's newest windows: each window's end, and whether it had a finding of this kind."""
 
     kind: DriftKind
     model: str
@@ -44,8 +44,8 @@ class DriftedState(State, frozen=True):
 
 
 class DeciderState(State, frozen=True):
-    """All state that depends on the events read so far and affects later decisions. A renamed field
-    keeps its original name in the snapshot file."""
+    """All state that depends on the events read so far and affects later decisions. Renamed fields
+    keep their original names in the snapshot file."""
 
     lifecycles: dict[DriftKind, LifecycleState] = msgspec.field(name="lanes")
     errors: ErrorWatchState
@@ -55,23 +55,24 @@ class DeciderState(State, frozen=True):
 
 
 class Decider:
-    """The state of one stream's decisions. It depends only on the events read so far."""
+    """Makes one stream's decisions. Its state depends only on the events read so far."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._lifecycles = {kind: EventLifecycle(stream, kind) for kind in _KINDS}
-        # The lifecycle of performance windows' quality events: rejected labels, and lost records.
-        # Performance windows have no fixed order relative to data windows, so these events are
-        # separate from data windows' quality events, and never cause a retrain request.
+        # The lifecycle of quality events for labels that became dead letters and for lost records.
+        # These events come from performance windows, which have no fixed order relative to data
+        # windows. They therefore have their own lifecycle, and never cause a retrain request.
         self._lost = EventLifecycle(stream, "quality")
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
-        # By kind and model: the end of each of the newest windows, and whether it had a finding.
-        # `_confirmed` adds windows, and `_data` removes models that a window no longer contains.
+        # The newest windows by kind and model: each window's end, and whether it had a finding.
+        # `_confirmed` adds windows, and `_data` removes models without records in the last window.
         self._drifted: dict[tuple[DriftKind, str], deque[tuple[int, bool]]] = {}
 
     def state(self) -> DeciderState | None:
-        """Return the state, or None with River detectors. Encode it before reading more events."""
+        """Return the state, or None if a detector is from River. The state shares lists with this
+        object, so encode it before reading more events."""
         errors = self._errors.state()
         if errors is None:
             return None
@@ -88,7 +89,7 @@ class Decider:
 
     @classmethod
     def restored(cls, stream: Stream, state: DeciderState) -> "Decider":
-        """Build from a saved state. Raises ValueError or LookupError if it is another stream's."""
+        """Restore a decider. Raises ValueError or LookupError if `state` does not fit `stream`."""
         decider = cls(stream)
         for kind, lifecycle in decider._lifecycles.items():
             lifecycle.restore(state.lifecycles[kind])
@@ -104,7 +105,7 @@ class Decider:
         return self._drifted.setdefault((kind, model), deque(maxlen=kept))
 
     def read(self, event: WindowsEvent) -> list[DriftEvent | RetrainRequest]:
-        """Process one event. Return the resulting events in order."""
+        """Process one event. Return the events to publish, in order."""
         if isinstance(event, DataWindow):
             events = self._data(event)
         elif isinstance(event, PerformancePane):
@@ -122,7 +123,7 @@ class Decider:
     # ---- data, predictions, quality -------------------------------------------------------------
 
     def _data(self, window: DataWindow) -> list[DriftEvent]:
-        # Groups with too few records neither open nor resolve an event.
+        # Groups that were not tested neither open nor resolve an event.
         tested = [group for group in window.groups if group.tested]
         if not tested:
             return self._untested(window)
@@ -132,7 +133,7 @@ class Decider:
             findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
             if kind == "quality":
                 findings[-1] = _with_window(findings[-1], window)
-            # Use only the newest model. An older model never changes its successor's event.
+            # Use only the newest model's finding, and never let it change a newer model's event.
             if not _is_newer(lifecycle.open, tested[-1].model, window):
                 events.append(
                     lifecycle.observe(
@@ -147,7 +148,7 @@ class Decider:
         return [event for event in events if event is not None]
 
     def _untested(self, window: DataWindow) -> list[DriftEvent]:
-        """Judge only the dead letters and gaps of a window in which no group was tested."""
+        """Check a window without tested groups, but only for dead letters and lost records."""
         finding = _with_window(None, window)
         if finding is None:
             return []
@@ -161,10 +162,10 @@ class Decider:
     ) -> Finding | None:
         """Return the finding with its onset, or None if it is unconfirmed. Alarms, quality findings
         and findings for an open event need no confirmation. A warning is confirmed by a finding in
-        one of the last two disjoint windows (see `_in_disjoint`)."""
+        one of the two previous disjoint windows (see `_in_disjoint`)."""
         size, slide = window.end - window.start, self._slide(window)
         recent = self._recent(kind, group.model)
-        # `before`: an earlier window had a finding. `since`: end of the drift's first window.
+        # `before` confirms a warning. `since` is the end of the first window in the current drift.
         before = _in_disjoint(recent, window.end, size)
         since = _first_drifted(recent, window.end, size + slide)
         recent.append((window.end, finding is not None))
@@ -185,7 +186,7 @@ class Decider:
         return (window.end - window.start) // self._stream.overlap
 
     def _newest_part(self, window: DataWindow | PerformanceWindow) -> int:
-        """Return the start of the slide that the previous window did not contain."""
+        """Return the start of the window's last slide, which no earlier window contains."""
         return window.end - self._slide(window)
 
     # ---- performance ----------------------------------------------------------------------------
@@ -225,8 +226,8 @@ class Decider:
             return []
         group = tested[-1]
         if not group.worse and group.model == found_in:
-            # The whole window shows no degradation, but a detector found an increase in it. Do not
-            # treat it as a window without drift.
+            # A detector found an increase within this window, although the window as a whole shows
+            # no degradation. Such a window must not help to resolve the event.
             return []
         event = lifecycle.observe(
             _degradation(group, self._newest_part(window)) if group.worse else None,
@@ -238,8 +239,8 @@ class Decider:
 
 
 def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bool:
-    """Return whether either of the last two disjoint windows had a finding. These windows share no
-    record with each other or with the window that ends at `end`.
+    """Return whether one of the two previous disjoint windows had a finding. Disjoint windows share
+    no records with each other or with the current window, which ends at `end`.
 
     >>> _in_disjoint([(20, False), (30, True), (40, False), (50, True)], 60, 20)
     False
@@ -257,7 +258,7 @@ def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bo
 
 def _first_drifted(windows: Sequence[tuple[int, bool]], end: int, reach: int) -> int:
     """Return the end of the first window in the current drift, or `end` if only the current window
-    drifted. From each window with a finding, search back over the distance `reach`.
+    drifted. Consecutive findings belong to one drift if their windows end at most `reach` apart.
 
     >>> _first_drifted([(10, True), (20, False), (30, True), (40, False)], 50, 20)
     10
@@ -351,7 +352,7 @@ def _quality_verdict(group: DataGroup) -> Finding | None:
 
 
 def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
-    """Add the window's dead letters and gaps to the finding."""
+    """Add the window's dead letters and lost records to the finding, if there are too many."""
     if not window.quality:
         return finding
     scored_or_rejected = window.records + window.dead_letters
@@ -373,7 +374,7 @@ def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
 
 
 def _deleted(lost: int) -> str:
-    return f"{lost:,} records or more were deleted before they were read"
+    return f"at least {lost:,} records were deleted before they were read"
 
 
 def _degradation(group: PerformanceGroup, onset: int) -> Finding:
@@ -387,7 +388,7 @@ def _degradation(group: PerformanceGroup, onset: int) -> Finding:
 
 
 def _is_newer(event: DriftEvent | None, model: str, window: DataWindow | PerformanceWindow) -> bool:
-    """Return whether the open event belongs to a model that served after `model`."""
+    """Return whether `event` belongs to a model that served after `model`."""
     names = [group.model for group in window.groups]
     return event is not None and event.model in names[names.index(model) + 1 :]
 

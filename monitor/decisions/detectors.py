@@ -1,8 +1,8 @@
-"""Run named drift detectors, from River or this package, on a sequence of one model's errors.
+"""Run drift detectors, from River or this package, on a sequence of one model's errors.
 
-Input: errors in order, either 0 or 1, or absolute errors of any scale. Output: whether the error
-has increased, and how many values ago. All detectors have the same interface. A decrease is never
-drift. Memory use is bounded.
+Input: errors in order: 0 or 1 for classification, absolute errors of any scale for regression.
+Output: whether the error has increased, and how many values ago. All detectors have the same
+interface. Decreases are not reported. Memory use is bounded.
 """
 
 from collections import deque
@@ -26,13 +26,13 @@ from monitor.decisions.change_tests import (
 )
 from monitor.decisions.plain_state import State, put, take
 
-# Absolute errors are divided by five times the mean of the first `SCALE_VALUES` errors, and clipped
-# at 1, because detectors need bounded values, and a single extreme error is not drift.
+# Absolute errors are divided by `SCALE_CUT` times the mean of the first `SCALE_VALUES` errors, and
+# clipped at 1. Detectors need bounded values, and a single extreme error is not drift.
 SCALE_VALUES: Final = 100
 SCALE_CUT: Final = 5.0
 # DDM counts failures. An absolute error of more than twice the mean is a failure.
 FAILURE: Final = 2.0 / SCALE_CUT
-# Number of recent errors to store, to locate an increase if the detector cannot locate it itself.
+# Number of recent errors to store. `_locate` uses them if the detector does not locate an increase.
 REMEMBERED: Final = 2_000
 
 
@@ -45,7 +45,8 @@ class Increase(msgspec.Struct, frozen=True):
 
 
 class DetectorState(State, frozen=True):
-    """The state of an `ErrorDetector`. A renamed field keeps its original name in the file."""
+    """The state of an `ErrorDetector`. Renamed fields keep their original names in the snapshot
+    file."""
 
     name: str
     autocorrelation: AutocorrelationState = msgspec.field(name="runs")
@@ -60,11 +61,11 @@ class _Kind(msgspec.Struct, frozen=True):
     failures: bool = False  # True if the detector accepts only 0 and 1
 
 
-# The thresholds were chosen on the tuning seeds of `python -m benchmarks.evidence detectors
-# --tune`. The same command without `--tune` prints the results on other seeds. By chance, a
-# likelihood ratio reaches e^t about once in e^t values (Lorden, 1971). With constant error rates of
-# 1% to 40%, the ratio reached e^11 at most once in 60,000 values, even including the bursts that a
-# detector ignores. The same was true for absolute errors.
+# The thresholds were chosen with `python -m benchmarks.evidence detectors --tune`. The same command
+# without `--tune` prints the results for other seeds. By chance, a likelihood ratio reaches e^t
+# about once in e^t values (Lorden, 1971). With constant error rates of 1% to 40%, the ratio reached
+# e^11 at most once in 60,000 values, even counting the bursts that a detector ignores. The same was
+# true for absolute errors.
 GLR_THRESHOLD: Final = 11.0
 STEPD_WINDOW: Final = 100  # the paper uses 30, which causes a false alarm every few hundred values
 STEPD_SIGMAS: Final = 4.5
@@ -87,18 +88,18 @@ DETECTORS: Final[dict[str, _Kind]] = {
 }
 
 
-# Tests whose state can be saved as data.
+# Tests whose state can be saved in a snapshot file.
 _OWN: Final = (LikelihoodRatio, Stepd)
 
 
 class ErrorDetector:
     """A detector that reports only increases in the error.
 
-    After `update`, `increases` contains the increases found among the errors passed to it. How
+    After a call to `update`, `increases` contains the increases found in that call's errors. How
     errors are divided into calls does not affect which increases are found. `warning` is true while
-    a detector that has a warning zone is in it. The detector restarts after each increase, and
-    `reset` restarts it for a new model. Memory use is bounded. Only `glr` takes autocorrelation
-    into account.
+    the detector is in its warning zone, if it has a warning zone. The detector restarts after each
+    increase, and `reset` restarts it for a new model. Memory use is bounded. Only the detector
+    `glr` takes autocorrelation into account.
     """
 
     def __init__(self, name: str, task: Task, variance_inflation: float = 1.0) -> None:
@@ -107,8 +108,8 @@ class ErrorDetector:
         self.reset(variance_inflation)
 
     def reset(self, variance_inflation: float = 1.0) -> None:
-        """Drop all state, because the next errors are another model's. `variance_inflation` applies
-        to the new model's mean error."""
+        """Discard all state before a new model's first error. `variance_inflation` is the variance
+        inflation of the new model's mean held-out error."""
         self._autocorrelation = Autocorrelation(variance_inflation)
         self._test = self._new_test()
         self._recent: deque[float] = deque(maxlen=REMEMBERED)  # raw errors since the last change
@@ -117,7 +118,7 @@ class ErrorDetector:
         self.increases: tuple[Increase, ...] = ()  # increases that the last `update` found
 
     def state(self) -> DetectorState | None:
-        """Return the state as plain data, or None if a River object holds it."""
+        """Return the state as plain data, or None if the detector is from River."""
         if not isinstance(self._test, _OWN):
             return None
         return take(
@@ -131,7 +132,7 @@ class ErrorDetector:
         """Restore a saved state. Raises ValueError if the state belongs to another detector."""
         self.reset()
         self._autocorrelation.restore(state.autocorrelation)
-        self._test = test = self._new_test()  # its threshold depends on `_autocorrelation`
+        self._test = test = self._new_test()  # a test's threshold depends on `_autocorrelation`
         if state.name != self.name or not isinstance(test, _OWN):
             raise ValueError(f"this is the state of detector {state.name}, not of {self.name}")
         if type(state.test) is not type(test.state()):
@@ -146,8 +147,8 @@ class ErrorDetector:
 
     @property
     def warning(self) -> bool:
-        """Return whether an increase is likely. Detectors without a warning zone always return
-        False."""
+        """Return whether an increase is likely. The result is always False for a detector without
+        a warning zone."""
         return bool(getattr(self._test, "warning_detected", False))
 
     def update(self, errors: Sequence[float]) -> None:
@@ -172,8 +173,8 @@ class ErrorDetector:
         return DETECTORS[self.name].make(self._task, self._autocorrelation)
 
     def _known(self, error: float) -> Sequence[float]:
-        """Return the errors to test: none until the scale is known, then all buffered errors, then
-        each new error."""
+        """Return the errors to test. Until the scale is known, errors are buffered and the result
+        is empty. Then all buffered errors are returned at once, and later each new error."""
         if self._scale is not None:
             return (error,)
         self._first.append(error)
@@ -189,7 +190,7 @@ class ErrorDetector:
         return first
 
     def _found(self) -> Increase | None:
-        """Return the change that the test detected, or None if the change is a decrease."""
+        """Return the increase that the test detected, or None if the change is a decrease."""
         scale = cast(float, self._scale)
         split = getattr(self._test, "split", None)
         if split is None:
@@ -200,23 +201,23 @@ class ErrorDetector:
         since = list(self._recent)[-split.ago :]
         self._recent.clear()
         self._test = self._new_test()
-        if self._task == "regression":  # clip errors at the new level
+        if self._task == "regression":  # adapt the scale to the larger errors
             self._scale = max(scale, SCALE_CUT * sum(since) / len(since))
         return Increase(split.ago, split.before * scale, split.after * scale)
 
 
 def check(stream: Stream) -> None:
-    """Raise StreamFileError if the stream file names an unknown detector."""
+    """Raise StreamFileError if the stream file lists an unknown detector."""
     for name in stream.drift.detectors:
         if name not in DETECTORS:
             raise StreamFileError(
                 f"stream {stream.name}: [drift.detectors] no such detector: {name!r}",
-                hint="expected some of " + ", ".join(DETECTORS),
+                hint="expected one or more of " + ", ".join(DETECTORS),
             )
 
 
 def _locate(values: Sequence[float]) -> Split:
-    """Return the likeliest position of a single change in the mean, by least squares."""
+    """Return the most likely single change in the mean, located by least squares."""
     data = np.asarray(values, dtype=np.float64)
     count = len(data)
     if count < 2:

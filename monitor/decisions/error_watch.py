@@ -13,7 +13,8 @@ from monitor.decisions.detectors import REMEMBERED, DetectorState, ErrorDetector
 from monitor.decisions.event_lifecycle import Finding
 from monitor.decisions.plain_state import Count, State, put, take
 
-# Upper limit of the severity, because any increase over an earlier error of 0 would be infinite.
+# Upper limit for a severity. Without this limit, any increase from an error of 0 would have
+# infinite severity.
 MAX_SEVERITY: Final = 100.0
 
 
@@ -37,16 +38,16 @@ class ErrorWatch:
         self._detectors = [
             ErrorDetector(name, stream.task) for name in dict.fromkeys(stream.drift.detectors)
         ]
-        # The serving model, set by its first pane. The same pane resets the detectors, `_panes`,
+        # The serving model. A new model's first pane sets it, and resets the detectors, `_panes`,
         # `_recent` and `_early`.
         self._model: str | None = None
-        self._newest: int | None = None  # largest position so far of any model's record
+        self._newest: int | None = None  # largest record position so far, across all models
         # Each recent pane's first position, last position and number of errors.
         self._panes: deque[tuple[int, int, int]] = deque()
         self._recent: deque[float] = deque(maxlen=REMEMBERED)
         self._early: dict[str, Increase] = {}  # increases that are still too small, by detector
-        # The model with a finding since the last performance window, or None. Each performance
-        # window resets it in `Decider._performance`.
+        # The model with a finding since the last performance window, or None.
+        # `Decider._performance` resets it to None at each performance window.
         self.found_in: str | None = None
 
     def state(self) -> ErrorWatchState | None:
@@ -94,9 +95,9 @@ class ErrorWatch:
         )
 
     def _large_increase(self, detector: ErrorDetector, pane: PerformancePane) -> Increase | None:
-        """Return an increase that `detector` finds now or found recently, if it is large enough. A
-        gradual increase is found while it is still small, so `_early` holds the increase until it
-        has grown."""
+        """Return an increase that `detector` finds in `pane` or found recently, if the increase is
+        large enough. A gradual increase is found while it is still small, so it is kept in `_early`
+        until it has grown."""
         detector.update(pane.errors)
         increases = list(detector.increases)
         if (early := self._early.pop(detector.name, None)) is not None:
@@ -110,7 +111,8 @@ class ErrorWatch:
         return None
 
     def _is_large_enough(self, increase: Increase, pane: PerformancePane) -> bool:
-        """Return whether the error exceeds the earlier and held-out errors by `min_metric_loss`."""
+        """Return whether the new error exceeds both the earlier error and the held-out error by at
+        least `min_metric_loss`."""
         least = 1.0 + self._stream.drift.min_metric_loss
         if increase.after < increase.before * least:
             return False
@@ -129,7 +131,7 @@ class ErrorWatch:
             detector.reset(variance_inflation)
 
     def _onset(self, ago: int) -> int:
-        """Return the position of the record whose error came `ago` errors before the end of the
+        """Estimate the position of the record whose error came `ago` errors before the end of the
         last pane."""
         for first, last, count in reversed(self._panes):
             if ago <= count:

@@ -1,7 +1,7 @@
-"""Manage the lifecycle of the monitor's drift events: open, update and resolve them under one id.
+"""Manage the lifecycle of drift events: open, update and resolve each event under a single id.
 
-Input: each window's or pane's finding, or None. Output: `DriftEvent`s to publish. This module never
-uses record data.
+Input: each window's or pane's finding, or None. Output: the `DriftEvent`s to publish. This module
+never uses record data.
 """
 
 from typing import Final, Literal
@@ -45,8 +45,8 @@ class EventLifecycle:
     def __init__(self, stream: Stream, kind: DriftKind) -> None:
         self._stream = stream
         self._kind = kind
-        # Number of consecutive windows without a finding. Reset by a finding, and when the event is
-        # resolved.
+        # Number of consecutive windows without a finding. Reset when a window has a finding, and
+        # when the event is resolved.
         self._quiet = 0
         self.open: DriftEvent | None = None  # the open event as last published, or None
 
@@ -61,8 +61,8 @@ class EventLifecycle:
     def observe(
         self, finding: Finding | None, *, model: str | None, window: str, position: int
     ) -> DriftEvent | None:
-        """Add a window's or pane's finding, or None if there is no finding. Return the event to
-        publish, if any. `model` is None if the event concerns no model."""
+        """Process a window's or pane's finding, or None if there is no finding. Return the event to
+        publish, if any. `model` is None if the event does not concern a model."""
         if finding is not None:
             return self._found(finding, model, window, position)
         return self._nothing(model, window, position)
@@ -75,16 +75,16 @@ class EventLifecycle:
         if event is None:
             identity = event_id("drift", self._stream.name, self._kind, window)
             return self._publish("opened", identity, finding, model, window, position)
-        # Republish the event for new columns, for a higher severity, or for a notable finding after
-        # one window length.
+        # Republish the event if it affects new columns or its severity has grown, or after one
+        # window length if the finding is notable.
         new_columns = set(finding.columns) - set(event.columns)
         has_grown = finding.severity >= REPUBLISH_GROWTH * event.severity
         is_due = finding.notable and position - event.position >= self._stream.window_size
         if not (is_due or new_columns or has_grown):
             return None
         columns = (*event.columns, *(name for name in finding.columns if name in new_columns))
-        # A further increase in the error has its own onset. For shifted data, the event's onset
-        # stays the same.
+        # A further increase in the error has its own onset. Other findings do not change the
+        # event's onset.
         onset = finding.onset if finding.notable else event.onset
         finding = msgspec.structs.replace(finding, columns=columns, onset=onset)
         return self._publish("updated", event.id, finding, model, window, position)
@@ -100,7 +100,7 @@ class EventLifecycle:
         self.open = None
         self._quiet = 0
         message = (
-            "no drift with the new model" if succeeded else "no drift for enough windows in a row"
+            "no drift with the new model" if succeeded else "no drift in enough consecutive windows"
         )
         return msgspec.structs.replace(
             event,

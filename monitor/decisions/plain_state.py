@@ -1,7 +1,7 @@
-"""Copy an object's mutable attributes to a struct of plain data for a snapshot file, and back.
+"""Copy an object's mutable attributes into a plain-data struct for a snapshot file, and back.
 
 The struct's field `x` corresponds to the attribute `_x` or `x`. A snapshot file contains such
-structs, so reading the file checks the types of all values and never executes code.
+structs, so decoding the file checks the types of all values and never executes code.
 """
 
 from collections import deque
@@ -11,7 +11,7 @@ import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Piece = tuple[Positive, float]  # number of values, and the values' sum
+Piece = tuple[Positive, float]  # number of values, and their sum
 
 S = TypeVar("S", bound=msgspec.Struct)
 

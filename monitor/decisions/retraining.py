@@ -1,9 +1,10 @@
-"""Decide when to request a new model, from drift events, the policy, cooldown, budget and outcomes.
+"""Decide when to request a new model, based on drift events, outcomes and the retrain policy.
 
 Input: the open drift events, and performance panes. Panes measure the stream's progress, because no
-model can be trained without labels. Output: a `RetrainRequest` or None. A request's result is
-ignored. While its cause lasts, a request is repeated after one window. It is renewed when enough
-new outcomes have arrived, because a model trained early after a change learns from few records.
+model can be trained without labels. Output: a `RetrainRequest` or None. This module does not track
+whether a request leads to a new model. While the cause lasts, it repeats the request after one
+window. It renews a request when enough new outcomes have arrived, because a model trained soon
+after a change has learned from few records.
 """
 
 from collections import deque
@@ -38,8 +39,9 @@ class _StreamPoint(msgspec.Struct, frozen=True):
 
 
 class _Situation(msgspec.Struct, frozen=True):
-    """A policy's input. `last` is the point of the last request, or else the stream's beginning.
-    `events` contains only events whose positions the outcomes have reached."""
+    """A policy's input. `last` is the point of the last request or, if there was no request, the
+    stream's beginning. `events` contains only open events whose positions are not past `current`.
+    """
 
     stream: Stream
     events: Sequence[DriftEvent]
@@ -48,7 +50,7 @@ class _Situation(msgspec.Struct, frozen=True):
 
 
 class _RetrainTrigger(msgspec.Struct, frozen=True):
-    """The reason for a retrain request. Data from `onset` on is new."""
+    """The reason for a retrain request. Records before `onset` may follow another concept."""
 
     cause: Literal["drift", "schedule"]
     reason: str
@@ -56,13 +58,14 @@ class _RetrainTrigger(msgspec.Struct, frozen=True):
     onset: int | None = None
 
 
-# Number of most recent panes to keep. More are kept if these contain fewer than `min_outcomes`
-# outcomes. A drift event's onset is hardly ever older.
+# Minimum number of recent panes to store. More panes are stored if these panes contain fewer than
+# `min_outcomes` outcomes. Drift events hardly ever have an earlier onset.
 _PANES: Final = 2_000
 
 
 class RetrainState(State, frozen=True):
-    """The state of a `RetrainRule`. Renamed fields keep their original names in the file."""
+    """The state of a `RetrainRule`. Renamed fields keep their original names in the snapshot
+    file."""
 
     panes: list[tuple[int, Count]]
     outcomes: Count
@@ -79,11 +82,11 @@ class RetrainState(State, frozen=True):
 class RetrainRule:
     """Decides when to retrain, based on the `[retrain]` section of a stream file.
 
-    Policies that wait for drift also renew requests. A renewal is due when the number of outcomes
-    since the last request is `renew` times the number of outcomes that the last request, or the
-    first model, could use. Errors fall with a power of the training size (Cortes et al., "Learning
-    curves: asymptotic values and rate of convergence", 1993), so twice as many outcomes justify a
-    new model. Renewals end when `train_on` would drop the oldest outcomes.
+    Policies that wait for drift also renew their requests. A renewal is due when the number of
+    outcomes since the last request is at least `renew` times the number that was available to that
+    request (or to the first model). Errors fall as a power of the training size (Cortes et al.,
+    "Learning curves: asymptotic values and rate of convergence", 1993), so doubling the number of
+    outcomes justifies a new model. Renewals end when `train_on` would exclude the oldest outcomes.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -98,16 +101,17 @@ class RetrainRule:
         self._requests: deque[_StreamPoint] = deque(maxlen=_remembered(stream))
         # State for renewals. `_trigger` is the last trigger that was not a renewal, and
         # `_triggered_at` is the point at which `request_if_due` accepted it. Each pane adds its
-        # outcomes to `_to_learn` and `_since`. A trigger with an onset resets `_to_learn` to the
-        # outcomes since the onset, and each request resets `_since`. `_trained_on` is the value of
-        # `_to_learn` at the last request, or the first model's training size.
+        # number of outcomes to `_to_learn` and `_since`. A trigger with an onset sets `_to_learn`
+        # to the number of outcomes since the onset, and each request resets `_since` to 0.
+        # `_trained_on` is the value of `_to_learn` at the last request, or the first model's
+        # training size.
         self._trigger = _RetrainTrigger("schedule", "")
         self._triggered_at: _StreamPoint | None = None
         self._to_learn = self._since = 0
         self._trained_on: int | None = None
 
     def state(self) -> RetrainState:
-        """Return the state as data."""
+        """Return the state as plain data."""
         return take(RetrainState, self)
 
     def restore(self, state: RetrainState) -> None:
@@ -115,7 +119,7 @@ class RetrainRule:
         put(state, self)
 
     def update(self, event: PerformancePane) -> None:
-        """Add a pane, which advances the stream's progress."""
+        """Add a pane, and advance the current point in the stream."""
         time_us = None if event.time is None else parse_time(event.time)
         last = self._current
         if last is None:
@@ -136,10 +140,11 @@ class RetrainRule:
             self._outcomes -= self._panes.popleft()[1]
 
     def _beginning(self, event: PerformancePane, time_us: int | None) -> _StreamPoint:
-        """Return the point where the first pane starts, with the row before the first record."""
+        """Return the point at which the first pane starts. Its row is the row before the first
+        record's row."""
         if self._stream.axis == "row":
             return _StreamPoint(event.start, event.first_position - 1, time_us)
-        # The first record's row is unknown. Count back one row for each outcome, which is exact if
+        # The first record's row is unknown. Subtract one row for each outcome, which is exact if
         # every record has a label.
         row = None if event.row is None else event.row - event.records
         return _StreamPoint(event.start, row, event.first_position)
@@ -149,12 +154,12 @@ class RetrainRule:
         current, began = self._current, self._began
         if current is None or began is None or not self._within_budget(current):
             return None
-        # Ignore events whose positions the outcomes have not reached yet. Otherwise the request
+        # Ignore events at positions that the outcomes have not reached yet. Otherwise, the request
         # would depend on whether predictions or outcomes were read first.
         events = [event for event in open_events if event.position <= current.position]
         last = self._requests[-1] if self._requests else began
-        # After the cooldown, apply the policy. Without a new trigger, check whether a renewal is
-        # due.
+        # After the cooldown, apply the policy. If there is no new trigger, check whether a renewal
+        # is due.
         trigger = None
         if self._is_cool(self._triggered_at, current):
             trigger = self._policy(_Situation(self._stream, events, current, last))
@@ -217,7 +222,7 @@ class RetrainRule:
         return self._stream.retrain.min_outcomes
 
     def _is_cool(self, last: _StreamPoint | None, current: _StreamPoint) -> bool:
-        """Return whether the cooldown since the point `last` is over."""
+        """Return whether the cooldown that started at `last` is over."""
         cooldown = self._stream.retrain.cooldown
         return last is None or cooldown is None or current.is_past(last, cooldown)
 
@@ -233,8 +238,8 @@ class RetrainRule:
 
 
 def _harm(now: _Situation) -> _RetrainTrigger | None:
-    """Return a trigger while the realised error is degraded or the estimated harm is large
-    enough."""
+    """Return a trigger if the realised error has increased, or if the estimated harm is at least
+    `min_metric_loss`."""
     least = now.stream.drift.min_metric_loss
     return _for_events(
         event
@@ -265,7 +270,7 @@ def _never(now: _Situation) -> _RetrainTrigger | None:
     return None
 
 
-# The policies that make no requests while there is no drift.
+# The policies that request a model only when there is drift, and therefore renew their requests.
 _RENEWED: Final[frozenset[Policy]] = frozenset({"harm", "drift"})
 _POLICIES: Final[Mapping[Policy, Callable[[_Situation], _RetrainTrigger | None]]] = {
     "harm": _harm,

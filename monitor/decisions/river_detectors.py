@@ -1,8 +1,8 @@
 """Create River's in-memory drift detectors with settings that cause few false alarms.
 
-With River's default settings, the detectors raise a false alarm every few hundred to few thousand
-values. With this module's settings, they raise few false alarms on the tuning streams of `python -m
-benchmarks.evidence detectors --tune`.
+With River's default settings, the detectors raise a false alarm every few hundred or few thousand
+values. With this module's settings, they raise few false alarms on the streams that
+`python -m benchmarks.evidence detectors --tune` uses.
 """
 
 from typing import Any, Protocol, cast
@@ -18,15 +18,15 @@ class RiverDetector(Protocol):
 
 
 def adwin() -> RiverDetector:
-    """Return ADWIN (A. Bifet and R. Gavaldà, "Learning from time-changing data with adaptive
-    windowing", 2007)."""
+    """Return an ADWIN detector (A. Bifet and R. Gavaldà, "Learning from time-changing data with
+    adaptive windowing", 2007)."""
     from river.drift import ADWIN
 
     return cast(RiverDetector, ADWIN(delta=0.002))
 
 
 def page_hinkley() -> RiverDetector:
-    """Return Page-Hinkley (E. S. Page, "Continuous inspection schemes", 1954)."""
+    """Return a Page-Hinkley detector (E. S. Page, "Continuous inspection schemes", 1954)."""
     from river.drift import PageHinkley
 
     return cast(
@@ -36,22 +36,22 @@ def page_hinkley() -> RiverDetector:
 
 
 def ddm() -> RiverDetector:
-    """Return DDM (J. Gama et al., "Learning with drift detection", 2004)."""
+    """Return a DDM detector (J. Gama et al., "Learning with drift detection", 2004)."""
     from river.drift.binary import DDM
 
     return cast(RiverDetector, DDM(warm_start=200, warning_threshold=2.5, drift_threshold=3.5))
 
 
 def hddm_a() -> RiverDetector:
-    """Return HDDM-A (I. Frías-Blanco et al., "Online and non-parametric drift detection methods",
-    2014)."""
+    """Return an HDDM-A detector (I. Frías-Blanco et al., "Online and non-parametric drift detection
+    methods", 2014)."""
     from river.drift.binary import HDDMA
 
     return cast(RiverDetector, HDDMA(drift_confidence=0.001))
 
 
 def hddm_w() -> RiverDetector:
-    """Return HDDM-W, the test of weighted means from the same paper as HDDM-A."""
+    """Return an HDDM-W detector, which compares weighted means (same paper as HDDM-A)."""
     from river.drift.binary import HDDMW
 
     return cast(RiverDetector, HDDMW(drift_confidence=0.0001, lambda_val=0.01))

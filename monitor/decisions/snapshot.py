@@ -1,8 +1,8 @@
 """Save the decider's state in a snapshot file after a commit, and restore it after a restart.
 
-Input and output: the decider, and the offset in `windows` before which it has read all events. With
-a snapshot, a restarted worker need not read `windows` from its beginning. If the file is missing or
-unusable, the whole topic is reread. The file contains only data and is never executed.
+Input and output: the decider, and the offset in the topic `windows` before which it has read all
+events. With a snapshot, a restarted worker need not read `windows` from the beginning. If the file
+is missing or unusable, the whole topic is reread. The file contains only data, never code.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ VERSION = 4
 # Number of windows and panes between two snapshots. Rereading this many takes a second or less.
 # Writing a snapshot (40 kB) takes a few milliseconds.
 EVERY = 2_000
-# Maximum size of a snapshot file, a hundred times the size of a state with seven detectors.
+# Maximum size of a snapshot file: a hundred times the size of a state with seven detectors.
 MAX_BYTES = 32 << 20
 
 
 class DecisionsCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata of the offset committed for `windows`. All decisions on events before the offset
-    `published` were published."""
+    """Metadata stored with the offset committed for `windows`. All decisions on events before the
+    offset `published` have been published."""
 
     published: Offset = 0
-    token: str = ""  # identifies the commits that a snapshot belongs to
+    token: str = ""  # identifies the commits to which a snapshot belongs
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -43,8 +43,8 @@ class _Version(msgspec.Struct, frozen=True):
 
 
 class _Body(State, frozen=True):
-    stream: str  # digest of the stream file's contents
-    token: str  # token of the group's commits; rules out earlier topics of the same name
+    stream: str  # digest of the parsed stream file
+    token: str  # the commits' token; rules out snapshots of an earlier topic with the same name
     offset: Count
     decider: DeciderState
 
@@ -56,16 +56,17 @@ class _File(State, frozen=True):
 
 
 class _Unusable(Exception):
-    """The snapshot file cannot be used; the message contains the reason."""
+    """Raised if the snapshot file cannot be used. The message contains the reason."""
 
 
 class Snapshots:
-    """Snapshots of one stream's decider in `folder`. Without a folder, no snapshots are saved.
+    """Saves and restores snapshots of one stream's decider in `folder`. Without a folder, no
+    snapshots are saved.
 
     The state at an offset depends only on the topic, so any worker may use a snapshot, provided
     that the consumer group has committed up to the snapshot's offset. A River detector's state
     cannot be saved. If the stream uses a River detector, there are no snapshots, and each start
-    reads `windows` from its beginning.
+    reads `windows` from the beginning.
     """
 
     def __init__(self, stream: Stream, folder: Path | None) -> None:
@@ -74,19 +75,21 @@ class Snapshots:
         self._of = hashlib.sha256(repr(stream).encode()).hexdigest()
         self._token = ""  # set by `resume`: the committed token, or a new token
         self._taken_at = 0  # offset of the last snapshot that was loaded or saved
-        # The next snapshot: encoded by `checkpoint`, saved after the commit, dropped by `resume`.
+        # The next snapshot, as its offset and content. `checkpoint` encodes it, `save` writes it
+        # after the commit, and `resume` discards it.
         self._taken: tuple[int, bytes] | None = None
-        self._cannot_write = False  # True after a failed write, to log only the first failure
+        self._cannot_write = False  # True after a failed write; only the first is logged
         if self._path is not None and Decider(stream).state() is None:
             self._path = None
             log.info(
-                "no snapshots of the decisions of %s are saved, because the state of River's "
-                "detectors cannot be saved: each start reads `windows` from its beginning",
+                "no snapshots of the decisions for stream %s are saved, because the state of River "
+                "detectors cannot be saved; each start reads `windows` from the beginning",
                 stream.name,
             )
 
     def resume(self, committed: DecisionsCheckpoint) -> tuple[int, Decider]:
-        """Return the offset from which to read `windows`, and the decider as of that offset."""
+        """Return the offset from which to read `windows`, and a decider with the state at that
+        offset."""
         self._token = committed.token
         if self._path is not None and not self._token:
             self._token = secrets.token_hex(8)
@@ -105,8 +108,8 @@ class Snapshots:
 
     def checkpoint(self, published: int, read: int, decider: Decider) -> DecisionsCheckpoint:
         """Return the metadata to commit, and encode a snapshot if one is due. All decisions on
-        events before `published` were published. `decider` has read all events before `read`, which
-        is less than `published` while events are being reread."""
+        events before `published` have been published. `decider` has read all events before `read`,
+        which is less than `published` while events are being reread."""
         if self._path is not None and read - self._taken_at >= EVERY:
             state = decider.state()
             assert state is not None  # checked by `__init__`
@@ -116,7 +119,7 @@ class Snapshots:
         return DecisionsCheckpoint(published, self._token)
 
     def save(self) -> None:
-        """Save the snapshot that belongs to the last commit. Call `save` only after that commit."""
+        """Save the snapshot that `checkpoint` encoded. Must be called only after the commit."""
         taken, self._taken = self._taken, None
         if taken is None or self._path is None:
             return
@@ -133,8 +136,8 @@ class Snapshots:
             self._cannot_write = False
 
     def _read(self, committed: DecisionsCheckpoint) -> tuple[int, Decider]:
-        """Return the snapshot's offset and decider. Return offset 0 and a new decider if there is
-        no snapshot for these commits. Raises _Unusable."""
+        """Return the snapshot's offset and decider, or offset 0 and a new decider if no snapshot
+        belongs to the commits. Raises _Unusable if the snapshot file cannot be used."""
         nothing = 0, Decider(self._stream)
         content = self._content()
         if content is None or not committed.token:
@@ -142,7 +145,7 @@ class Snapshots:
         try:
             version = msgspec.msgpack.decode(content, type=_Version).version
             if version != VERSION:
-                raise _Unusable(f"it is of version {version}, not {VERSION}")
+                raise _Unusable(f"it has version {version}, not {VERSION}")
             file = msgspec.msgpack.decode(content, type=_File)
             if hashlib.sha256(file.body).digest() != file.digest:
                 raise _Unusable("it is damaged")
@@ -175,8 +178,8 @@ class Snapshots:
         if not self._cannot_write:
             self._cannot_write = True
             log.warning(
-                "could not write snapshot %s; the monitor continues, but its next start reads more "
-                "of `windows` again: %s",
+                "could not write snapshot %s; the monitor continues, but rereads more of `windows` "
+                "at its next start: %s",
                 self._path,
                 error,
             )

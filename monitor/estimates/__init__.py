@@ -1,1 +1,1 @@
-"""Estimate models' window metrics before labels are known, and measure the estimates' accuracy."""
+"""Estimate a model's metric in each window before labels arrive, and check these estimates."""

@@ -1,12 +1,13 @@
-"""Estimate a classifier's metric without labels, from arrays of calibrated scores.
+"""Estimate a classifier's metric without labels, by calibrating its scores (NumPy arrays).
 
 Input: held-out scores and labels, then a window's scores and predictions. Output: the expected
 metric.
 
 The method is confidence-based performance estimation (CBPE), as documented by NannyML. Each class's
-scores are calibrated against all other classes. Each record's calibrated scores are then scaled to
-sum to 1. The scaled scores give the expected share of each pair of label and prediction, from which
-the metric is computed. Isotonic calibration assumes only that scores are ordered correctly.
+scores are calibrated separately, one class against all others. Each record's calibrated scores are
+then scaled to sum to 1. The scaled scores yield the expected confusion matrix, from which the
+metric is computed. Isotonic calibration assumes only that a higher score means a higher
+probability.
 """
 
 from collections.abc import Sequence
@@ -57,20 +58,20 @@ class Calibration:
 
     @classmethod
     def of(cls, metric: Metric, reference: Reference) -> "Calibration | None":
-        """Build from a model's held-out records. Return None if scores or class names are missing,
-        if the class names lack a predicted class, or if no record has both a label among the class
-        names and finite scores."""
+        """Build a `Calibration` from a model's held-out records. Return None if scores or class
+        names are missing, if a predicted class is not among the class names, or if no record has
+        both finite scores and a label among the class names."""
         scores, classes = reference.held_scores, reference.classes
         newest = slice(-MAX_REFERENCE_ROWS, None)
         actual = _places(reference.held_labels[newest], classes)
         predicted = _places(reference.held_predictions[newest], classes)
         if scores is None or len(classes) != scores.shape[1] or (predicted < 0).any():
             return None
-        # Exclude labels of classes that the model has never seen, and non-finite scores.
+        # Exclude records whose label is not among the class names, or whose scores are not finite.
         known = (actual >= 0) & np.isfinite(scores[newest]).all(axis=1)
         if not known.any():
             return None
-        # Round the scores in the same way as windows' scores.
+        # Round held-out scores in the same way as the scores of a window's records.
         kept = unpacked(packed(scores[newest][known]))
         self = cls(metric, Predicted(kept, predicted[known]), actual[known])
         self._classes = classes
@@ -91,8 +92,8 @@ class Calibration:
         return Predicted(self._predicted.scores[places], self._predicted.classes[places])
 
     def inputs(self, sample: Sample) -> Predicted | None:
-        """See `Approach`. Return None if a score is missing or the reference lacks a predicted
-        class."""
+        """See `Approach`. Return None if a score is missing, or if a predicted class is not among
+        the reference's class names."""
         if sample.scores is None:
             return None
         classes = _places(sample.predictions, self._classes)
@@ -142,7 +143,8 @@ def isotonic(scores: Array, hits: NDArray[np.bool_]) -> Map:
 
 
 def calibrated(maps: Sequence[Map], scores: Array) -> Array:
-    """Return probabilities (n, k). Each row sums to 1, and is uniform if all maps return 0."""
+    """Return probabilities (n, k) for `scores` (n, k). Each row sums to 1. If all maps return 0 for
+    a row, its probabilities are equal."""
     found = np.column_stack([fit(scores[:, place]) for place, fit in enumerate(maps)])
     total = found.sum(axis=1, keepdims=True)
     equal = np.full_like(found, 1.0 / found.shape[1])
@@ -151,8 +153,8 @@ def calibrated(maps: Sequence[Map], scores: Array) -> Array:
 
 
 def _moments(probabilities: Array, slopes: Array) -> tuple[Array, Array]:
-    """Return each record's mean and variance (n,) of `slopes` (n, k), when its label is drawn from
-    `probabilities` (n, k)."""
+    """Return the mean and the variance (both (n,)) of each record's slope. `slopes` (n, k) contains
+    the slope for each possible label, and `probabilities` (n, k) the label's probability."""
     means: Array = (probabilities * slopes).sum(axis=1)
     variances: Array = (probabilities * slopes**2).sum(axis=1) - means**2
     return means, np.maximum(variances, 0.0)

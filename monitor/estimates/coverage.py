@@ -1,7 +1,7 @@
-"""Compare windows' estimated metrics with the metrics realised once labels are known.
+"""Compare each window's estimated metric with its realised metric, once the labels are known.
 
-Input: one stream's outcome and data window events. Output: comparisons of an estimate with a
-realised metric, and a summary of all comparisons.
+Input: one stream's outcomes and data window events. Output: comparisons between estimated and
+realised metrics, and a summary of these comparisons.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,8 +35,8 @@ class EstimateComparison(msgspec.Struct, frozen=True):
 class Coverage(msgspec.Struct, frozen=True):
     """A summary of `EstimateComparison`s.
 
-    `windows` is the number of comparisons. `mean_absolute_error` is the mean distance between
-    estimate and realised metric, and `covered` is the share of intervals that contain the realised
+    `windows` is the number of comparisons. `mean_absolute_error` is the mean distance between the
+    estimated and the realised metric. `covered` is the share of intervals that contain the realised
     metric. `held_out_error` is the mean distance between the held-out and the realised metric.
     """
 
@@ -47,9 +47,9 @@ class Coverage(msgspec.Struct, frozen=True):
 
 
 class Truth:
-    """Each model's outcomes in each window. An outcome belongs to its record's window, not to its
-    label's window as in a `PerformanceWindow`. Memory use grows with the number of windows, not
-    with the number of outcomes."""
+    """Collects each model's outcomes by window. An outcome is assigned to its record's window,
+    whereas a `PerformanceWindow` contains the outcomes whose labels arrived in the window. Memory
+    use grows with the number of windows, not with the number of outcomes."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -85,7 +85,7 @@ class Truth:
                 group.records,
             )
             for window in windows
-            # Skip windows whose size differs, which were published before the stream file changed.
+            # Skip windows of another size, which were published before the stream file changed.
             if self._grid.window(window.index) == (window.start, window.end)
             for group in window.groups
             if group.estimate is not None

@@ -2,8 +2,8 @@
 
 Input: held-out records from a model's package, then a window's sample. Output: an estimate with an
 interval. The estimate depends only on inputs and scores. If the relation between inputs and labels
-changes (concept drift), no estimate without labels can detect the change, nor does the interval
-account for it.
+changes (concept drift), no estimate without labels can detect the change. The interval does not
+account for such a change.
 """
 
 import math
@@ -16,9 +16,10 @@ from driftline.config.stream_sections import Metric
 from driftline.wire.window_events import MetricEstimate
 from monitor.bottom_k_sample import Sample
 
-# With fewer held-out records, an estimate would be mostly noise.
+# Minimum number of held-out records. With fewer records, an estimate would be mostly noise.
 MIN_HELD: Final = 50
-# Number of consecutive folds of the held-out records. Each fold is estimated from the other folds.
+# Number of consecutive folds into which the held-out records are split. The metric of each fold is
+# estimated from the other folds.
 FOLDS: Final = 10
 CONFIDENCE: Final = 0.95
 
@@ -47,24 +48,24 @@ class Approach(Protocol[Inputs, Fitted]):
         """Return m, the number of held-out records."""
 
     def fit(self, places: Places) -> Fitted:
-        """Learn only from the held-out records at `places`."""
+        """Fit the method to the held-out records with the indices `places`, and to no others."""
 
     def held(self, places: Places) -> Inputs:
         """Return the held-out records at `places`, without their labels."""
 
     def inputs(self, sample: Sample) -> Inputs | None:
-        """Return a window's records, or None if they lack a required field."""
+        """Return the sample's records, or None if they lack a required field."""
 
     def guess(self, fitted: Fitted, inputs: Inputs) -> Guess:
-        """Return the expected metric of `inputs`, which are n ≥ 1 records."""
+        """Return the expected metric of the n ≥ 1 records in `inputs`."""
 
     def residuals(self, fitted: Fitted, places: Places) -> tuple[Array, Array]:
-        """Return two arrays for the held-out records at `places`: each record's actual minus its
-        expected contribution to the metric, and the contribution's expected variance."""
+        """Return two arrays for the held-out records at `places`: each record's actual contribution
+        to the metric minus its expected contribution, and the contribution's expected variance."""
 
 
 class Estimator(Protocol):
-    """Estimate one model's metric."""
+    """Estimates one model's metric."""
 
     def estimate(self, sample: Sample, records: int) -> MetricEstimate | None:
         """Return an estimate for a window, given a non-empty `sample` of the `records` records that
@@ -73,16 +74,16 @@ class Estimator(Protocol):
 
 
 class MetricEstimator(Generic[Inputs, Fitted]):
-    """Estimate the metric with an `Approach`, and add an interval. The estimate's variance is the
-    sum of four variances:
+    """Estimates the metric with an `Approach`, and adds a confidence interval. The estimate's
+    variance is the sum of four variances:
 
     - the labels' variance, given each record's expected contribution
     - the sampling variance, if the sample is not the whole window
     - the fitted approach's variance, from a jackknife over the held-out folds (Künsch, The
       jackknife and the bootstrap for general stationary observations, 1989)
-    - the variance between parts of the held-out records, beyond the variance expected by chance,
-      from DerSimonian and Laird's moment estimator (Meta-analysis in clinical trials, 1986). For a
-      stream whose error varies even without drift, intervals are therefore wide.
+    - the variance between parts of the held-out records, in excess of the variance expected by
+      chance, from DerSimonian and Laird's moment estimator (Meta-analysis in clinical trials,
+      1986). If a stream's error varies even without drift, this variance makes intervals wide.
 
     The last two variances are estimated from few folds, so the interval uses a quantile of
     Student's t-distribution with Satterthwaite's degrees of freedom.
@@ -129,8 +130,8 @@ class MetricEstimator(Generic[Inputs, Fitted]):
         return MetricEstimate(self._metric, guess.value, low, high, self._reference_value)
 
     def _between(self, records: int) -> float:
-        """Return the variance, beyond chance, between parts of the held-out records, each of about
-        `records` records."""
+        """Return the variance between parts of the held-out records, in excess of the variance
+        expected by chance. Each part contains about `records` records."""
         found, expected = [], []
         for residuals, variances in self._residuals:
             pieces = max(1, len(residuals) // records)
@@ -143,8 +144,8 @@ class MetricEstimator(Generic[Inputs, Fitted]):
 
 
 def _quantile(total: float, uncertain: float) -> float:
-    """Return the quantile of Student's t-distribution for the variance `total`, of which the part
-    `uncertain` was estimated from `FOLDS` values."""
+    """Return the quantile of Student's t-distribution for an estimate with the variance `total`.
+    The component `uncertain` of this variance was itself estimated from only `FOLDS` values."""
     from scipy.stats import norm, t
 
     tail = 0.5 + CONFIDENCE / 2.0

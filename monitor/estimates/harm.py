@@ -1,7 +1,7 @@
 """Convert a window's estimated metric to harm, the relative increase in the model's error.
 
-Input: a window's estimate. Output: the harm that data drift does to the model, and a severity that
-combines harm and shift.
+Input: a window's estimate. Output: the harm, and a drift event's severity, which combines the harm
+with the size of the shift.
 """
 
 from typing import Final
@@ -9,12 +9,14 @@ from typing import Final
 from driftline.learning.metrics import higher_is_better
 from driftline.wire.window_events import MetricEstimate
 
-# Upper limit of the harm, because any increase over a held-out error of 0 would be infinite.
+# Upper limit for the harm. Without this limit, any increase from a held-out error of 0 would be
+# infinite.
 MAX_HARM: Final = 100.0
 
 
 def harm_of(estimate: MetricEstimate | None) -> float | None:
-    """Return the error's estimated increase, as a fraction of the held-out error, at most 100.
+    """Return the estimated increase in the error, as a fraction of the held-out error. The result
+    is at most `MAX_HARM`.
 
     For mae and rmse, the error is the metric itself. For other metrics, it is 1 minus the metric.
     The result is 0.0 unless the whole interval is worse than the held-out value. Without an
@@ -36,8 +38,8 @@ def harm_of(estimate: MetricEstimate | None) -> float | None:
 
 
 def severity(effect: float, harm: float | None) -> float:
-    """Return a drift event's severity: the shift `effect` plus the harm, or only the shift if no
-    harm was estimated.
+    """Return a drift event's severity: the shift's `effect` plus the `harm`, or only the effect if
+    no harm was estimated.
 
     >>> severity(0.25, 0.5), severity(0.25, None)
     (0.75, 0.25)

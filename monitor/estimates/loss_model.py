@@ -1,9 +1,9 @@
-"""Estimate a regression model's mae or rmse without labels, with a second model of its errors.
+"""Estimate a regression model's MAE or RMSE without labels, using a second model of its errors.
 
-Input: arrays of held-out inputs, predictions and errors, then of a window's inputs and predictions.
-Output: the expected mae or rmse. The method is direct loss estimation (DLE), as documented by
-NannyML: a small scikit-learn regressor learns the absolute error (for rmse, the squared error) from
-the inputs and the prediction.
+Input: arrays of held-out inputs, predictions and errors, then a window's inputs and predictions.
+Output: the expected MAE or RMSE. The method is direct loss estimation (DLE), as documented by
+NannyML: a small scikit-learn regressor learns to predict the absolute error (for RMSE, the squared
+error) from the inputs and the prediction.
 """
 
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ PARAMETERS: Final[Mapping[str, Any]] = {
 }
 
 
-# Trees compute in float32. If a loss exceeds this value, all losses are divided by the largest loss
-# before the fit.
+# scikit-learn's trees use float32. If a loss exceeds this value, all losses are divided by the
+# largest loss before the fit.
 LARGEST_UNSCALED: Final = 1e30
 
 
@@ -43,7 +43,7 @@ class Fit(NamedTuple):
 
 
 class LossModel:
-    """An `Approach` that learns each record's loss."""
+    """An `Approach` that learns to predict each record's loss (absolute or squared error)."""
 
     def __init__(
         self,
@@ -65,8 +65,8 @@ class LossModel:
 
     @classmethod
     def of(cls, stream: Stream, reference: Reference) -> "LossModel | None":
-        """Build from a model's held-out records. Return None if columns are missing, or if there
-        are fewer than `MIN_HELD` records."""
+        """Build a `LossModel` from a model's held-out records. Return None if columns are missing,
+        or if there are fewer than `MIN_HELD` records."""
         columns = reference.held_columns
         if columns is None or len(columns) < MIN_HELD:
             return None
@@ -86,13 +86,14 @@ class LossModel:
         return len(self._losses)
 
     def fit(self, places: Places) -> Fit:
-        """Fit a regressor to the losses at `places`. Columns without any value are ignored."""
+        """Fit a regressor to the losses at `places`. Columns that are entirely missing are
+        ignored."""
         from sklearn.ensemble import HistGradientBoostingRegressor
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # via sklearn
 
         matrix, losses = self._matrix[places], self._losses[places]
-        # scikit-learn rejects columns without any value. Fill such columns with a constant, on
-        # which no tree can split.
+        # scikit-learn rejects columns that contain only missing values. Fill such columns with a
+        # constant, on which no tree can split.
         matrix[:, np.isnan(matrix).all(axis=0)] = 0.0
         largest = float(losses.max())
         unit = largest if largest > LARGEST_UNSCALED else 1.0
@@ -146,8 +147,8 @@ def _matrix(
     numbers: tuple[str, ...],
     levels: Mapping[str, Mapping[str, int]],
 ) -> Array:
-    """Return a matrix (n, number of columns + 1): the columns, then the prediction. A category is
-    encoded as its index, or as NaN if it is missing or unknown."""
+    """Return a matrix (n, number of columns + 1) of the columns, followed by the prediction. A
+    category is encoded as its index, or as NaN if it is missing or unknown."""
     found = [columns.numbers[name] for name in numbers]
     for name, places in levels.items():
         values = columns.categories[name]

@@ -1,8 +1,8 @@
-"""Track which slides and panes all partitions have closed, and which offset of `parts` to commit.
+"""Track which slides and panes all partitions have closed, and the offset to commit for `parts`.
 
-Input: how far each partition has closed its buckets (slides or panes), from records of `parts`.
-Output: the complete buckets, and the offset to commit with its metadata. The results do not depend
-on the order in which partitions are read.
+Input: each partition's first open bucket (slide or pane), from the partial aggregates in `parts`.
+Output: the first incomplete bucket, and the offset to commit with its metadata. The results do not
+depend on the order in which partitions are read.
 """
 
 import logging
@@ -23,10 +23,9 @@ _MAX_METADATA_BYTES: Final = 4000
 
 
 class KindProgress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Progress for one kind of partial aggregate. `closed` is the first unpublished bucket.
-    `closed_up_to` (`passed` in the JSON) contains one element per partition: relative to `low`, the
-    first bucket that the partition had not closed at the committed offset, or None if the partition
-    had closed none.
+    """Merge progress for one kind of partial aggregate. `closed` is the first unpublished bucket.
+    `closed_up_to` (`passed` in JSON) contains one element per partition: its first open bucket as
+    of the committed offset, relative to `low`, or None if it had not closed any bucket.
     """
 
     closed: Position | None = None
@@ -42,24 +41,24 @@ class KindProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         return cls(closed, low, tuple(None if c is None else c - low for c in closed_up_to))
 
     def buckets(self, partitions: int) -> list[int | None]:
-        """Return, for each partition, the first bucket that it had not closed, or None if it had
-        closed none."""
+        """Return the first open bucket for each partition, or None for a partition that had not
+        closed any bucket."""
         known = [None if bucket is None else bucket + self.low for bucket in self.closed_up_to]
         return [*known, *[None] * (partitions - len(known))][:partitions]
 
 
 class MergeCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata of the offset committed for `parts`."""
+    """Metadata stored with the offset committed for `parts`."""
 
-    # Every record before this offset was read. A restart rereads records from the committed offset.
+    # Offset up to which records had been read. A restart rereads from the committed offset.
     published: Offset = 0
     data: KindProgress = KindProgress()
     performance: KindProgress = KindProgress()
-    grid: str = ""  # name of the grid that numbers the buckets
+    grid: str = ""  # `Grid.name` of the grid by which buckets are numbered
 
 
 class MergeProgress:
-    """All partitions' progress, by kind of partial aggregate."""
+    """Merge progress of all partitions, by kind of partial aggregate."""
 
     def __init__(self, partitions: int, committed: Committed, grid: str) -> None:
         at = metadata_of(committed, MergeCheckpoint) or MergeCheckpoint()
@@ -69,18 +68,18 @@ class MergeProgress:
             at = MergeCheckpoint(at.published)
         self._grid = grid
         self._next_offset = committed.offset
-        self._published = at.published  # from the checkpoint, never changed
-        # Both attributes are by kind, and restored from the checkpoint. `_closed_up_to` holds the
-        # first bucket that each partition has not closed, set by `advance`. `_closed` holds the
-        # first unpublished bucket, set by `close`.
+        self._published = at.published  # from the checkpoint; never changes
+        # Both attributes are keyed by kind and restored from the checkpoint. `_closed_up_to` holds
+        # each partition's first open bucket, and `advance` updates it. `_closed` holds the first
+        # unpublished bucket, and `close` updates it.
         self._closed_up_to: dict[Kind, list[int | None]] = {}
         self._closed: dict[Kind, int | None] = {}
         of_kind: dict[Kind, KindProgress] = {"data": at.data, "performance": at.performance}
         for kind, progress in of_kind.items():
             self._closed_up_to[kind] = progress.buckets(partitions)
             self._closed[kind] = progress.closed
-        # `_before` is `_closed_up_to` at the last committed offset, `_committed_offset`. `_since`
-        # holds later changes, which `advance` adds and `checkpoint` moves to `_before`.
+        # `_before` is a copy of `_closed_up_to` as of `_committed_offset`. `_since` holds all later
+        # changes: `advance` adds a change, and `checkpoint` moves it to `_before`.
         self._before = {
             kind: list(closed_up_to) for kind, closed_up_to in self._closed_up_to.items()
         }
@@ -92,27 +91,27 @@ class MergeProgress:
         return self._closed[kind]
 
     def read(self, offset: int) -> None:
-        """Note that the record at `offset` was read."""
+        """Mark the record at `offset` as read."""
         self._next_offset = max(offset + 1, self._next_offset)
 
     def advance(self, offset: int, kind: Kind, partition: int, closed_up_to: int) -> None:
-        """Note that a partition has closed all buckets before `closed_up_to`."""
+        """Mark all of a partition's buckets before `closed_up_to` as closed."""
         self._since.append((offset, kind, partition, closed_up_to))
         self._closed_up_to[kind][partition] = closed_up_to
 
     def complete(self, kind: Kind) -> int | None:
-        """Return the first bucket that at least one partition has not closed, or None if any
-        partition has closed none."""
+        """Return the first bucket that is still open in at least one partition, or None if any
+        partition has not closed a bucket yet."""
         known = [bucket for bucket in self._closed_up_to[kind] if bucket is not None]
         return None if len(known) < len(self._closed_up_to[kind]) else min(known)
 
     def close(self, kind: Kind, closed: int) -> None:
-        """Note that all buckets before `closed` were published."""
+        """Mark all buckets before `closed` as published."""
         self._closed[kind] = closed
 
     def checkpoint(self, needed: int | None) -> Committed:
-        """Return the offset to commit. `needed` is the oldest offset that is still needed, or
-        None."""
+        """Return the offset to commit. `needed` is the oldest offset that an incomplete window
+        needs, or None."""
         offset = self._next_offset if needed is None else needed
         # Apply only changes before `offset`, because the metadata must describe the state at
         # `offset`.
@@ -125,8 +124,8 @@ class MergeProgress:
             skipped += 1
         metadata = self._metadata(offset, before)
         if len(metadata) > _MAX_METADATA_BYTES:
-            # If hundreds of partitions are far apart, the metadata is too long. Commit the previous
-            # offset again. It is older, so a restart still reads every record that is needed.
+            # If hundreds of partitions are at very different buckets, the metadata is too long.
+            # Commit the previous offset again: a restart then rereads older records as well.
             return Committed(
                 self._committed_offset, self._metadata(self._committed_offset, self._before)
             )

@@ -1,7 +1,7 @@
 """Merge slides' partial aggregates into data windows, and test complete windows for drift.
 
 Input: `DataAggregates` from `parts`. Output: `DataWindow` events for `windows`. The samples of
-windows with findings stay in memory, for reports.
+windows with findings stay in memory, because reports may need them.
 """
 
 from collections import OrderedDict
@@ -25,8 +25,8 @@ from monitor.reference.judge import Judge
 from monitor.reference.references import Profiles
 from monitor.watched_columns import watched
 
-# Number of windows with findings whose samples stay in memory, because a report is requested only
-# after its window event has been read back from `windows`. One is added per overlapping window.
+# Number of samples that stay in memory, in addition to one per overlapping window. A report on a
+# window needs its sample, and is requested only after the window event was read from `windows`.
 KEPT_SAMPLES: Final = 4
 
 
@@ -39,9 +39,10 @@ class DataWindows:
         self._profiles = profiles
         self._judge = Judge(stream)
         self._columns = watched(stream)
-        # Slides of incomplete windows, by index: added by `add`, removed by `close`.
+        # Slides of incomplete windows, by index. `add` adds slides, and `close` removes them.
         self._slides: dict[int, _Slide] = {}
-        # Model and sample by window id. `_test` adds windows with findings, and evicts the oldest.
+        # Model and sample by window id. `_test` adds an entry if a window has findings, and evicts
+        # the oldest entry.
         self.samples: OrderedDict[str, tuple[str, Sample]] = OrderedDict()
 
     def needed(self) -> int | None:
@@ -49,8 +50,8 @@ class DataWindows:
         return min((slide.first_offset for slide in self._slides.values()), default=None)
 
     def add(self, offset: int, aggregates: DataAggregates, *, closed: int | None) -> None:
-        """Add the aggregates from the record at `offset`. Windows before `closed` are published
-        already."""
+        """Add the aggregates from the record at `offset`. Windows before `closed` have already been
+        published."""
         for aggregate in aggregates.slices:
             if closed is not None and aggregate.index < closed:
                 continue
@@ -60,11 +61,11 @@ class DataWindows:
             self._merge(slide, aggregates.partition, aggregate)
 
     def close(self, closed: int | None, complete: int) -> tuple[int, DataWindow | None]:
-        """Return the first window that remains unpublished after this call, and the next complete
-        window, if any. Windows before `closed` are published already. `complete` is the first
+        """Return the first window that is still unpublished after this call, and the next complete
+        window, if any. Windows before `closed` have already been published. `complete` is the first
         incomplete slide."""
         end = complete - self._grid.overlap + 1
-        # After a restart, published windows may not be known to be complete yet.
+        # After a restart, `end` may still be behind the windows that were already published.
         if closed is not None and end <= closed:
             return closed, None
         index = self._grid.window_after(closed, self._slides)
@@ -183,7 +184,7 @@ class _Group:
 
 
 class _Slide:
-    """One slide's merged partial aggregates, which start at `first_offset` in `parts`."""
+    """One slide's merged partial aggregates, read from `parts` starting at `first_offset`."""
 
     def __init__(self, first_offset: int) -> None:
         self.first_offset = first_offset

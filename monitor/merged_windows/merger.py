@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Merger:
-    """One stream's incomplete windows, rebuilt by reading `parts` from its checkpoint."""
+    """Merges one stream's windows. After a restart, rereading `parts` rebuilds open windows."""
 
     def __init__(
         self, stream: Stream, references: References, profiles: Profiles, committed: Committed
@@ -43,7 +43,7 @@ class Merger:
 
     @property
     def samples(self) -> Mapping[str, tuple[str, Sample]]:
-        """Return the newest windows with findings: a model and its sample, by window id."""
+        """Return (model, sample) by window id for the newest windows with findings."""
         return self._data.samples
 
     def read(self, message: Message) -> None:
@@ -75,9 +75,8 @@ class Merger:
         self._progress.read(offset)
 
     def complete(self) -> list[WindowsEvent]:
-        """Return the next complete events, or an empty list. The events are at most one data
-        window, then at most one performance window's new panes, then the performance window itself
-        if it is complete."""
+        """Return the next events to publish, if any: at most one data window, then the new panes
+        of at most one performance window, and then this performance window if it is complete."""
         return [*self._complete_data(), *self._complete_performance()]
 
     def _complete_data(self) -> list[DataWindow]:

@@ -1,4 +1,4 @@
-"""Merge panes' partial aggregates into performance panes and windows, and compare their errors.
+"""Merge panes' partial aggregates into performance windows, and test whether errors have increased.
 
 Input: `PerformanceAggregates` from `parts`. Output: a `PerformancePane` event for the detectors
 when a pane is complete, and a `PerformanceWindow` event with the realised metric when a window is
@@ -34,7 +34,7 @@ class PerformanceWindows:
         self._references = references
         self._judge = Judge(stream)
         self._limit = errors_kept(stream)
-        # Slides of incomplete windows, by index: added by `add`, removed by `close`.
+        # Slides of incomplete windows, by index. `add` adds slides, and `close` removes them.
         self._slides: dict[int, _Slide] = {}
 
     def needed(self) -> int | None:
@@ -42,8 +42,8 @@ class PerformanceWindows:
         return min((slide.first_offset for slide in self._slides.values()), default=None)
 
     def add(self, offset: int, aggregates: PerformanceAggregates, *, closed: int | None) -> None:
-        """Add the aggregates from the record at `offset`. Panes before `closed` are published
-        already."""
+        """Add the aggregates from the record at `offset`. Panes before `closed` have already been
+        published."""
         for aggregate in aggregates.panes:
             index = aggregate.index // self._grid.panes
             if closed is not None and index < self._first_open(closed):
@@ -60,9 +60,9 @@ class PerformanceWindows:
     def close(
         self, closed: int | None, complete: int
     ) -> tuple[int, list[PerformancePane | PerformanceWindow]]:
-        """Return the first pane that remains unpublished after this call, and the first open
+        """Return the first pane that is still unpublished after this call, and the first open
         window's events: its newly complete panes, then the window itself if it is complete. Panes
-        before `closed` are published already. `complete` is the first incomplete pane."""
+        before `closed` have already been published. `complete` is the first incomplete pane."""
         first = None if closed is None else self._first_open(closed)
         index = self._grid.window_after(first, self._slides)
         if index is None:
@@ -137,7 +137,7 @@ class PerformanceWindows:
         stream = self._stream
         whole = new_tally(stream.task)
         row = time_us = None
-        # By model: the largest record position, and the sums.
+        # Largest record position and tally, by model.
         models: dict[str, tuple[int, Tally]] = {}
         for pane in (models for slide in slides for models in slide.panes.values()):
             for name, own in pane.items():
@@ -230,7 +230,7 @@ class _Model:
 
 
 class _Slide:
-    """One slide's merged partial aggregates, which start at `first_offset` in `parts`."""
+    """One slide's merged partial aggregates, read from `parts` starting at `first_offset`."""
 
     def __init__(self, first_offset: int) -> None:
         self.first_offset = first_offset

@@ -1,1 +1,1 @@
-"""Aggregate each partition's predictions and outcomes into its contribution to each window."""
+"""Aggregate each Kafka partition's predictions and outcomes into partial aggregates of windows."""

@@ -1,4 +1,4 @@
-"""Aggregate each partition's outcomes by pane and model, as sums and a sample of errors.
+"""Aggregate each Kafka partition's outcomes by pane and model into sums and error samples.
 
 Input: Kafka messages from `outcomes`, one partition at a time. Output: `PerformanceAggregates` for
 the topic `parts`, as soon as a partition closes a pane. The join publishes each outcome exactly
@@ -25,8 +25,8 @@ from monitor.parts_codec import MAX_PAIRS, pack_errors, records
 
 
 def errors_kept(stream: Stream) -> int:
-    """Return the number of errors to sample per pane. A window's panes together then have as many
-    sampled errors as a data sample has records."""
+    """Return the number of errors to sample per pane. All panes of a window together then sample as
+    many errors as a data window samples records."""
     return max(1, stream.windows.max_sample // PANES)
 
 
@@ -62,7 +62,7 @@ class OutcomeAggregator:
 
     def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
         """Add one partition's outcomes in log order. Return records that contain the partial
-        aggregates of all panes closed by these outcomes."""
+        aggregates of all panes that these outcomes closed."""
         state = self._states[partition]
         state.next_offset = messages[-1].offset + 1
         read = read_outcomes(messages, self._stream)
@@ -77,7 +77,7 @@ class OutcomeAggregator:
         )
         return records(self._topic, end, chunks)
 
-    # ---- gathering ------------------------------------------------------------------------------
+    # ---- aggregation ----------------------------------------------------------------------------
 
     def _aggregate(
         self, state: "PartitionWindowState[_PartialAggregate]", partition: int, read: Labelled
@@ -106,8 +106,8 @@ class OutcomeAggregator:
     # ---- publishing -----------------------------------------------------------------------------
 
     def _chunks(self, pane: int, bucket: "Bucket[_PartialAggregate]") -> Iterator[PaneAggregate]:
-        """Yield a pane's partial aggregate in chunks that add up to the whole. Each chunk contains
-        at most one chunk of one model's sums."""
+        """Yield a pane's partial aggregate in chunks that can be merged again. Each chunk contains
+        at most one `ModelAggregate`."""
         partial = bucket.partial
         models = [chunk for name, model in partial.models.items() for chunk in model.chunks(name)]
         yield PaneAggregate(
@@ -161,7 +161,7 @@ class _Model:
         )
 
     def chunks(self, name: str) -> Iterator[ModelAggregate]:
-        """Yield the partial aggregate in chunks that add up to the whole."""
+        """Yield the model's partial aggregate in chunks that can be merged again."""
         pairs, sums = self._tally.packed()
         samples = pack_errors(self._sample.rows())
         yield ModelAggregate(

@@ -1,4 +1,4 @@
-"""Aggregate each partition's predictions by slide and model, as counts and a sample of records.
+"""Aggregate each Kafka partition's predictions by slide and model into counts and samples.
 
 Input: Kafka messages from `predictions`, one partition at a time. Output: `DataAggregates` for the
 topic `parts`, as soon as a partition closes a slide. Memory grows with the number of columns and
@@ -32,8 +32,8 @@ class PredictionAggregator:
         self._topic = Topics(stream).parts
         self._grid = Grid.of(stream).name
         self._reader = ScoredReader(stream)
-        # Whether most records in the last batch might be in a sample. `_aggregate` sets it, and the
-        # next batch is assumed to be similar.
+        # True if most records in the last batch could belong to a sample. `_aggregate` sets this
+        # attribute, assuming that the next batch is similar.
         self._most_are_wanted = True
         self._columns = watched(stream)
         self._names = tuple(column.name for column in self._columns)
@@ -41,9 +41,9 @@ class PredictionAggregator:
         self._states: dict[int, PartitionWindowState[_PartialAggregate]] = {}
         # Sample thresholds by slide and model, shared by this worker's partitions. A threshold
         # exists as long as any of these partitions has the slide open. Sharing is safe: a record
-        # that another partition's records exclude here would not be in the merged sample either.
-        # The other partition's records stay in the log, and the worker that reads them later
-        # publishes them.
+        # excluded because of another partition's records would not be in the merged sample either.
+        # Even if that partition is revoked, its records stay in the log, and the next worker to
+        # read them publishes them.
         self._thresholds: WeakValueDictionary[tuple[int, str], SampleThreshold] = (
             WeakValueDictionary()
         )
@@ -72,7 +72,7 @@ class PredictionAggregator:
 
     def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
         """Add one partition's predictions in log order. Return records that contain the partial
-        aggregates of all slides closed by these predictions."""
+        aggregates of all slides that these predictions closed."""
         state = self._states[partition]
         state.next_offset = messages[-1].offset + 1
         scored = self._reader.read(messages, whole=self._most_are_wanted)
@@ -145,8 +145,8 @@ class PredictionAggregator:
     # ---- publishing -----------------------------------------------------------------------------
 
     def _chunks(self, index: int, bucket: "Bucket[_PartialAggregate]") -> Iterator[SlideAggregate]:
-        """Yield a slide's partial aggregate in chunks that add up to the whole. Each chunk contains
-        at most one chunk of one group's sample."""
+        """Yield a slide's partial aggregate in chunks that can be merged again. Each chunk contains
+        at most one `GroupAggregate`."""
         partial, row, time_us = bucket.partial, bucket.partial.row, bucket.partial.time_us
         groups = [
             chunk for name, group in partial.groups.items() for chunk in self._group(name, group)

@@ -1,7 +1,7 @@
-"""Decode one partition's Kafka messages (predictions or outcomes) to arrays with positions.
+"""Convert one partition's decoded Kafka messages (predictions or outcomes) to aligned arrays.
 
-Input: messages from one partition. Output: arrays aligned with the events. Unreadable events and
-events without a position are logged and skipped.
+Input: messages from one partition, with their decoded events. Output: arrays with one element per
+event. Unreadable events and events without a position are logged and skipped.
 """
 
 import logging
@@ -22,7 +22,7 @@ from monitor.panes import BEFORE_ALL, Arrivals, Ints
 
 log = logging.getLogger(__name__)
 
-# `format_time` writes whole seconds or six decimals.
+# `format_time` writes times either in whole seconds or with six decimals.
 _TIME_LENGTHS: Final = {len("1970-01-01T00:00:00Z"), len("1970-01-01T00:00:00.000000Z")}
 _last = itemgetter(-1)
 
@@ -32,7 +32,7 @@ Marks = Sequence[tuple[int, Watermark]]
 
 
 class NoPosition(Exception):
-    """An event has no position, because its time is missing or invalid, or its row is missing."""
+    """Raised if an event has no position: its row is missing, or its time is missing or invalid."""
 
 
 class Positions(NamedTuple):
@@ -47,8 +47,8 @@ class Positions(NamedTuple):
     def of(
         cls, rows: Sequence[int | None], times: Sequence[str | None], *, by_row: bool
     ) -> "Positions":
-        """Build from rows and times. Raises NoPosition if a position is missing or a time is
-        invalid."""
+        """Build an instance from rows and times. Raises NoPosition if a position is missing or a
+        time is invalid."""
         known_rows, known_times = optional_ints(rows), times_us(times)
         on_axis = known_rows if by_row else known_times
         if on_axis.min(initial=0) == BEFORE_ALL:
@@ -60,7 +60,7 @@ def read_events(
     found: Messages, decoded: Decoded[Any], place: Callable[[list[Any], list[int], Marks], Read]
 ) -> Read:
     """Return `place(events, offsets, watermarks)` for one partition's decoded messages. If `place`
-    raises NoPosition, try each event separately, and leave out events without a position."""
+    raises NoPosition, test each event separately, and leave out all events without a position."""
     for rejected in decoded.rejected:
         _log_skipped(found[rejected.index], rejected.reason)
     events, places, offsets = decoded.items, decoded.kept, found.offsets
@@ -158,15 +158,15 @@ def _lost(gap: Gap) -> int:
 
 
 def times_us(values: Sequence[str | None]) -> Ints:
-    """Return microseconds since 1970, or BEFORE_ALL for None. Raises NoPosition if a time is
-    invalid."""
+    """Return times (n,) in microseconds since 1970, with BEFORE_ALL for None. Raises NoPosition if
+    a time is invalid."""
     if values.count(None) == len(values):
         return np.full(len(values), BEFORE_ALL)
     try:
         if None in values:
             return ints([BEFORE_ALL if value is None else parse_time(value) for value in values])
         texts: list[str] = list(values)  # type: ignore[arg-type]  # no element is None
-        # NumPy parses all times at once in half the time, but does not support time zones.
+        # NumPy parses all times at once, which is twice as fast, but it supports no time zones.
         if set(map(len, texts)) <= _TIME_LENGTHS and set(map(_last, texts)) <= {"Z"}:
             found = np.array([t[:-1] for t in texts], dtype="datetime64[us]").astype(np.int64)
             bounded_time(int(found.min()))  # NumPy also accepts years that RFC 3339 forbids
@@ -178,7 +178,7 @@ def times_us(values: Sequence[str | None]) -> Ints:
 
 
 def flags(values: Sequence[bool]) -> NDArray[np.bool_] | None:
-    """Return a bool array (n,), or None in the usual case, when all values are False."""
+    """Return a bool array (n,), or None if all values are False, which is the usual case."""
     return np.array(values, dtype=bool) if True in values else None
 
 
@@ -205,7 +205,7 @@ def largest(values: Ints, known: int | None = None) -> int | None:
 
 
 def by_model(models: Sequence[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield each model in the non-empty list `models`, with a mask (n,) of its elements."""
+    """Yield each model in `models`, which must not be empty, with a mask (n,) of its events."""
     first = models[0]
     if models.count(first) == len(models):
         yield first, np.ones(len(models), dtype=bool)

@@ -1,4 +1,4 @@
-"""Decode one partition's outcomes from Kafka messages to arrays of predictions and labels.
+"""Decode one partition's outcomes from Kafka messages into arrays of predictions and labels.
 
 Input: messages from `outcomes`. Output: `Labelled`. Unreadable outcomes are logged and skipped.
 """
@@ -49,7 +49,7 @@ _decode = msgspec.json.Decoder(_Outcome | Watermark).decode
 
 
 class Labelled(msgspec.Struct, frozen=True):
-    """Arrays and lists of length n. `arrivals` also contains the watermark records."""
+    """Outcomes as arrays and lists of length n. `arrivals` also contains the watermark records."""
 
     arrivals: Arrivals
     ids: list[str]
@@ -57,18 +57,18 @@ class Labelled(msgspec.Struct, frozen=True):
     labels: list[Value]
     predictions: list[Value]
     offsets: Ints
-    positions: Ints  # position of each label, or of the record if its label has none
+    positions: Ints  # position of each label, or of its record if the label has none
     own: Ints  # position of each record
     rows: Ints  # BEFORE_ALL if missing
     times_us: Ints  # in microseconds, BEFORE_ALL if missing
-    revised: NDArray[np.bool_]  # True if this is not the record's first label
+    revised: NDArray[np.bool_]  # True if the label is not the first label for its record
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 def read_outcomes(messages: Sequence[Message], stream: Stream) -> Labelled:
-    """Decode one partition's messages, given in log order."""
+    """Decode one partition's messages, which must be in log order."""
     found = Messages.of(messages)
     decoded = decode_each(_decode, found.values)
     return read_events(found, decoded, partial(_columns, by_row=stream.axis == "row"))

@@ -1,7 +1,7 @@
-"""Decode one partition's predictions from Kafka messages to arrays of models and positions.
+"""Decode one partition's predictions from Kafka messages into arrays of models and positions.
 
 Input: messages from `predictions`. Output: `Scored`, which is enough to count each record in its
-window, and `Details` of records that may be in a sample. Other records' columns are not decoded,
+window, and `Details` of records that may be in a sample. Only these records' columns are decoded,
 because decoding columns is slow.
 """
 
@@ -45,8 +45,8 @@ class _Source(msgspec.Struct, frozen=True, gc=False):
 
 
 class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="prediction"):
-    """The fields of a prediction that the monitor needs. The feature record in the prediction stays
-    encoded."""
+    """The fields of a prediction that the monitor needs. The prediction's feature record is not
+    decoded."""
 
     record_id: str
     time: str | None
@@ -60,7 +60,7 @@ class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="predict
 
 
 class Scored(msgspec.Struct, frozen=True):
-    """Arrays and lists of length n. `arrivals` also contains the watermark records."""
+    """Predictions as arrays and lists of length n. `arrivals` also contains watermark records."""
 
     arrivals: Arrivals
     events: list[Read]
@@ -68,14 +68,14 @@ class Scored(msgspec.Struct, frozen=True):
     models: list[str]
     offsets: Ints
     positions: Positions
-    whole: bool  # True if the predictions' feature records were decoded as well
+    whole: bool  # True if the predictions' feature records were also decoded
 
     def __len__(self) -> int:
         return len(self.events)
 
 
 class Details(NamedTuple):
-    """Inputs, predictions and scores of m records that match the stream file."""
+    """The inputs, predictions and scores of m records that all match the stream file."""
 
     at: NDArray[np.intp]  # (m,) indices of the records in `Scored`
     columns: Columns
@@ -100,9 +100,9 @@ class ScoredReader:
             self._whole = msgspec.json.Decoder(inside | Watermark).decode
 
     def read(self, messages: Sequence[Message], *, whole: bool = False) -> Scored:
-        """Decode one partition's messages, given in log order. If `whole` is set, the predictions'
-        feature records are decoded as well, which is faster if most of them are needed. The results
-        are the same either way."""
+        """Decode one partition's messages, which must be in log order. If `whole` is True, also
+        decode the predictions' feature records, which is faster if most of them will be needed.
+        `whole` does not affect the results."""
         found = Messages.of(messages)
         if whole and self._whole is not None:
             decoded = decode_each(self._whole, found.values)
@@ -138,7 +138,7 @@ class ScoredReader:
         )
 
     def details(self, scored: Scored, partition: int, at: NDArray[np.intp]) -> Details:
-        """Return the details of the readable records among the indices `at` (k,)."""
+        """Return the details of all readable records at the indices `at` (k,)."""
         events = scored.events
         if len(at) < len(events):
             events = [events[place] for place in at.tolist()]
@@ -169,7 +169,7 @@ class ScoredReader:
 
 def _decode_scores(raw: Sequence[msgspec.Raw]) -> Sequence[Mapping[str, float] | None]:
     """Return each record's scores by class, or None if the record's scores are invalid."""
-    try:  # decoding all records at once takes a third of the time
+    try:  # decoding all scores in one call takes a third of the time
         return _all_scores.decode(b"[" + b",".join(map(bytes, raw)) + b"]")
     except msgspec.DecodeError:
         return [_scores_or_none(value) for value in raw]

@@ -1,1 +1,1 @@
-"""Test windows for drift against their model's reference: tests, thresholds and results."""
+"""Test windows for drift against the reference of the model that scored them."""

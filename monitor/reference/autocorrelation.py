@@ -1,7 +1,7 @@
-"""Estimate an array's autocorrelation in time order, and the effect on the array's mean.
+"""Estimate the autocorrelation of an array in time order, and its effect on the array's mean.
 
-Input: columns or errors in time order. Output: the block length for resampling them, and their
-mean's variance inflation.
+Input: columns or errors in time order. Output: the block length for resampling the values, and the
+variance inflation of their mean.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,21 @@ Floats = NDArray[np.float64]
 
 _BATCHES: Final = (25, 50, 100, 200)  # batch sizes to try, in values
 _LEAST_BATCHES: Final = 8
-# 1.28 × 2.3: a median-based estimate has a standard deviation of 2.3 / √(number of batches).
+# 1.28 × 2.3. The normal distribution's 90% quantile is 1.28, and a median-based estimate has a
+# relative standard deviation of 2.3 / √(number of batches).
 _SURE: Final = 3.0
 
 # Autocorrelations below this many standard deviations are treated as zero (2 in Politis and White).
 _SIGNIFICANT: Final = 2.0
-# A lag is the last significant lag if enough autocorrelations after it are treated as zero: more
-# than `_QUIET` (Politis and White, for up to 10^25 records), and more than `_QUIET_SHARE` times the
-# lag, because half of a seasonal cycle may be treated as zero.
+# The search for significant lags ends at the first lag that is followed by enough autocorrelations
+# treated as zero: more than `_QUIET` (Politis and White, for up to 10^25 records), and more than
+# `_QUIET_SHARE` times the lag, because half of a seasonal cycle may be treated as zero.
 _QUIET: Final = 5
 _QUIET_SHARE: Final = 3.0
 
 
 def block_length(columns: Sequence[Floats]) -> int:
-    """Return the largest of all columns' (n,) block lengths, at least 1."""
+    """Return the largest block length of the `columns`, each (n,). The result is at least 1."""
     return max((politis_white(values) for values in columns), default=1)
 
 
@@ -36,10 +37,10 @@ def politis_white(values: Floats) -> int:
     """Return the block length for resampling a series (n,) with overlapping blocks.
 
     The method is from Politis and White, "Automatic Block-Length Selection for the Dependent
-    Bootstrap" (2004), with Patton's correction (2009), and is optimal for the variance of a mean.
-    This implementation differs from the paper in two ways. Lags are not limited to about the square
-    root of n. A block is at least as long as the last significant lag, so that a seasonal cycle
-    fits into a block.
+    Bootstrap" (2004), with Patton's correction (2009). The block length is optimal for estimating
+    the variance of a mean. This implementation differs from the paper in two ways. Lags are not
+    limited to about the square root of n. A block is at least as long as the last significant lag,
+    so that a seasonal cycle fits into a block.
     """
     count = len(values)
     reach, weighted, own = _correlated(values)
@@ -64,10 +65,9 @@ def variance_inflation_between_changes(values: Floats) -> float:
     """Return the variance inflation of a series' mean, ignoring occasional level changes.
 
     The estimate uses batch means (Schmeiser, "Batch size effects in the analysis of simulation
-    output", 1982). A few level changes do not affect the median distance between neighbouring batch
-    means. Small correlations are detected at lags up to the length of the longest batch. An
-    estimate from few batches is uncertain, so the result is a lower bound that holds in nine of ten
-    cases.
+    output", 1982). A few level changes hardly affect the median distance between neighbouring batch
+    means. Even small correlations are detected, at lags up to the length of the longest batch. An
+    estimate from few batches is uncertain, so the result is a lower bound with 90% confidence.
     """
     return max([1.0, *(_by_batches(values, size) for size in _BATCHES)])
 
@@ -82,7 +82,7 @@ def _by_batches(values: Floats, size: int) -> float:
         return 1.0
     apart = float(np.median(np.abs(np.diff(batches.mean(axis=1)))))
     # Half of all normally distributed values are within 0.6745 standard deviations of the mean. The
-    # difference of two batch means has twice the variance of one batch mean.
+    # difference between two batch means has twice the variance of one batch mean.
     found = (apart / 0.6745) ** 2 / 2.0 * size / variance
     return found / (1.0 + _SURE / sqrt(count))
 
@@ -90,7 +90,7 @@ def _by_batches(values: Floats, size: int) -> float:
 def _correlated(values: Floats) -> tuple[int, Floats, float]:
     """Return the last significant lag, the covariances at lags from 1 to twice that lag, and the
     variance. The covariances are weighted with a flat-top window (Politis and Romano 1995). The lag
-    is 0 if there are too few values, or if they are constant or independent."""
+    is 0 if the values are constant or independent, or if there are too few of them."""
     count = len(values)
     none = 0, np.empty(0), 0.0
     if count < 10 or not np.ptp(values):
@@ -108,7 +108,8 @@ def _reach(correlations: Floats, count: int) -> int:
     """Return the last significant lag, or 0 if there is none. `correlations` (m,) start at lag 0.
     An estimated correlation is less certain if neighbouring values are correlated (Bartlett
     1946)."""
-    # Correlations of alternating sign decay slowly but hardly affect a mean, so smooth them out.
+    # Correlations that alternate in sign may decay slowly but hardly affect a mean, so smooth them
+    # out.
     smooth = np.convolve(correlations, (0.25, 0.5, 0.25), mode="same")[1:-1]
     alike = int(np.argmax(np.append(smooth, -1.0) <= 0.0))
     variance = (1.0 + 2.0 * (smooth[:alike] ** 2).sum()) / count

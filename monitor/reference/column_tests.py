@@ -1,7 +1,8 @@
-"""Test a window's column (an array) against the model's reference, with one of Evidently's tests.
+"""Test one column of a window (an array) against the model's reference, with an Evidently test.
 
-Input: two arrays of a column's values, without missing values. Output: a p-value and an effect. The
-stream file selects tests by Evidently's names. No report is drawn, and no telemetry is sent.
+Input: two arrays of a column's values, without missing values. Output: a p-value and an effect.
+Tests are selected in the stream file by their Evidently names. This module creates no report and
+sends no telemetry.
 """
 
 import os
@@ -29,7 +30,7 @@ DISTANCES: Final[dict[Kind, tuple[str, ...]]] = {
     "number": ("wasserstein", "jensenshannon", "hellinger", "kl_div", "psi", "ed"),
     "category": ("jensenshannon", "hellinger", "kl_div", "psi"),
 }
-# Evidently's other tests, except tests for text, and the reason why each is unavailable.
+# Evidently's other tests (apart from text tests), and the reason why each is not supported.
 LEFT_OUT: Final = {
     "fisher_exact": "it needs a window as long as the reference",
     "g_test": "it needs a window as long as the reference",
@@ -37,11 +38,11 @@ LEFT_OUT: Final = {
     "TVD": "it takes seconds per column, because it is a permutation test",
 }
 EFFECTS: Final[dict[Kind, str]] = {"number": "wasserstein", "category": "jensenshannon"}
-# Upper limit of an effect. Without it, the shift of a column that was constant in training would be
-# unlimited, because an effect is in standard deviations.
+# Upper limit for an effect. Numeric effects are measured in standard deviations, so without this
+# limit, the effect would be unbounded for a column that was constant in training.
 MAX_EFFECT: Final = 10.0
-# SciPy reports this Anderson-Darling p-value for all smaller p-values, too. It is treated as 0,
-# because streams with many columns could otherwise never raise an alarm.
+# SciPy never returns a smaller p-value for the Anderson-Darling test. This p-value is treated as 0,
+# because otherwise streams with many columns could never raise an alarm.
 _ANDERSON_FLOOR: Final = 0.001
 
 
@@ -56,7 +57,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 def check(stream: Stream) -> None:
     """Check that the stream's tests exist and can run on this machine. Raises StreamFileError if a
-    name is unknown, and MissingExtra if a test needs Evidently but Evidently is not installed."""
+    test is unknown, and MissingExtra if a test needs Evidently and Evidently is not installed."""
     kinds: tuple[tuple[Kind, str], ...] = (
         ("number", stream.drift.number_test),
         ("category", stream.drift.category_test),
@@ -104,8 +105,8 @@ def compare(
 def _scaled(
     reference: NDArray[np.float64], current: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # If the standard deviation is below `MIN_STD`, the effect would not be in standard deviations,
-    # so scale both arrays.
+    # The tests divide by at least `MIN_STD`. If the standard deviation is smaller, scale both
+    # arrays so that the effect is still measured in standard deviations.
     std = float(np.std(reference))
     if 0.0 < std < MIN_STD and np.isfinite(1.0 / std):
         return reference / std, current / std
@@ -115,8 +116,8 @@ def _scaled(
 def _coded(
     reference: NDArray[np.object_], current: NDArray[np.object_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return categories as integer codes. Evidently sums over a set, and a set of strings has a
-    different order in each process, which would change the last digit of the sum."""
+    """Return categories as integer codes. Evidently sums over a set. The order of a set of strings
+    differs between processes, which would change the last digit of the sum."""
     codes = {value: code for code, value in enumerate(sorted({*reference, *current}))}
     return (
         np.array([codes[value] for value in reference], dtype=np.int64),
@@ -133,8 +134,8 @@ def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) 
             warnings.simplefilter("ignore")
             result = (own or evidently(kind, test))(reference, current)
     except (ValueError, TypeError, IndexError, np.linalg.LinAlgError):
-        # `es` and `cramer_von_mises` reject a constant column, and `anderson` a column with two
-        # values.
+        # `es` and `cramer_von_mises` reject a constant column, and `anderson` rejects a column with
+        # only two values.
         return None
     if np.isnan(result):
         return None

@@ -1,7 +1,7 @@
-"""Compute the default column tests on arrays, with Evidently's results but only NumPy and SciPy.
+"""Run the default column tests on arrays, with NumPy and SciPy and the same results as Evidently.
 
 Input: two arrays of a column's values, without missing values. Categories are codes starting at 0.
-Output: one number. The tests take a tenth of the time that Evidently's tests take, and need not
+Output: one number. The tests take a tenth of the time of Evidently's tests, and do not need to
 import Evidently, which takes seconds. `tests/monitor/reference/test_default_tests.py` compares each
 test with Evidently's own test.
 """
@@ -32,9 +32,10 @@ def ks(reference: Floats, current: Floats) -> float:
     """Return the p-value of the two-sample Kolmogorov-Smirnov test.
 
     The p-value depends only on the two sizes and the statistic. If the sizes differ, computing the
-    exact p-value (up to 10,000 values) takes twenty times as long as the rest of the test. It is
-    therefore cached, because windows of one size have few different statistics. If the p-value is
-    certainly below 1e-12, the limiting distribution is used, as for larger samples.
+    exact p-value (for up to 10,000 values) takes twenty times as long as the rest of the test.
+    P-values are therefore cached, because windows of the same size produce few distinct statistics.
+    If the p-value is certainly below 1e-12, the limiting distribution is used, as for larger
+    samples.
     """
     from scipy.stats import ks_2samp
 
@@ -59,9 +60,9 @@ def ks(reference: Floats, current: Floats) -> float:
 
 
 def _of_equal_sizes(size: int, steps: int) -> float:
-    """Return the exact p-value of the distance `steps` / `size`: twice the sum over k of (-1)^(k-1)
-    C(2n, n - k steps) / C(2n, n) (Gnedenko and Korolyuk 1951). SciPy computes the same value more
-    slowly, in a loop."""
+    """Return the exact p-value of the distance `steps` / `size` between two samples of n = `size`
+    values: twice the sum over k ≥ 1 of (-1)^(k-1) C(2n, n - k steps) / C(2n, n) (Gnedenko and
+    Korolyuk 1951). SciPy computes the same value more slowly, in a loop."""
     if steps == 0:
         return 1.0
     places = np.arange(size)
@@ -71,7 +72,7 @@ def _of_equal_sizes(size: int, steps: int) -> float:
 
 
 def _bound(n: int, m: int, distance: float) -> float:
-    """Return an upper bound for the p-value. It follows from Massart's bound on each sample's
+    """Return an upper bound for the p-value. The bound follows from Massart's bound on a sample's
     distance from its true distribution (The tight constant in the Dvoretzky-Kiefer-Wolfowitz
     inequality, 1990)."""
     return 4.0 * exp(-2.0 * n * m * (distance / (sqrt(n) + sqrt(m))) ** 2)
@@ -88,7 +89,8 @@ def wasserstein(reference: Floats, current: Floats) -> float:
 
 
 def chisquare(reference: Codes, current: Codes) -> float:
-    """Return the p-value of the chi-square test of counts against the reference's shares."""
+    """Return the p-value of a chi-square test of the current counts against the reference's
+    category shares."""
     from scipy.stats import chisquare as test
 
     old, new = _counts(reference, current)
@@ -96,7 +98,8 @@ def chisquare(reference: Codes, current: Codes) -> float:
 
 
 def jensenshannon(reference: Codes, current: Codes) -> float:
-    """Return the Jensen-Shannon distance (natural logarithm) between the category shares."""
+    """Return the Jensen-Shannon distance (natural logarithm) between the two arrays' category
+    shares."""
     from scipy.spatial import distance
 
     old, new = _counts(reference, current)

@@ -1,9 +1,9 @@
 """Train a classifier on arrays to distinguish a window's records from the reference's records.
 
 Input: a window's columns and the reference's columns in time order, as bin codes. Output: how much
-better than chance the classifier distinguishes window and reference, and which columns it relies
-on. The classifier detects changes that neither a single column nor a column pair shows, such as a
-column whose sign has become the product of two other columns' signs.
+better than chance the classifier performs, and which columns it relies on. The classifier detects
+changes that neither a single column nor a column pair shows, such as a column whose sign has become
+the product of two other columns' signs.
 """
 
 from collections.abc import Sequence
@@ -16,20 +16,22 @@ from numpy.typing import NDArray
 from monitor.reference.histograms import Histograms
 from monitor.reference.thresholds import MIN_BLOCKS, rounded
 
-# With this number of boosting rounds, the classifier finds an interaction of three columns in 2,000
-# rows in a third of a second.
+# With this number of boosting rounds, the classifier detects an interaction between three columns
+# in 2,000 rows, which takes a third of a second.
 ROUNDS: Final = 30
 FOLDS: Final = 3
-# Windows with fewer rows get no result. Larger windows are reduced to `MAX_ROWS`, to save time.
+# Windows with fewer than `MIN_ROWS` rows get no result. Only `MAX_ROWS` rows of larger windows are
+# used, to save time.
 MIN_ROWS: Final = 100
 MAX_ROWS: Final = 2_000
-# Number of reference rows per window row. More rows would add little and take longer.
+# Number of reference rows per window row. More rows would take longer without improving the result
+# noticeably.
 REFERENCE_ROWS: Final = 4
-# `NULLS` windows are drawn from the reference to estimate what chance produces. A limit is computed
-# only for window sizes that differ by the factor `STEP`.
+# `NULLS` windows are drawn from the reference to estimate the effects that occur by chance. Window
+# sizes are rounded down to powers of `STEP`, so that few limits must be computed.
 NULLS: Final = 60
 STEP: Final = 1.25
-# Number of columns to report. Further columns contribute the same information, or almost none.
+# Maximum number of columns to report. Further columns add little or no information.
 NAMED: Final = 3
 _SEED: Final = 0
 
@@ -63,8 +65,8 @@ class DomainClassifier:
         self._limits: dict[int, float] = {}  # rounded window size → limit
 
     def test(self, columns: Sequence[NDArray[Any]]) -> ClassifierResult | None:
-        """Test a window's columns, each (m,). Return None if the window is too small for a result,
-        or if the reference is too short to estimate what chance produces."""
+        """Test a window's columns, each (m,). Return None if the window is too small, or if the
+        reference is too short to compute a limit."""
         if len(columns[0]) < MIN_ROWS or len(self._reference) < MIN_BLOCKS * self._block:
             return None
         window = self._table(columns)
@@ -84,9 +86,9 @@ class DomainClassifier:
         """Return the limit for a window size. A window drawn from the reference and compared with
         the rest of the reference has an effect above the limit with probability `rate`.
 
-        The area under the curve is nearly normally distributed, so the effect of one more window
-        follows Student's t-distribution. Rows near the drawn window are excluded from the rest,
-        because a real window has no neighbours in the reference.
+        The area under the curve is approximately normally distributed, so the effect of one more
+        window follows Student's t-distribution. Rows near the drawn window are excluded from the
+        rest of the reference, because a real window has no neighbours in the reference.
         """
         from scipy.stats import t
 
@@ -96,7 +98,7 @@ class DomainClassifier:
         length = min(self._block, size)
         found = []
         for _ in range(NULLS):
-            # Draw no row twice, because trees would recognise the duplicate.
+            # Never draw a row twice, because trees would recognise the duplicate.
             blocks = rng.choice(total // length, round(size / length), replace=False)
             starts = (rng.integers(total % length + 1) + blocks * length)[:, None]
             drawn = (starts + np.arange(length)).ravel()
@@ -107,8 +109,8 @@ class DomainClassifier:
             found.append(_separability(self._reference[rows], self._reference[window], named=0)[0])
         deviations = t.isf(self._rate, NULLS - 1) * sqrt(1.0 + 1.0 / NULLS)
         limit = np.mean(found) + deviations * np.std(found, ddof=1)
-        # The limit is at least the effect of a single record. Otherwise, it would be 0 if all
-        # columns are constant.
+        # The limit is at least the effect of a single record. Otherwise, it would be 0 for a
+        # reference whose columns are all constant.
         return float(max(limit, 1.0 / size))
 
 

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from monitor.reference.dependence_drift import pairs
 
-# A bin contains about 1/64 of the reference, so binning changes a Kolmogorov-Smirnov distance by at
-# most about 1/64. Windows and resamples use the same bins, so they remain comparable.
+# A numeric column's bin contains about 1/64 of the reference, so binning changes a
+# Kolmogorov-Smirnov distance by at most about 1/64. Windows and resamples use the same bins, so
+# they remain comparable.
 MAX_BINS: Final = 65
-# Less frequent categories share the last bin with new categories.
+# Maximum number of bins for a categorical column. Rare categories share the last bin with new
+# categories.
 MAX_LEVELS: Final = 64
 
 Codes = NDArray[np.int64]  # -1 stands for a missing value
@@ -76,9 +78,9 @@ class _Categories:
 
 
 class Histograms:
-    """The bins of a reference's columns and column `pairs`, and the bin codes of its rows. The
-    first axis of counts and distances covers the columns, then the pairs, so that summing many
-    samples over few bins is fast."""
+    """The bins of a reference's columns and column `pairs`, and the bin codes of its rows. In
+    arrays of counts and distances, the columns and then the pairs are along the first axis, so that
+    summing many samples over few bins is fast."""
 
     def __init__(self, columns: Sequence[NDArray[Any]], *, paired: int = 0) -> None:
         """`columns` are arrays (n,) in time order: float64 for numbers, object for categories. The
@@ -98,8 +100,8 @@ class Histograms:
         self.total = self.count(columns)
 
     def ranks(self) -> list[Floats]:
-        """Return the reference's columns in time order as bin indices, which order categories by
-        frequency. Missing values are replaced by the mean index."""
+        """Return the reference's columns in time order, as bin indices. Categories are numbered in
+        order of decreasing frequency. Missing values are replaced by the mean index."""
         found = []
         for codes in self.codes():
             values = codes.astype(np.float64)

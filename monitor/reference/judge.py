@@ -1,8 +1,8 @@
 """Test one model's records in a window for drift and data quality, against the model's reference.
 
 Input: a sample, and the prepared reference from the model's package. Output: a `DataGroup`. The
-false-alarm rate applies to all columns and the predictions together. A shift smaller than the
-effect size is not drift.
+false-alarm rate applies to all columns and the predictions together. A shift smaller than
+`effect_size` is not reported as drift.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from monitor.reference.quality import (
 from monitor.watched_columns import WatchedColumn, present, watched
 
 # A column pair has dependence drift only if its effect is at least this fraction of `effect_size`.
-# A new correlation of 0.18 moves 5% of the records to other cells.
+# For example, a new correlation of 0.18 moves 5% of the records to other cells.
 DEPENDENCE_EFFECT: Final = 0.5
 # Maximum number of pairs to report. If a column becomes independent, its dependence on every
 # related column changes.
@@ -45,7 +45,7 @@ class Judge:
         # tests, one for records and one for labels.
         tests = len(QUALITIES) * len(self._watched) + 2
         self._quality_level = stream.drift.false_alarm_rate / tests
-        # The level if `decided_by` is "test": divide the rate among the drift tests of columns and
+        # If `decided_by` is "test", divide the rate among the drift tests of the columns and the
         # predictions.
         self._by_test = stream.drift.decided_by == "test"
         self._drift_level = stream.drift.false_alarm_rate / (len(self._watched) + 1)
@@ -55,8 +55,8 @@ class Judge:
         return DataGroup(model=model, records=records, sampled=0, tested=False)
 
     def window(self, records: int, dead_letters: int, lost: int) -> tuple[WindowQuality, ...]:
-        """Return a window's quality problems, given counts over all models' records, or over
-        labels. No record is lost by chance, so one lost record is a problem."""
+        """Return a window's quality problems. The counts cover either all models' records or all
+        labels. Records are never lost by chance, so even one lost record is a problem."""
         found: list[WindowQuality] = []
         total = records + dead_letters
         is_tested = total >= self._stream.windows.min_records
@@ -142,7 +142,8 @@ class Judge:
     def _dependence_drift(
         self, measured: Measured, drifted: set[str]
     ) -> tuple[DependenceDrift, ...]:
-        """Return pairs with dependence drift but without a drifted column, largest score first."""
+        """Return pairs with dependence drift in which neither column has drifted, in order of
+        decreasing score."""
         changed = [
             pair
             for pair in measured.pairs
@@ -164,7 +165,7 @@ class Judge:
         drift = optional(
             lambda: profile.domain_classifier_drift(sample, measured.limits),
             None,
-            "a window is published without the domain classifier",
+            "a window is published without the domain classifier's result",
         )
         return () if drift is None or not self._is_large_enough(drift, measured) else (drift,)
 

@@ -1,7 +1,7 @@
-"""Prepare a model's reference, as arrays, for comparisons with windows' samples.
+"""Prepare the arrays of a model's reference for comparison with samples from windows.
 
-Input: the reference from the model's package, then windows' samples. Output: calibrated scores for
-a sample's distances from the reference, and counts of missing, unseen and out-of-range values.
+Input: the reference from the model's package, then samples from windows. Output: calibrated scores
+for a sample's distances from the reference, and counts of missing, unseen and out-of-range values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ from monitor.watched_columns import present, watched
 
 
 class Measured(NamedTuple):
-    """A sample's scores by column name (for predictions, the target's name), and results by
-    pair."""
+    """A sample's scores by column name, and its results by column pair. The predictions' score is
+    stored under the target's name."""
 
     scores: Mapping[str, float]
     pairs: Sequence[DependenceDrift]
@@ -75,8 +75,8 @@ class ReferenceProfile:
         )
 
     def domain_classifier_drift(self, sample: Sample, limits: Limits) -> DependenceDrift | None:
-        """Return the domain classifier's result if it is an alarm, with a score scaled to
-        `limits`."""
+        """Return the domain classifier's result, with a score scaled to `limits`. Return None if
+        the result is not an alarm."""
         drift = self._classifier.test(self._columns(sample)) if self._classifier else None
         if drift is None or drift.excess < 1.0 or limits.alarm is None:
             return None
@@ -121,8 +121,8 @@ class ReferenceProfile:
 
 
 def _block(stream: Stream, reference: Reference) -> int | None:
-    """Return the stream file's block length in records, converted at the reference's average record
-    rate."""
+    """Return the stream file's block length, converted to records at the reference's average record
+    rate. Return None if the stream file contains no block length."""
     block = stream.block
     if block is None:
         return None

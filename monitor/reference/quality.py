@@ -1,9 +1,9 @@
-"""Check the data quality of columns and windows, on arrays and counts.
+"""Check the data quality of columns and windows, using arrays of values and counts.
 
-Input: a column's arrays, and counts from a window's sample and a model's reference. Output: which
+Input: a column's values, and counts from a window's sample and a model's reference. Output: which
 shares of missing, unseen and out-of-range values increased, whether a column is stuck, and whether
 a window has too many dead letters. In the default sample of 10,000 records, a share of 1% is
-accurate to ±0.3% (three standard deviations), which is less than `MIN_INCREASE`.
+accurate to ±0.3 percentage points (three standard deviations), which is less than `MIN_INCREASE`.
 """
 
 from collections import Counter
@@ -17,8 +17,9 @@ from driftline.config.stream_sections import Feature
 from driftline.wire.window_events import Quality
 
 QUALITIES: Final[tuple[Quality, ...]] = ("missing", "unseen", "out_of_range")
-# A smaller increase can be significant in a large window, but is no reason to act. A new category
-# in 0.6% to 0.9% of the records, as in the data set `car_loan_nml_dq`, is a reason to act.
+# Smallest increase in a share that is reported. A smaller increase can be significant in a large
+# window, but is no reason to act. A new category in 0.6% to 0.9% of the records, as in the data set
+# `car_loan_nml_dq`, is a reason to act.
 MIN_INCREASE: Final = 0.005
 
 # A column is stuck if a run of equal values is at least `STUCK_TIMES` times as long as the
@@ -52,9 +53,10 @@ def count_categories(values: NDArray[Any], levels: Collection[str]) -> Counts:
 def rising(
     counts: Counts, records: int, reference: Counts, reference_records: int, *, level: float
 ) -> tuple[Quality, ...]:
-    """Return the qualities whose shares rose by at least `MIN_INCREASE`, significantly at `level`.
+    """Return the qualities whose shares rose by at least `MIN_INCREASE`, if the increase is
+    significant at `level`.
 
-    Counts are often small, so the test is a one-sided Fisher's exact test.
+    Counts are often small, so significance is tested with a one-sided Fisher's exact test.
 
     >>> rising((80, 0, 3), 1000, (0, 0, 0), 10_000, level=0.001)
     ('missing',)
@@ -72,11 +74,11 @@ def rising(
 
 
 def are_many(dead_letters: int, records: int, *, level: float) -> bool:
-    """Return whether more than `MIN_INCREASE` of all records are dead letters, significantly at
+    """Return whether the share of dead letters is larger than `MIN_INCREASE`, with significance at
     `level`.
 
     The test is a one-sided binomial test. It does not use the reference, which contains no dead
-    letters, so it also works if no record could be scored.
+    letters, so the test also works if no record could be scored.
 
     >>> are_many(25, 250, level=0.001), are_many(2, 250, level=0.001)
     (True, False)
@@ -103,6 +105,7 @@ def longest_run(values: NDArray[Any]) -> int:
 
 
 def is_stuck(run: int, records: int, reference_run: int) -> bool:
-    """Return whether a window's longest run is too long, compared with `reference_run`."""
+    """Return whether `run`, the length of a window's longest run, is too long. `reference_run` is
+    the length of the reference's longest run."""
     least = max(STUCK_RECORDS, STUCK_SHARE * records, STUCK_TIMES * reference_run)
     return run >= least

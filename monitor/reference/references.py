@@ -1,4 +1,4 @@
-"""Load and cache the references that windows are compared with, from verified model packages."""
+"""Load models' references from verified model packages, and cache them for comparing windows."""
 
 import logging
 from functools import lru_cache
@@ -18,7 +18,8 @@ from monitor.reference.profile import ReferenceProfile
 
 log = logging.getLogger(__name__)
 
-# Models in use at once: champion, challenger, and older models with records in open windows.
+# Number of models to cache, which are in use at the same time: the champion, the challenger, and
+# older models with records in open windows.
 KEPT: Final = 4
 
 
@@ -61,7 +62,7 @@ class References:
         reference = self.of(digest)
         if reference is None:
             return 1.0
-        consequence = f"errors of model {digest} count as independent"
+        consequence = f"errors of model {digest} are treated as independent"
         found = optional(lambda: variance_inflation(reference.errors), 1.0, consequence)
         return found if isfinite(found) else 1.0
 

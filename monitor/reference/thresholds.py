@@ -1,8 +1,8 @@
 """Calibrate drift thresholds for windows, by resampling the arrays of a model's reference.
 
 Input: the reference's columns as bin codes, in time order. Output: for each window size, the
-distance that each column reaches by chance, and the scores at which a window is a warning or an
-alarm. Windows' own data is not used.
+distance that each column reaches by chance, and the scores that cause a warning or an alarm. The
+windows' own data is not used.
 """
 
 from math import ceil, log
@@ -16,14 +16,16 @@ from monitor.reference.autocorrelation import block_length
 from monitor.reference.histograms import Histograms
 
 # For each of `RESAMPLES` reference samples, `IN_A_ROW` consecutive windows are drawn, because a
-# decision uses three windows.
+# decision depends on three consecutive windows.
 RESAMPLES: Final = 2_000
 IN_A_ROW: Final = 3
-# With fewer blocks, resamples differ too little to show what chance produces.
+# Minimum number of blocks in a reference. With fewer blocks, resamples are too similar to show how
+# much windows vary by chance.
 MIN_BLOCKS: Final = 20
 # Maximum number of block starts: more starts take longer without improving the resamples.
 _MAX_STARTS: Final = 500
-# For smaller shares, assume an exponential tail. The distances' real tail is shorter.
+# For tail probabilities below this value, `_tail` assumes an exponential tail. The distances' real
+# tail is shorter.
 _TAIL: Final = 0.05
 # If there are too few blocks, the threshold is this factor times the largest score of the
 # reference's own windows.
@@ -172,7 +174,7 @@ def _drawn(
 ) -> NDArray[np.float32]:
     """Return sums (bins, resamples) of `count` blocks, drawn with replacement from `blocks` (bins,
     m)."""
-    # Count how often each block occurs in each resample.
+    # Count how many times each block occurs in each resample.
     known = blocks.shape[1]
     rows = np.arange(0, RESAMPLES * known, known)[:, None]
     places = rows + rng.integers(known, size=(RESAMPLES, count))

@@ -218,7 +218,7 @@ def test_lost_labels_count_in_the_current_performance_window_of_their_partition(
         assert lost_in_windows(driver) == [(40, 0), (40, 100), (40, 0)]
         (opened,) = driver.drift()
         assert (opened.kind, opened.action, opened.position) == ("quality", "opened", 80)
-        assert opened.message == "100 records or more were deleted before they were read"
+        assert opened.message == "at least 100 records were deleted before they were read"
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])

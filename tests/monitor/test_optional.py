@@ -186,11 +186,11 @@ def fail(*_: object, **__: object) -> None:
     [
         (Packages, "reference", "records of model a are not tested", False, False),
         (references, "ReferenceProfile", "records of model a are not tested", False, False),
-        (references, "variance_inflation", "errors of model a count as independent", True, True),
+        (references, "variance_inflation", "of model a are treated as independent", True, True),
         (references, "estimator_for", "without an estimate for model a", True, False),
         (MetricEstimator, "estimate", "without an estimate for model a", True, False),
         (Judge, "test", "without tests for model a", False, True),
-        (DomainClassifier, "test", "without the domain classifier", True, True),
+        (DomainClassifier, "test", "without the domain classifier's result", True, True),
         (performance_windows, "compare_error", "without a test of model a", True, True),
     ],
 )

@@ -92,7 +92,7 @@ def test_a_table_and_a_page_are_written(folder: Path, backtest: Invoked) -> None
     page = (folder / "page" / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
-    for heading in ("Accuracy over time: harm", "Accuracy over time: drift", "Drift of columns"):
+    for heading in ("Accuracy over time: harm", "Accuracy over time: drift", "Column drift"):
         assert heading in page
     assert "petal_length, window up to row" in page, "the heat map"
     assert "performance drift opened" in page
@@ -111,7 +111,7 @@ def test_the_plots_of_the_page_are_written_as_pictures(folder: Path, backtest: I
     assert {
         "iris-accuracy-with-policy-harm.png",
         "iris-accuracy-with-policy-drift.png",
-        "shift-of-columns-by-window.png",
+        "column-shift-by-window.png",
         "petal_length-reference-and-window.png",
     } <= names
 

@@ -64,7 +64,7 @@ def test_init_does_not_overwrite_an_edited_file(here: Path) -> None:
     call("init", "My Data.csv", "--target", "y", "--name", "mine")
     call("init", "My Data.csv", "--target", "y", "--name", "mine")  # the same text: no harm
     (here / "mine.toml").write_text("# edited")
-    with pytest.raises(SettingsError, match="exists already"):
+    with pytest.raises(SettingsError, match="already exists"):
         call("init", "My Data.csv", "--target", "y", "--name", "mine")
     call("init", "My Data.csv", "--target", "y", "--name", "mine", "--force")
     assert load(here / "mine.toml").name == "mine"

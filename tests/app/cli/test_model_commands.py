@@ -161,7 +161,7 @@ def test_unsigned_records_of_an_earlier_version_are_signed_on_command(broker: Me
             old.producer().send(Outgoing(topics.models, value, message.key, 0))
     broker._state.topics = old._state.topics
     assert "signed: role/champion" in call("models", "sign")
-    assert "everything is signed already" in call("models", "sign")
+    assert "all records are already signed" in call("models", "sign")
 
 
 def test_records_without_a_trusted_signature_are_listed_as_ignored(broker: MemoryBroker) -> None:

@@ -275,7 +275,7 @@ def test_dead_letters_are_resent(run: Run, world: World) -> None:
 
     assert run("deadletters", "replay", "--dry-run").stdout.startswith("would resend 1")
     assert json.loads(run("deadletters", "replay", "--json").stdout)["sent"] == 1
-    assert "skipped 1 that were resent before" in run("deadletters", "replay").stdout
+    assert "skipped 1 that were already resent" in run("deadletters", "replay").stdout
 
 
 def test_topics_are_planned_and_created(run: Run, world: World) -> None:

@@ -23,16 +23,16 @@ SMALL = HEAD + 'features = { a = "number" }\n'
         ),
         (
             HEAD + 'features = { "b c" = { kind = "number", mn = 3 } }',
-            "[features.\"b c\".mn] Unknown key. Expected 'min'?",
+            "[features.\"b c\".mn] Unknown key. Did you mean 'min'?",
         ),
         (
             HEAD + 'features = { a = "number", b = { kind = "number", min = "x" } }',
             '[features.b.min] Expected a number, got "x" (smaller values are out of range)',
         ),
-        (HEAD + 'featurs = { a = "number" }', "[featurs] Unknown key. Expected 'features'?"),
+        (HEAD + 'featurs = { a = "number" }', "[featurs] Unknown key. Did you mean 'features'?"),
         (HEAD, "[features] Missing. Expected a table"),
         (SMALL + "[windows]\nrecords = 3", "[windows.records] Expected a whole number from 20"),
-        (SMALL + "[windows]\nrecord = 3", "[windows.record] Unknown key. Expected 'records'?"),
+        (SMALL + "[windows]\nrecord = 3", "[windows.record] Unknown key. Did you mean 'records'?"),
         (
             SMALL + f"[windows]\nmin_records = {2**63 - 1}",
             "[windows.min_records] Expected a number of at most 9007199254740992, got 92233",
@@ -63,12 +63,12 @@ SMALL = HEAD + 'features = { a = "number" }\n'
         (SMALL + '[retrain]\ncooldown = "3 days"', "[retrain.cooldown] Expected a duration"),
         (
             SMALL + '[simulate]\nlabel_delay = { distribution = "uniform", lo = 1 }',
-            "[simulate.label_delay.lo] Unknown key. Expected 'low'?",
+            "[simulate.label_delay.lo] Unknown key. Did you mean 'low'?",
         ),
         (SMALL + '[simulate]\nlabel_delay = "soon"', "[simulate.label_delay] Expected a duration"),
         (
             SMALL + "[time]\nstart = 2020-01-01T00:00:00\nstep = '1s'",
-            "[time.start] Expected a time with its zone",
+            "[time.start] Expected a time with a time zone",
         ),
         (SMALL + "[derived]\nx = 3", "[derived.x] Expected text, got 3"),
         (

@@ -218,7 +218,7 @@ def test_processes_of_another_user_are_named_after_the_others_have_ended(
         kill(pid, sign)
 
     monkeypatch.setattr("os.kill", refuse)
-    with pytest.raises(MachineError, match=f"another user and still run: {foreign.pid}"):
+    with pytest.raises(MachineError, match=f"another user and are still running: {foreign.pid}"):
         stop([foreign, obedient], patience_s=20)
 
     assert not obedient.alive

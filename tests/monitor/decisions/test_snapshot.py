@@ -105,7 +105,7 @@ def test_a_snapshot_of_another_version_is_not_used_and_this_is_logged(
     at = committed(tmp_path, 20)
     monkeypatch.setattr(snapshot, "VERSION", snapshot.VERSION + 1)
     assert Snapshots(STREAM, tmp_path).resume(at)[0] == 0
-    assert "it is of version" in caplog.text
+    assert "it has version" in caplog.text
 
 
 def test_the_version_is_raised_when_the_format_changes() -> None:
