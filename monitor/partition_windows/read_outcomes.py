@@ -5,8 +5,6 @@ Input: messages from `outcomes`. Output: `Labelled`. Unreadable outcomes are log
 
 from collections.abc import Sequence
 from functools import partial
-from operator import attrgetter
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -77,23 +75,30 @@ def read_outcomes(messages: Sequence[Message], stream: Stream) -> Labelled:
 def _columns(
     outcomes: Sequence[_Outcome], offsets: Sequence[int], marks: Marks, *, by_row: bool
 ) -> Labelled:
-    def column(name: str) -> list[Any]:
-        return list(map(attrgetter(name), outcomes))
-
-    own = Positions.of(column("row"), column("time"), by_row=by_row)
-    known = optional_ints(column("label_row")) if by_row else times_us(column("label_time"))
+    own = Positions.of(
+        [outcome.row for outcome in outcomes],
+        [outcome.time for outcome in outcomes],
+        by_row=by_row,
+    )
+    known = (
+        optional_ints([outcome.label_row for outcome in outcomes])
+        if by_row
+        else times_us([outcome.label_time for outcome in outcomes])
+    )
     positions = np.where(known > BEFORE_ALL, known, own.on_axis)
-    arrivals = Arrivals(ints(offsets), positions, ahead=flags(column("ahead")))
+    arrivals = Arrivals(
+        ints(offsets), positions, ahead=flags([outcome.ahead for outcome in outcomes])
+    )
     return Labelled(
         with_marks(arrivals, marks),
-        column("record_id"),
-        column("model"),
-        column("label"),
-        column("prediction"),
+        [outcome.record_id for outcome in outcomes],
+        [outcome.model for outcome in outcomes],
+        [outcome.label for outcome in outcomes],
+        [outcome.prediction for outcome in outcomes],
         arrivals.offsets,
         positions,
         own.on_axis,
         own.rows,
         own.times_us,
-        ints(column("revision")) > 0,
+        ints([outcome.revision for outcome in outcomes]) > 0,
     )

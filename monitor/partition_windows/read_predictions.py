@@ -8,7 +8,6 @@ because decoding columns is slow.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -116,22 +115,21 @@ class ScoredReader:
     def _scored(
         self, whole: bool, events: list[Read], offsets: Sequence[int], marks: Marks
     ) -> Scored:
-        def column(name: str) -> list[Any]:
-            return list(map(attrgetter(name), events))
-
-        positions = Positions.of(column("row"), column("time"), by_row=self._by_row)
+        positions = Positions.of(
+            [event.row for event in events], [event.time for event in events], by_row=self._by_row
+        )
         arrivals = Arrivals(
             ints(offsets),
             positions.on_axis,
             None,
-            ints(column("source.offset")),
-            ahead=flags(column("ahead")),
+            ints([event.source.offset for event in events]),
+            ahead=flags([event.ahead for event in events]),
         )
         return Scored(
             with_marks(arrivals, marks),
             events,
-            column("record_id"),
-            column("model"),
+            [event.record_id for event in events],
+            [event.model for event in events],
             arrivals.offsets,
             positions,
             whole,
