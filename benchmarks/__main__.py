@@ -57,7 +57,7 @@ class Options(argparse.Namespace):
 
 
 class Bench:
-    """One run of the command: its options, Kafka broker, programs to compare and report."""
+    """One run of the command: its options, Kafka broker, report, and the programs to compare."""
 
     def __init__(self, options: Options, world: World, peers: Peers, report: Report) -> None:
         self.options = options
@@ -71,7 +71,7 @@ class Bench:
         return self.options.features or [4, 30]
 
     def throughput(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """Measure the throughput, CPU time and memory of Driftline and its peers."""
+        """Measure the throughput, CPU time and memory of Driftline and the other programs."""
         options = self.options
         runs = list(
             throughput.measure(

@@ -1,4 +1,4 @@
-"""Generate a stream of machine sensor values for the benchmarks: stream file, CSV and records.
+"""Generate a stream of machine sensor values for the benchmarks.
 
 Input: the number of features and the number of records. Output: the stream file, a CSV file for
 training, and encoded records and labels with `@row` and `@at`, as Driftline's producers write them.
@@ -29,7 +29,7 @@ class EncodedRecord(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The definition of a stream to measure.
+    """The definition of a stream that a benchmark uses.
 
     rule: number of the rule that determines the labels. A model trained under one rule predicts
     poorly under another. window: number of records in each of the monitor's windows.
@@ -122,7 +122,7 @@ inference_delivery = "{self.delivery}"
 def _draw(
     random: np.random.Generator, rows: int, features: int, rule: int
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Draw values of shape (rows, features) and each row's state.
+    """Draw values of shape (rows, features) and each row's label.
 
     The values are rounded to four decimals, like sensor readings.
     """

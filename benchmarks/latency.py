@@ -1,8 +1,9 @@
-"""Measure the latency of inference and its peers: from sending a record to receiving its result.
+"""Measure the time from sending a record to receiving its result, for Driftline and its peers.
 
-A producer in a separate process sends records to Kafka at an even rate (`linger.ms` 0), and stores
-each record's send time. A consumer in this process stores each prediction's arrival time. Both use
-the machine's monotonic clock. The time until the broker acknowledges a record is also measured.
+A producer in a separate process sends records to Kafka at a steady rate (`linger.ms` 0), and stores
+each record's send time. A consumer in this process stores each prediction's arrival time. Both
+processes use the machine's monotonic clock. The time until the broker acknowledges a record is also
+measured.
 """
 
 import re
@@ -44,12 +45,12 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: float
     p99_ms: float
     max_ms: float
-    acknowledged_p50_ms: float  # from sending a feature record to the broker's acknowledgement
+    acknowledged_p50_ms: float  # median time from sending a record to its acknowledgement
     acknowledged_p99_ms: float
 
 
 class PacedTimes(msgspec.Struct, frozen=True):
-    """The times of all paced records, in the order sent, as arrays (n,).
+    """The times of all records sent by `Paced`, in sending order, as arrays of shape (n,).
 
     acknowledged_ms: time from sending the record until its acknowledgement, float64.
     latency_ms: time from sending the record until its first result arrived, float64.
@@ -62,7 +63,7 @@ class PacedTimes(msgspec.Struct, frozen=True):
 
 
 class Paced:
-    """A producer that sends records at an even rate, and a consumer that receives their results."""
+    """A producer that sends records at a steady rate, and a consumer that receives the results."""
 
     def __init__(
         self,

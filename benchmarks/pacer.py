@@ -1,4 +1,4 @@
-"""Send a plan's records to Kafka at an even rate, and write each record's times to a file.
+"""Send a plan's records to Kafka at a steady rate, and write each record's times to a file.
 
 `python -m benchmarks.pacer BOOTSTRAP TOPIC FEATURES RULE FIRST COUNT PER_S OUT` writes an int64
 NumPy array of shape (2, count) to OUT. Its first row contains the monotonic time in ns just before

@@ -101,7 +101,7 @@ def _settled_s(service: Service) -> float:
 def measure(
     world: World, *, records: int, window: int, repeats: int, partitions: int, report: Report
 ) -> Iterator[ServiceRun]:
-    """Measure the outcomes service with 4 features and the monitor with 20, in alternation.
+    """Measure, in turn, the outcomes service with 4 features and the monitor with 20.
 
     window: number of records in each of the monitor's windows.
     """
@@ -167,7 +167,7 @@ def memory(world: World, *, records: int, partitions: int, report: Report) -> li
 
 
 def _thinned(samples: list[Observation], points: int = 200) -> Iterator[Point]:
-    """Yield about `points` samples at even record intervals, including the first and the last."""
+    """Yield about `points` samples at equal record intervals, including the first and the last."""
     step = max(1, samples[-1].records // points)
     due = 0
     for sample in samples:

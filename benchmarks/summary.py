@@ -1,7 +1,7 @@
 """Format benchmark results as text tables: medians and ranges of measured values and of ratios.
 
 A ratio compares Driftline with a program in the same round, because these two runs took place
-shortly after each other under similar conditions. A range covers the values of all rounds.
+one shortly after the other, under similar conditions. A range covers the values of all rounds.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Measure the time from a retrain request to the new model's first prediction, through Kafka.
 
-Records arrive at an even rate during the whole measurement. The first model is trained under a
-different rule from the stream's, so the new model is better. Inference, outcomes and the trainer
+Records arrive at a steady rate during the whole measurement. The first model is trained under a
+rule that differs from the stream's, so the new model is better. Inference, outcomes and the trainer
 are started with their commands, as a user would start them. The retrain request is written to the
 `retrain` topic.
 """
@@ -35,7 +35,7 @@ _MODEL = re.compile(rb'"model":"(sha256:[0-9a-f]{64})"')
 
 
 class Swap(msgspec.Struct, frozen=True, kw_only=True):
-    """The paced records' latencies before, during and after one model change.
+    """The records' latencies before, during and after one model change.
 
     seconds: time from the request to the new model's first prediction.
     usual_…: latencies before the request. `usual_longest_ms` is the longest latency of a typical
@@ -141,7 +141,7 @@ def _until_swapped(
 ) -> tuple[int, int]:
     """Send the request after 23 s, wait for the new model's first prediction, and stop 5 s later.
 
-    Returns when the request was sent and when the new model's first prediction arrived, in ns.
+    Returns two times in ns: when the request was sent, and when that prediction arrived.
     """
     began_ns = asked_ns = swapped_ns = 0
     old: bytes | None = None

@@ -1,4 +1,4 @@
-"""Measure the throughput of inference and its peers, which process the same Kafka records in turn.
+"""Measure the throughput of Driftline and its peers, which process the same Kafka records in turn.
 
 Throughput and CPU time are measured between two samples: the first with at least a tenth of the
 results, and the first with all results. This excludes process start-up and joining the consumer

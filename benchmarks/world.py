@@ -81,8 +81,8 @@ class World:
     def environment(self, home: Path | None = None) -> dict[str, str]:
         """Return the environment variables for a program.
 
-        They set this broker and the home folder, and omit the user's own Kafka and Driftline
-        settings.
+        They select this broker and the home folder. The user's own Kafka and Driftline settings are
+        left out.
         """
         kept = {
             name: value

@@ -1,10 +1,11 @@
-"""Define the public Python names: `from driftline import FeatureProducer, predictions`.
+"""Define the public Python API: `from driftline import FeatureProducer, predictions`.
 
 docs/python.md shows these names with examples. `import driftline` imports no other module: each
-name is imported from its module on first use. No other file in this package imports a service.
+name is imported from its module on first use. No other file in this package imports anything from
+`producers/` or from a service.
 """
 
-TYPE_CHECKING = False  # type checkers assume True; `typing.TYPE_CHECKING` would cost import time
+TYPE_CHECKING = False  # type checkers assume True; importing `typing` would take time
 if TYPE_CHECKING:
     from driftline.broker.port import Broker
     from driftline.client.connection import memory_broker

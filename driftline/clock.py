@@ -1,4 +1,4 @@
-"""Define the clocks that services use: the system clock, and a manual clock for tests and `run`."""
+"""Define the services' clocks: the system clock, and a manual one for tests and `driftline run`."""
 
 import time
 from datetime import UTC, datetime

@@ -146,8 +146,8 @@ class Collapsing(logging.Handler):
 
     A message repeats another one if both have the same logger and level, and the same text or the
     same value of `alike`. For the Kafka clients' loggers, numbers in the text are ignored (ports,
-    milliseconds, object addresses). With `gather`, which commands use, messages with `alike` are
-    not written immediately. Instead, one line with their count is written when the minute or the
+    milliseconds, object addresses). Commands set `gather`: messages with `alike` are then not
+    written immediately. Instead, one line with their count is written when the minute or the
     process ends.
     """
 

@@ -34,7 +34,7 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def is_control(character: str) -> bool:
-    r"""Return whether a character controls a terminal, a line or the direction of text.
+    r"""Return whether a character can control a terminal, break a line or change text direction.
 
     >>> [is_control(c) for c in "a\n\u202e\u200d"]
     [False, True, True, False]
@@ -43,7 +43,7 @@ def is_control(character: str) -> bool:
 
 
 def visible_lines(text: str) -> str:
-    r"""Escape the text as `visible` does, and indent each line after the first by two spaces.
+    r"""Escape the text as `visible` does, and indent all but the first line by at least two spaces.
 
     The indentation keeps a line of the text from looking like a separate log line.
 

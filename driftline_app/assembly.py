@@ -1,4 +1,4 @@
-"""Build each service's handler and loop: the composition root.
+"""Build each service's handler and loop. This module is the composition root.
 
 Input: a stream, settings and a broker. Output: a `Handler` and a `Loop`. A service is imported only
 when it is built, so that each process loads only its own service's libraries.
@@ -81,8 +81,8 @@ def build_loop(
     `on_connection` is called when the connection to Kafka fails or recovers.
     """
     if commit_interval_s is None and service == "monitor" and stream.drift.classifier:
-        # Commit in every iteration: training the classifier for a new model takes longer than a
-        # transaction may stay open.
+        # Commit in every iteration, because training the domain classifier for a new model takes
+        # longer than a transaction may stay open.
         commit_interval_s = 0.0
     return Loop(
         handler,
@@ -118,6 +118,7 @@ def _if_drawable(reports: Path | None) -> Path | None:
 def state_of(settings: Settings, stream: Stream) -> Path:
     """Return the folder for the services' caches.
 
-    Its name includes the topic prefix, because streams with different prefixes may share a name.
+    The folder's name includes the topic prefix, because two streams with different prefixes may
+    have the same name.
     """
     return settings.home / "state" / f"{stream.kafka.topic_prefix}{stream.name}"

@@ -42,7 +42,7 @@ Supervisor = subprocess.Popen[bytes]
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """The stopped services. `killed` lists the services that did not exit in time."""
+    """The services that were stopped. `killed` lists the services that did not exit in time."""
 
     stopped: tuple[Process, ...]
     killed: tuple[Process, ...]
@@ -72,7 +72,7 @@ def start_services(
 
 
 def replace_supervisor(folder: Path) -> bool:
-    """Start a supervisor if services run without one. Return whether a supervisor was started.
+    """Start a supervisor if services are running without one. Return whether one was started.
 
     Raises DriftlineError.
     """
@@ -106,7 +106,7 @@ def written_state(folder: Path, process: Process) -> ServiceState | None:
 
 
 def ask_supervisor(folder: Path, services: Sequence[Wanted]) -> tuple[Request, Supervisor | None]:
-    """Ask the supervisor to run these services as well. Start a supervisor if none is running.
+    """Ask the supervisor to also run `services`. Start a supervisor if none is running.
 
     Return the request, and the supervisor's process if this function started the supervisor.
     """
@@ -142,7 +142,7 @@ def wait_for_supervisor(folder: Path, request: Request, started: Supervisor | No
 def _no_supervisor(folder: Path, started: Supervisor | None) -> DriftlineError:
     """Return the error to raise when the supervisor does not accept a request.
 
-    If no service is running, first stop the supervisor `started`.
+    If `started` is a supervisor and no service is running, stop this supervisor first.
     """
     logs = _last_lines(folder / "supervisor.log", folder / "supervisor.err")
     hint = "check that the disk is not full and the folder is writable, then try again"

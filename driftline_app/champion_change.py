@@ -46,8 +46,8 @@ def make_champion(
     _send(context, signer, pointer)
     now = catalog_of(context)
     if now.champion is None or now.champion.id != pointer.id:
-        # Our record is now the latest for its key, so compaction would delete the pointer that is
-        # currently in effect. Publish that pointer again.
+        # The record just sent is now the latest for its key, so compaction would delete the pointer
+        # that is currently in effect. Publish that pointer again.
         _send(context, signer, *now.restatements())
         raise _ignored(context, CHAMPION_KEY)
     before = catalog.announcements.get(catalog.champion_digest or "")
@@ -64,7 +64,10 @@ def set_freeze(context: Context, *, frozen: bool, reason: str) -> None:
 
 
 def sign_unsigned(context: Context) -> tuple[ModelsEvent, ...]:
-    """Sign and republish the unsigned events that are in effect. Return these events."""
+    """Sign and republish each current event that is unsigned or not the newest for its key.
+
+    Return the republished events.
+    """
     signer = Signer(context.settings.keys)
     events = catalog_of(context).restatements()
     _send(context, signer, *events)

@@ -126,7 +126,10 @@ def _scored(event: PredictionsEvent | OutcomesEvent, what: str) -> str:
 
 
 def _where(event: Prediction | Outcome) -> str:
-    """Return the record's id, plus its time or, if it differs from the id, its row number."""
+    """Return the record's id with its time or, if it has no time, its row number.
+
+    The row number is left out if it equals the id.
+    """
     if event.time is not None:
         return f"{event.record_id} at {event.time}"
     if event.row is not None and str(event.row) != event.record_id:

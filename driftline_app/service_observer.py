@@ -1,4 +1,4 @@
-"""Wrap a service's handler to count messages, write the state file and log published events.
+"""Wrap a started service's handler: count messages, write its state file, log its events.
 
 Input: any `Handler`. Output: a `Handler` for the loop. The wrapper changes neither the messages
 that the handler receives nor the messages that it publishes.

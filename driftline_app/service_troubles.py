@@ -14,8 +14,9 @@ from driftline.ops.processes import Trouble, TroubleKind
 
 log = logging.getLogger(__name__)
 
-# Intervals at which a worker that does not have all partitions counts the service's workers. The
-# shorter interval applies while it has too few partitions, because workers may have just joined.
+# A worker counts the service's workers at these intervals, unless it has all partitions. The
+# shorter interval applies while the worker has too few partitions, because other workers may have
+# just joined.
 _COUNT_EVERY_S = 30.0
 _COUNT_AGAIN_S = 10.0
 
@@ -90,9 +91,9 @@ class Troubles:
         self._set("too few partitions", detail if missing else None, now)
 
     def note_model(self, missing: str | None, now: str) -> None:
-        """Record whether a champion is published while no model serves.
+        """Record whether there is a champion, but no model is in use.
 
-        `missing` is the champion's digest, or None if there is no such problem.
+        In this case, `missing` is the champion's digest; otherwise, it is None.
         """
         detail = None if missing is None else f"the champion {missing} does not serve"
         self._set("no model", detail, now)

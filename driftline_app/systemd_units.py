@@ -88,14 +88,14 @@ def systemd_units(
 
 
 def _quoted(word: str) -> str:
-    """Quote a word for systemd: double percent signs, and escape special characters."""
+    """Quote a word for systemd: write each percent sign twice, and escape special characters."""
     escaped = _percent(word).replace("\\", "\\\\").replace('"', '\\"')
     plain = all(character.isalnum() or character in "/._-:=,%+@$" for character in escaped)
     return escaped if plain else f'"{escaped}"'
 
 
 def _percent(text: str) -> str:
-    """Double percent signs. Raises SettingsError for text that could add a line to the unit."""
+    """Replace `%` with `%%`. Raises SettingsError for text that could add a line to the unit."""
     if not text.isprintable():
         raise SettingsError(
             f"{text!r} contains characters that cannot be written to a systemd unit",

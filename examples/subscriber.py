@@ -11,7 +11,7 @@ from driftline import Broker, Stream, drift_events, load_stream, open_run, outco
 
 
 def report(broker: Broker | str, stream: Stream) -> None:
-    """Print one line per model, in the order in which they served, and one line per drift event."""
+    """Print one line per model, in serving order, and one line per drift event."""
     records: Counter[str] = Counter()
     correct: Counter[str] = Counter()
     for outcome in outcomes(broker, stream):

@@ -94,8 +94,9 @@ class SampleThreshold:
     """A sample's threshold: the `limit`-th smallest hash seen so far in a window. A record with a
     larger hash cannot be in the sample.
 
-    `value` is lowered whenever more than 1.25 × `limit` hashes are buffered. A larger buffer would
-    admit more records, and a smaller buffer would have to be sorted more often.
+    `value` is lowered whenever more than 1.25 × `limit` hashes are buffered. With a larger buffer,
+    `value` would decrease later and admit more records; a smaller buffer would have to be sorted
+    more often.
 
     >>> threshold = SampleThreshold(4)
     >>> threshold.add(np.array([5, 9, 2, 7, 4, 3], dtype=np.uint32))
@@ -128,8 +129,8 @@ class SampleThreshold:
 class BottomKSample:
     """A bottom-k sample of `limit` records. It buffers at most 2 × `limit` records plus one batch.
 
-    Samples that will be merged into one window's sample can share a threshold. Together, they then
-    buffer only as many records as a single sample would.
+    Samples that will be merged into one window's sample can share a threshold. Together, such
+    samples admit only as many records as a single sample would.
 
     >>> sample = BottomKSample(2)
     >>> empty = np.zeros(4, dtype=np.int64)

@@ -1,8 +1,8 @@
 """Write an HTML file with Evidently's report on a window that opened a drift event.
 
 Input: a window's sample and its model's reference. Output: the file `<window id>.html` in a folder.
-Drawing takes seconds and holds Python's global interpreter lock, so services draw in a separate
-process, one report at a time. While two reports are pending, each further report is skipped,
+Drawing takes seconds and holds Python's global interpreter lock, so services draw reports in a
+separate process, one at a time. While two reports are pending, each further report is skipped,
 with a warning in the log.
 """
 
@@ -30,7 +30,7 @@ from monitor.watched_columns import watched
 log = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 2
-# Drawing time grows with the number of rows, but plots of more rows look the same.
+# Drawing takes longer with more rows, but more rows than this do not visibly change the plots.
 MAX_ROWS: Final = 10_000
 
 _Data = dict[str, NDArray[Any]]
@@ -84,7 +84,8 @@ class Reports:
             )
             return
         if self._pool is None:
-            # Spawn, because a fork would copy a broker client's locks, but not its threads.
+            # Use spawn, because a forked process would inherit a broker client's locks, but not
+            # its threads.
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
             self._waiting.append((task.path, self._pool.submit(draw, task)))
@@ -106,8 +107,8 @@ class Reports:
         self.poll()
 
     def close(self) -> None:
-        """Wait for the report that is being drawn, and cancel all waiting reports. It is safe to
-        call this method twice."""
+        """Stop the separate process. Cancel the reports that can still be cancelled, and wait for
+        all others. It is safe to call this method twice."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None

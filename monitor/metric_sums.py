@@ -1,4 +1,4 @@
-"""Compute realised metrics from exact sums over labels and predictions; pure computation on arrays.
+"""Compute realised metrics from exact sums over labels and predictions, without any I/O.
 
 Input: arrays of labels and predictions, or another worker's sums. Output: the stream's metric, the
 mean error, and whether this error is significantly higher than the model's held-out error. All sums
@@ -41,7 +41,7 @@ class Tally(Protocol):
         """Add the sums from a partial aggregate."""
 
     def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
-        """Return the sums as a partial aggregate stores them."""
+        """Return the sums in the format of a partial aggregate."""
 
     def metric(self, metric: Metric) -> float:
         """Return the metric over all outcomes. At least one outcome must have been added."""
@@ -54,8 +54,8 @@ class Tally(Protocol):
         """Return the mean error. At least one outcome must have been added."""
 
     def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
-        """Return the p-value of a mean error this high under the hypothesis that the model's error
-        has not increased. `reference` (m,) contains its held-out errors. `variance_inflation` is
+        """Return the p-value of the mean error under the hypothesis that the model's error has not
+        increased. `reference` (m,) contains the model's held-out errors. `variance_inflation` is
         the factor by which autocorrelation increases the variance of a mean error."""
 
 
@@ -136,8 +136,8 @@ class ClassTally:
 
 
 class NumberTally:
-    """A tally of numeric outcomes: fixed-point sums of absolute errors, their squares and fourth
-    powers."""
+    """A tally of numeric outcomes: fixed-point sums of absolute errors and of their squares and
+    fourth powers."""
 
     def __init__(self) -> None:
         self.records = 0
@@ -175,7 +175,7 @@ class NumberTally:
         return math.sqrt(self._mean(self._squares)) if metric == "rmse" else self.error()
 
     def standard_error(self, metric: Metric) -> float:
-        # `_deviation` computes n Σx² - (Σx)² with integers, so only the squares x² are rounded.
+        # `_deviation` computes n Σx² - (Σx)² with integers, so the subtraction loses no precision.
         if metric == "rmse":
             # Delta method: the standard error of √x is the standard error of x, divided by 2√x.
             root = self.metric("rmse")
@@ -195,12 +195,12 @@ class NumberTally:
         )
         if spread == 0.0:
             return 0.0 if mean > known else 1.0
-        # Use Welch's statistic. Windows are large enough to treat it as normally distributed.
+        # Use Welch's statistic, which is approximately normal because windows are large.
         return 0.5 * math.erfc((mean - known) / spread / math.sqrt(2.0))
 
     def _deviation(self, total: int, squares: int) -> float:
-        """Return the standard deviation, given a sum of values scaled by 2^64 and a sum of their
-        squares scaled by 2^128."""
+        """Return the standard deviation of values, given the sum of the values, scaled by 2^64, and
+        the sum of their squares, scaled by 2^128."""
         scaled = max(0, self.records * squares - total * total)
         return math.isqrt(scaled) / (self.records << FIXED_POINT_BITS)
 
@@ -210,8 +210,11 @@ class NumberTally:
 
 
 def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
-    """Return the metric for a confusion matrix, `shares` (k, k), by label and prediction. The
-    entries sum to 1. The result is the same as `evaluate` returns for the underlying records."""
+    """Return the metric for a confusion matrix.
+
+    `shares` (k, k) is the confusion matrix, with labels as rows and predictions as columns. Its
+    entries sum to 1. For the underlying records, `evaluate` would return the same result.
+    """
     right, actual, predicted = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
     if metric == "accuracy":
         return float(right.sum())
@@ -222,10 +225,11 @@ def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
 def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return a metric's gradient (k, k) with respect to the entries of the confusion matrix.
 
-    `shares` (k, k) is the confusion matrix, by label and prediction. Its entries sum to 1. For
-    a gradient g, the delta method gives the metric's variance over n multinomial draws:
-    (Σ pᵢⱼ gᵢⱼ² - (Σ pᵢⱼ gᵢⱼ)²) / n. For macro F1, see Takahashi et al., Confidence interval for
-    micro-averaged F1 and macro-averaged F1 scores (Applied Intelligence, 2022).
+    `shares` (k, k) is the confusion matrix, with labels as rows and predictions as columns. Its
+    entries sum to 1. For a gradient g, the delta method gives the metric's variance over n
+    multinomial draws: (Σ pᵢⱼ gᵢⱼ² - (Σ pᵢⱼ gᵢⱼ)²) / n. For macro F1, see Takahashi et al.,
+    Confidence interval for micro-averaged F1 and macro-averaged F1 scores (Applied Intelligence,
+    2022).
     """
     same = np.eye(len(shares))
     if metric == "accuracy":

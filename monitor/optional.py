@@ -1,4 +1,4 @@
-"""Run an optional computation on window data. If the data makes it fail, log and use a fallback.
+"""Run an optional computation on window data, with a fallback in case the data makes it fail.
 
 Input: a function. Output: the function's result, or the fallback and one log line. When the
 fallback is used, the window is published without the function's result. The same data always gives

@@ -89,7 +89,7 @@ class Grid(msgspec.Struct, frozen=True):
         return index * self.size, (index + self.overlap) * self.size
 
     def window_after(self, closed: int | None, slides: Iterable[int]) -> int | None:
-        """Return the first window at or after `closed` that contains any of `slides`, if any. No
+        """Return the first window at or after `closed` that contains one of `slides`, or None. No
         slide may precede `closed`. On the row axis, no window starts before row 0."""
         first = min(slides, default=None)
         if first is None:
@@ -104,12 +104,12 @@ class PartitionCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata stored with a committed offset: the partition's state just before that offset."""
 
     watermark: Position | None = None
-    source: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1  # largest source offset read so far
+    source: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1  # largest feature-record offset so far
     # First open bucket. The partial aggregates of all earlier buckets have been published.
     closed: Position | None = None
-    # Offset up to which records had been read. A restart rereads from the committed offset.
+    # All records before this offset had been read. A restart rereads from the committed offset.
     published: Offset = 0
-    grid: str = ""  # `Grid.name` of the grid by which buckets are numbered
+    grid: str = ""  # `Grid.name` of the grid that defines the bucket numbers
     log: str = ""  # id of the topic that `source` refers to, empty if unknown
     axis: Axis | None = None  # axis of the positions; None in commits from earlier versions
 
@@ -119,7 +119,7 @@ class Arrivals(NamedTuple):
 
     offsets: Ints
     positions: Ints  # position of each record, or watermark of each watermark record
-    marks: Bools | None = None  # True for watermark records; None without watermark records
+    marks: Bools | None = None  # True for watermark records; None if there are none
     # Offsets of the feature records, or -1 for watermark records that refer to no feature record.
     # None disables the detection of repeated records.
     sources: Ints | None = None
@@ -131,7 +131,7 @@ class Arrivals(NamedTuple):
     lost: Ints | None = None
     # True for records that inference marked as implausibly far ahead; None if no record is marked.
     ahead: Bools | None = None
-    logs: tuple[tuple[int, Log], ...] = ()  # (index of the first event, new log)
+    logs: tuple[tuple[int, Log], ...] = ()  # pairs (index of a new log's first event, new log)
 
     def cut(self, at: slice) -> "Arrivals":
         """Return the events in the slice `at`, without `logs`."""
@@ -152,18 +152,18 @@ class Bucket(Generic[Partial]):
         self.lost = 0
         # Largest known position of a dead letter, or None if no position is known.
         self.max_dead_letter_position: int | None = None
-        # Offset of the first record in this bucket, and the partition's watermark and source offset
-        # just before that record. A restarted worker resumes reading at this offset.
+        # Offset of the first record in this bucket, and the partition's watermark and `source` just
+        # before that record. A restarted worker resumes reading at this offset.
         self.first = (offset, watermark, source)
 
 
 class PartitionWindowState(Generic[Partial]):
     """One partition's watermark and open buckets. The buckets are either all slides or all panes.
 
-    The watermark is the largest position (on the row axis, the row after it) minus the lateness, or
-    a watermark record's position if that is larger. A record is late if the watermark has already
-    passed the end of the record's pane. A late record is counted in the watermark's bucket. A
-    record that inference marked as implausibly far ahead is also counted as late, and does not
+    The watermark is the largest position minus the lateness (plus 1 on the row axis), or the
+    position of a watermark record if that is larger. A record is late if the watermark has passed
+    the end of the record's pane. A late record is counted in the bucket with the watermark.
+    A record that inference marked as implausibly far ahead is also counted as late, and does not
     advance the watermark. A bucket is closed when the watermark has passed its end.
     """
 
@@ -180,7 +180,7 @@ class PartitionWindowState(Generic[Partial]):
         self._grid = Grid.of(stream)
         self._panes_in_bucket = self._grid.panes if unit == "slide" else 1
         self.watermark = at.watermark  # None until a position is known; advanced by `_admit`
-        self.source = at.source  # largest source offset read; reset when a new log starts
+        self.source = at.source  # largest feature-record offset so far; reset when a new log starts
         # Id of the topic that `source` refers to. `admit` sets it when a new log starts.
         self._log = at.log
         self._log_offset = -1  # offset of the record that started `_log`; -1 if restored
@@ -203,17 +203,17 @@ class PartitionWindowState(Generic[Partial]):
         The mask excludes:
 
         - Watermark records and repeated records.
-        - Late records, which are counted only in their bucket's `late`.
+        - Late records, which are counted only in `Bucket.late`.
         - Records in buckets whose partial aggregates were already published.
 
         A dead letter is counted in the bucket that contains its position or, if the position is
         unknown or behind the watermark, in the bucket that contains the watermark. Gaps have no
-        position, so they are counted in the watermark's bucket. Gaps read before any position is
-        known are added to the first bucket.
+        position, so they are also counted in the bucket that contains the watermark. Gaps that are
+        read before any position is known are added to the first bucket.
         """
         if not arrivals.logs:
             return self._admit(arrivals, is_new_log=False)
-        # Source offsets start over in each new log, so process each log's events separately.
+        # Feature-record offsets restart in each new log, so process each log's events separately.
         parts, start, is_new_log = [], 0, False
         for place, log in arrivals.logs:
             parts.append(self._admit(arrivals.cut(slice(start, place)), is_new_log=is_new_log))
@@ -248,8 +248,8 @@ class PartitionWindowState(Generic[Partial]):
         # and records marked `ahead` do not advance the watermark.
         start = BEFORE_ALL if self.watermark is None else self.watermark
         watermarks = np.maximum.accumulate(np.append(start, own_watermarks))
-        # 3. Assign buckets. A record behind the watermark's pane is late, and is counted in the
-        # watermark's bucket. A record marked `ahead` is treated as late.
+        # 3. Assign buckets. A record whose pane precedes the watermark's pane is late, and is
+        # counted in the bucket that contains the watermark. Records marked `ahead` are also late.
         panes = self._grid.panes_of(positions)
         watermark_panes = self._grid.panes_of(watermarks[:-1])
         if ahead is not None:
@@ -289,7 +289,7 @@ class PartitionWindowState(Generic[Partial]):
             named &= is_new
         own = np.maximum(positions, watermarks[:-1])
         at = np.where(dead_letters & (positions > BEFORE_ALL), own, watermarks[1:])
-        # No bucket can be assigned before a position is known. Buffer gaps, but not dead letters.
+        # Until a position is known, assign no buckets, buffer gaps, and ignore dead letters.
         unscored: Bools = named & (watermarks[1:] > BEFORE_ALL)
         buckets[unscored] = self._grid.panes_of(at[unscored]) // self._panes_in_bucket
         early = named & ~unscored & (lost > 0)
@@ -311,7 +311,7 @@ class PartitionWindowState(Generic[Partial]):
         newest: Ints,
         unscored: Bools | None,
     ) -> None:
-        """Open each bucket at its first counted event, and count its late records."""
+        """Open each bucket at its first counted event, and count each bucket's late records."""
         counted = fresh if unscored is None else fresh | unscored
         for index in distinct(buckets[counted]):
             own = counted & (buckets == index)
@@ -329,7 +329,7 @@ class PartitionWindowState(Generic[Partial]):
     def _count_unscored(
         self, buckets: Ints, unscored: Bools, positions: Ints | None, lost: Ints
     ) -> None:
-        """Count dead letters (`positions`, (n,), are their positions) and records lost in gaps."""
+        """Count dead letters, whose positions are in `positions` (n,), and records lost in gaps."""
         for index in distinct(buckets[unscored]):
             own = unscored & (buckets == index)
             bucket = self.open_buckets[index]
@@ -339,7 +339,7 @@ class PartitionWindowState(Generic[Partial]):
                 bucket.max_dead_letter_position = later(bucket.max_dead_letter_position, largest)
 
     def _place_early(self) -> None:
-        """Move gaps read before any position was known into the oldest record's bucket."""
+        """Move the gaps buffered in `_early` into the bucket that was opened first."""
         if self._early is not None and self.open_buckets:
             bucket = min(self.open_buckets.values(), key=lambda bucket: bucket.first[0])
             bucket.lost += self._early.lost

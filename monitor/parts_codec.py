@@ -65,7 +65,7 @@ def records(
     open_end = msgspec.structs.replace(end, passed=None)
     heads = [*[encode(open_end)] * (len(bodies) - 1), encode(end)]
     return [
-        # The last field of `end` is an empty list, so insert the chunks between its brackets.
+        # The last field of `end` is an empty list. Insert the encoded chunks into this list.
         Outgoing(topic, head[:-2] + b",".join(body) + b"]}", partition=0)
         for head, body in zip(heads, bodies, strict=True)
     ]
@@ -98,8 +98,8 @@ def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
 def unpack_records(
     packed: SampledRecords, partition: int, columns: Sequence[WatchedColumn]
 ) -> Rows | None:
-    """Return a chunk's rows. Return None if a column is missing or has a different kind, because
-    the stream file has changed since the chunk was written."""
+    """Return a chunk's rows. Return None if a column is missing or has a different kind, which
+    happens if the stream file has changed since the chunk was written."""
     for name, kind, _ in columns:
         if isinstance(packed.columns.get(name), bytes if kind == "number" else Codes):
             continue
@@ -155,8 +155,8 @@ def _halves(rows: Rows) -> tuple[Rows, Rows]:
 
 
 def _size(packed: SampledRecords) -> int:
-    """Estimate the JSON size in bytes. Escapes are ignored, because the other half of a chunk has
-    room for them."""
+    """Estimate the JSON size in bytes. The estimate ignores JSON escapes, because the half of a
+    chunk that is not reserved for the sample has room for them."""
     size = len(packed.hashes) + len(packed.positions) + len(packed.offsets)
     size += sum(map(len, packed.scores.values()))
     texts = sum(len(name.encode()) + 6 for name in packed.scores)

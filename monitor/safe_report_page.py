@@ -21,8 +21,9 @@ _DRAW: Final = """
 const data = JSON.parse(document.getElementById("data").textContent);
 window.drawDashboard(data.dashboard, new Map(Object.entries(data.graphs)), "root");
 """
-# The policy forbids unlisted scripts, event handlers in attributes, requests, forms and frames. It
-# allows inline styles, which React and Plotly use, and the images that Plotly creates from plots.
+# The policy forbids scripts whose hashes it does not list, inline event handlers, network requests,
+# forms and frames. It allows inline styles, which React and Plotly use, and the images that Plotly
+# creates from plots.
 _POLICY: Final = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
     "font-src data:; base-uri 'none'; form-action 'none'"

@@ -3,9 +3,9 @@
 Input: records from `predictions` and `outcomes`, and from the monitor's own topics `parts` and
 `windows`. Output: records for `parts`, `windows`, `drift` and `retrain`. `parts` contains each
 partition's partial aggregates. `windows` has a single partition, which fixes the order of
-decisions. Any number of workers can share the partitions. The worker to which `parts` is assigned
-merges partial aggregates. The worker to which `windows` is assigned decides on drift events and
-retrain requests.
+decisions. Any number of workers can share the input partitions. The worker to which `parts` is
+assigned merges partial aggregates. The worker to which `windows` is assigned decides on drift
+events and retrain requests.
 """
 
 import logging
@@ -103,11 +103,11 @@ class MonitorHandler(Handler):
         self._waiting: deque[Message] = deque()
         self._snapshots = Snapshots(stream, state)
         self._decider: Decider | None = None  # None unless `windows` is assigned
-        # Next offset in `windows` for the decider to read. Set from the snapshot when `windows` is
-        # assigned, and advanced by `_decide` and `reject`.
+        # Next offset in `windows` for the decider to read. It is set from the snapshot when
+        # `windows` is assigned, and advanced by `_decide` and `reject`.
         self._read = 0
-        # Offset in `windows` before which all decisions have been published. Set from the
-        # checkpoint. Exceeds `_read` only while windows are being reread.
+        # All decisions on records of `windows` before this offset have been published. The offset
+        # is restored from the checkpoint, and exceeds `_read` only while windows are being reread.
         self._published = 0
 
     @property

@@ -25,14 +25,15 @@ class FeatureProducer:
     broker: the address of a Kafka broker, `"host:port"`, or a broker object. With an address,
     environment variables select the client library and its properties.
     stream: the path of a stream file, or a loaded stream.
-    first_row: the number (`@row`) of the first record. By default, it is one more than the highest
-    number in the topic. It is ignored if the stream does not number its records.
+    first_row: the number (`@row`) of the first record. The default is one more than the highest
+    number in the features topic. `first_row` is ignored if the stream does not number its records.
 
     Inference can score every record that `send` accepts, except records with categories that the
     model does not know.
 
     Use a producer in one thread only. If the stream numbers its records (`@row`), run only one
-    producer at a time. A new producer continues after the highest number in the topic.
+    producer at a time. A new producer continues after the highest number in the features
+    topic.
 
     >>> from driftline.client.connection import memory_broker
     >>> from driftline.config.stream import loads
@@ -144,7 +145,7 @@ class FeatureProducer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Flush and close, even after an error, so that messages sent before it are delivered."""
+        """Flush and close, even after an error, so that messages sent earlier are delivered."""
         try:
             self.flush()
         finally:

@@ -67,7 +67,7 @@ class TimeColumn(msgspec.Struct, frozen=True):
 
 
 def look_at_clock(column: str, values: Sequence[Any]) -> TimeColumn:
-    """Detect a time column's format, and count unreadable and decreasing times."""
+    """Detect a time column's format, and count times that are unreadable or out of order."""
     known = [value for value in values if value is not None]
     numbers = [_number(value) for value in values]
     notes: list[str] = []
@@ -129,8 +129,9 @@ def _text_format(values: list[str | None], notes: list[str]) -> tuple[str | None
         example = f" (first value: {known[0]!r})" if known else ""
         notes.append(f"the time format is not recognised{example}: set [time] format manually")
         return None, [None] * len(values)
-    # The ISO patterns with `.%f` come first. They also match times without a fraction of a second,
-    # so they fit a column in which only some times have a fraction.
+    # An ISO pattern that ends in `.%f` precedes the same pattern without it. The longer pattern
+    # also matches times without a fraction of a second, so it fits a column in which only some
+    # times have a fraction.
     chosen = fitting[0]
     if any("%d/%m" in p for p in fitting) and any("%m/%d" in p for p in fitting):
         notes.append("day and month cannot be distinguished: the day is assumed to come first")
@@ -160,7 +161,7 @@ def _guess_step(column: str) -> str:
 
 
 def _backwards(times: Sequence[int | None]) -> tuple[int, int]:
-    """Return the number of times that precede an earlier row's time, and the largest gap in µs."""
+    """Return the number of rows dated before an earlier row, and the largest difference in µs."""
     count = furthest = 0
     newest: int | None = None
     for time in times:

@@ -15,7 +15,9 @@ _LARGEST_WINDOW: Final = 5000
 
 
 def stream_name(data: str) -> str:
-    """Derive a stream name from a data file's name, or from its folder's name for `data.…`.
+    """Derive a stream name from a data file's name.
+
+    If the file is named `data` or `dataset`, use the name of its folder instead.
 
     >>> stream_name("data/elec2/data.csv.gz"), stream_name("Bike Sharing.parquet")
     ('elec2', 'bike-sharing')

@@ -23,8 +23,8 @@ from driftline.wire.topics import Topics
 log = logging.getLogger(__name__)
 
 # Number of offsets to read at the end of each partition. These usually include a numbered record,
-# even among transaction markers and other programs' records without numbers. If they do not, ten
-# times as many earlier offsets are read, and so on.
+# even among transaction markers and other programs' records without numbers. If no such record
+# is found, ten times as many earlier offsets are read, and so on.
 _TAIL_OFFSETS: Final = 100
 _GIVE_IT: Final = (
     "set the first number: `driftline produce --first-row N`, or FeatureProducer's `first_row=N`"
@@ -49,12 +49,13 @@ def next_row(broker: Broker, stream: Stream) -> int:
     """Return one more than the highest plausible `@row` of the records sent so far.
 
     Returns 0 if no record has been sent yet. A number is plausible if inference accepts it and a
-    `PartitionClock` does not find it too far above the next lower numbers. Thus, a single record
-    with a huge number, sent by another program, does not use up the numbers. If retention has
-    deleted all records of a partition, the result also exceeds the highest number in `predictions`
-    and `windows`, by more than the number of records after the partition's newest prediction. Run
-    only one producer for a numbered stream, because concurrent producers would use the same
-    numbers.
+    `PartitionClock` that takes the numbers in ascending order accepts it too. Without this rule, a
+    single record with a huge number from another program could use up all numbers.
+
+    If retention has deleted all records of a partition, the result also exceeds the highest number
+    in `predictions` and `windows`. It then leaves a number for each record after the partition's
+    newest prediction. Run only one producer for a numbered stream, because concurrent producers
+    would use the same numbers.
 
     Raises BrokerError. Raises DataError if the numbers of earlier records cannot be determined, or
     if no number is left.
@@ -96,7 +97,7 @@ def next_row(broker: Broker, stream: Stream) -> int:
 
 
 def highest_plausible(rows: Iterable[int], max_ahead: int) -> int:
-    """Return the highest number that is not too far above the next lower numbers.
+    """Return the highest number that a `PartitionClock` accepts when given the sorted numbers.
 
     `rows` may be unsorted.
 
@@ -112,11 +113,11 @@ def highest_plausible(rows: Iterable[int], max_ahead: int) -> int:
 
 
 def _published(broker: Broker, topics: Topics, deleted: Mapping[int, int]) -> tuple[int, int]:
-    """Return the highest number in predictions and windows, and how many records may exceed it.
+    """Return the highest number in predictions and windows, and the count of unknown numbers.
 
-    The highest number is -1 if no number was found. `deleted` maps each partition of the features
-    topic whose records have been deleted to its end offset. The numbers of records after the
-    partition's newest prediction are unknown, so these records are counted.
+    The highest number is -1 if no number was found. `deleted` contains the partitions of the
+    features topic whose records have been deleted, with their end offsets. In these partitions,
+    the numbers of the records after the newest prediction are unknown.
     """
     try:
         spans = ranges(broker, [topics.predictions, topics.windows])
@@ -137,10 +138,10 @@ def _published(broker: Broker, topics: Topics, deleted: Mapping[int, int]) -> tu
         place = TopicPartition(topics.predictions, partition)
         after = [event.source.offset + 1 for event in tails.get(place, ()) if event.source]
         if after:
-            # A source offset beyond `end` belongs to an earlier topic with the same name.
+            # An offset beyond `end` comes from an earlier features topic with the same name.
             unknown += end - max(after) if max(after) <= end else end
-        # An end of 0 means that no prediction was ever published, so all records are counted. An
-        # end above 0 means that the predictions have been deleted as well.
+        # An end offset of 0 means that no prediction was ever published, so all records are
+        # counted. A higher end offset means that the predictions have been deleted as well.
         elif place not in spans or not spans[place].end:
             unknown += end
     rows = [event.row for tail in tails.values() for event in tail if event.row is not None]

@@ -7,12 +7,12 @@ in the order in which to send them. This module sends nothing and never waits.
 
 - A delay: the label is due at its record's position plus the delay. It is sent before any later
   record with the same or a larger position. Its `@at` is the position at which it became known, on
-  the axis of the stream's windows. If the delay is on the other axis (for example, if it is half an
-  hour and windows are spans of records), `@at` is the position of the record at which the label
+  the axis of the stream's windows. If the delay is not on that axis (for example, a delay of half
+  an hour when windows are spans of records), `@at` is the position of the record at which the label
   became due.
 - `"data"`: a row is a record if its target is empty or its id is new. A later row with the same id
-  contains the label, which becomes known at that row's time. `@row` numbers only the feature
-  records, so that windows count records. (With a delay, `@row` is the number of the data row,
+  contains the label, which becomes known at that row's time. `@row` counts only feature
+  records, not rows that contain labels. (With a delay, `@row` is the number of the data row,
   counted from 0.)
 - `"@at"`: each row's `@at` is the position at which its label became known. An empty `@at` means
   that the label was known immediately. `@row`, if present, is the record's number. If an `@at`
@@ -139,7 +139,7 @@ class Playback:
         self._number = max(self._number, row)
 
     def warm_up(self, share: float) -> WarmUp:
-        """Return the first rows, a fraction `share` of all rows (between 0 and 1), for training.
+        """Return the first rows for training: a fraction `share` (between 0 and 1) of all rows.
 
         With `label_delay = "data"`, only records whose label is also among the first rows are used
         for training. `play` counts the later labels of warm-up records, but does not send them.

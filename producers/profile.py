@@ -44,8 +44,8 @@ _CALENDAR: Final = re.compile(
     re.IGNORECASE,
 )
 
-# Treat a column as a clock if at most this share of its steps are decreases, because a clock may be
-# set back now and then.
+# A column can be a clock even if up to this share of its steps are decreases, because a clock may
+# be set back now and then.
 _CLOCK_FALLS: Final = 0.001
 
 Use = Literal["feature", "target", "time", "id", "key", "dropped", "left_out"]
@@ -210,7 +210,8 @@ def _target(
             f"{share:.0%} of the labels belong to one class: "
             'metric = "balanced_accuracy" is more informative than accuracy'
         )
-    # The baseline to beat is the better of two: predicting the previous or the most frequent label.
+    # The baseline predicts the previous label if that is clearly more accurate than predicting the
+    # most frequent label.
     return (
         "classification",
         tuple(sorted(distinct)),
@@ -324,7 +325,7 @@ def _is_time(value: object) -> bool:
 
 
 def _grows(known: list[Any], kind: Kind, textual: bool) -> bool:
-    """Return whether a column behaves like a clock, which increases and hardly ever decreases."""
+    """Return whether a column increases overall and hardly ever decreases, as a clock does."""
     values: list[Any]
     if kind == "number":
         values = [number for value in known if (number := _float(value, textual)) is not None]

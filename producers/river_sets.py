@@ -18,7 +18,7 @@ DEFAULT_ROWS: Final = 10_000
 
 
 class RiverSource:
-    """A River data set's rows: features and `target`. Each call to `rows` makes a new data set."""
+    """A River data set's rows: features and `target`. Each call to `rows` starts over."""
 
     textual: Final = False
 
@@ -45,9 +45,9 @@ def open_river(name: str) -> RowSource:
     - A generator: `river:SEA:variant=2,seed=1,n=20000`. `n` is the number of rows. `seed` (default
       0) is the generator's seed. All other parameters are passed to River.
     - Two generators joined by `/`, drifting from the first to the second (`ConceptDriftStream`):
-      `river:SEA:variant=0/SEA:variant=3,at=5000,width=1000,n=10000`. The drift is a sigmoid around
-      row `at` (default: the middle) over about `width` rows (default: 1, or more if River needs
-      it).
+      `river:SEA:variant=0/SEA:variant=3,at=5000,width=1000,n=10000`. The drift is a sigmoid
+      centred on row `at` (default: the middle row) and about `width` rows wide (default: 1). A
+      `width` that is too small for River is increased.
 
     Raises DataError.
 
@@ -63,7 +63,7 @@ def open_river(name: str) -> RowSource:
 
 
 def _bundled(name: str, class_name: str, parameters: dict[str, Any]) -> RowSource | None:
-    """Open the data set with this name in River's wheel, or return None if there is none."""
+    """Open the bundled data set with this name, or return None if there is no such data set."""
     from river import datasets
     from river.datasets import base
 
@@ -113,7 +113,7 @@ def _generated(name: str, parts: Sequence[tuple[str, dict[str, Any]]]) -> RowSou
 
 
 def bundled() -> tuple[str, ...]:
-    """Return the names of the data sets in River's wheel that have a single target."""
+    """Return the names of River's bundled data sets that have a single target."""
     from river import datasets
     from river.datasets import base
 

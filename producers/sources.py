@@ -68,7 +68,7 @@ def _by_name(name: str) -> RowSource:
 
 
 def _only_file(folder: Path) -> Path:
-    """Return a folder's data file: `data.…`, or the only data file. Raises DataError."""
+    """Return the folder's `data.…` file, or else its only data file. Raises DataError."""
     found = [
         path
         for path in sorted(folder.iterdir())

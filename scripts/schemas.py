@@ -1,6 +1,6 @@
 """Write docs/schemas: one JSON Schema for each topic whose values are Driftline's events.
 
-usage: python scripts/schemas.py [--check]    --check: write nothing, exit with 1 if a file differs
+usage: python scripts/schemas.py [--check]    --check: write nothing; exit with 1 if a file differs
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Refit the winning model on all its rows and package it as bytes (step 9 of docs/model-life.md).
+"""Refit the winning model and package it as bytes (step 9 of docs/model-life.md).
 
 Input: the search's winner and the cleaned rows. Output: a manifest and the package's bytes. The
 same rows, seed and libraries always produce the same bytes.
@@ -58,7 +58,7 @@ class CandidateFailed(TrainingError):
 def without_failing(attempt: Callable[[Mapping[str, str]], T]) -> T:
     """Return the result of `attempt`. After each CandidateFailed, retry without that candidate.
 
-    `attempt` receives a mapping from each failed candidate to the reason, and passes the mapping to
+    `attempt` receives the failed candidates, with the reason for each failure, and passes them to
     `search`, which raises TrainingError when no candidate is left.
     """
     failed: dict[str, str] = {}
@@ -136,7 +136,7 @@ def assemble(
 
 
 def _scorer(fitted: Fitted, stream: Stream, conversion: Conversion) -> Scorer:
-    """Return the scorer that inference will use. The check records contain its results."""
+    """Return the scorer that inference will use. The package's check records store its results."""
     if conversion.scoring == "onnx" and conversion.onnx is not None:
         return OnnxScorer(conversion.onnx, stream.task, fitted.schema.classes)
     return SklearnScorer(fitted.estimator, stream.task, fitted.schema.classes)

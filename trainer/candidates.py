@@ -64,8 +64,9 @@ def candidate(name: str, task: Task) -> Candidate:
             )
         case "k_nearest_neighbours":
             # Scoring time grows with the number of training rows, to 0.2 ms per record at 20,000.
-            # ONNX is about as fast up to 300 rows, slower above, and 20 times slower at 10,000.
-            # Always use scikit-learn: a measured choice could differ between identical runs.
+            # ONNX is about as fast as scikit-learn up to 300 rows, slower with more rows, and 20
+            # times slower at 10,000. Always use scikit-learn: a choice based on measured times
+            # could differ between identical runs.
             return Candidate(
                 name,
                 _grid({"n_neighbors": 15}, {"n_neighbors": 5}, {"n_neighbors": 45}),

@@ -58,7 +58,7 @@ def _ordered(rows: TrainingRows) -> TrainingRows:
 
 
 def _superseded(rows: TrainingRows) -> NDArray[np.bool_]:
-    """Return a mask (n,) of all rows except each id's last row with the highest revision."""
+    """Return a mask (n,) that is False only for the last row of each id's highest revision."""
     best: dict[str, int] = {}
     revisions = rows.revisions
     for place, record_id in enumerate(rows.ids):

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 _CHUNK: Final = 5000
 # Training on more outcomes would take minutes on one core and hardly improve the models.
 MAX_OUTCOMES: Final = 500_000
-# Number of check records in a package. Inference scores them before the model serves.
+# Number of check records in a package. Inference scores these records as a test before it uses the
+# model.
 CHECK_RECORDS: Final = 16
 
 

@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 # faster on one row.
 CLEARLY_SLOWER: Final = 2.0
 BATCH_SIZES: Final = (1, 256)
-# Largest accepted difference between two scorers' probabilities. For regression, the limit applies
-# to the difference of predictions, relative to the sum of their spread and their absolute value.
+# Largest accepted difference between two scorers' probabilities. For regression, the largest
+# accepted difference between predictions is this number times the sum of the prediction's absolute
+# value and the standard deviation of all predictions.
 MAX_DIFFERENCE: Final = 1e-4
 _COMPARED_ROWS: Final = 1000
 _REPEATS: Final = 5
@@ -48,7 +49,10 @@ class Conversion(msgspec.Struct, frozen=True):
 def convert(
     fitted: Fitted, stream: Stream, matrix: NDArray[np.float32], timer: Timer = time.perf_counter
 ) -> Conversion:
-    """Convert the model and choose a library by comparing both on `matrix`, float32 (n, width)."""
+    """Convert the model to ONNX, and choose ONNX or scikit-learn by comparing them on `matrix`.
+
+    `matrix` is float32 (n, width).
+    """
     classes = fitted.schema.classes
     sklearn = SklearnScorer(fitted.estimator, stream.task, classes)
     onnx = to_onnx(fitted, matrix.shape[1])

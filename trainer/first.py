@@ -29,7 +29,8 @@ from trainer.rows import TrainingRows
 from trainer.search import Progress, Range, no_progress, search
 from trainer.split import split
 
-# By default, fewer rows would leave fewer than three held-out rows, too few for a useful metric.
+# With the default settings, fewer rows would leave fewer than three held-out rows, too few for a
+# useful metric.
 MIN_ROWS = 15
 
 

@@ -1,7 +1,7 @@
 """Decide whether a challenger model beats the champion (step 7 of docs/model-life.md).
 
 Input: both models' predictions for the same held-out rows. Output: a verdict and its reason. This
-module only computes on arrays.
+module performs no I/O.
 """
 
 from typing import Final
@@ -18,7 +18,7 @@ from trainer.split import Places
 # block consists of consecutive rows, because consecutive rows are correlated.
 BLOCKS: Final = 10
 # A champion looks better on rows that it was trained on, so models are judged on newer rows only.
-# If there are fewer newer rows than this, chance would decide, so all held-out rows are used.
+# With fewer newer rows than this, chance would decide, so all held-out rows are used instead.
 MIN_UNSEEN: Final = 50
 
 
@@ -62,7 +62,8 @@ def judge(stream: Stream, labels: Values, challenger: Values, champion: Values |
     if not better(metric, ours, theirs):
         return Verdict(False, ours, theirs, f"{comparison}: the champion stays")
     noise = _noise(metric, stream, labels, challenger, champion)
-    if abs(ours - theirs) <= noise * (1 + 1e-9):  # a one-row gain equals `noise`, up to rounding
+    # If the whole gain comes from one row, it equals `noise`, except for rounding errors.
+    if abs(ours - theirs) <= noise * (1 + 1e-9):
         reason = f"{comparison}: the gain may be chance (± {noise:.2g}), so the champion stays"
         return Verdict(False, ours, theirs, reason)
     return Verdict(True, ours, theirs, comparison)

@@ -23,7 +23,10 @@ class Publisher:
         self._signer = Signer(keys)
 
     def publish(self, manifest: Manifest, data: bytes) -> ModelAnnounced:
-        """Store the package and return its announcement. Repeating is safe. Raises PackageError."""
+        """Store the package and return its announcement. Raises PackageError.
+
+        It is safe to publish the same package again.
+        """
         digest = digest_of(data)
         signature = self._signer.sign(digest)
         location = self._store.put(data, signature)

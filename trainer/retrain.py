@@ -72,9 +72,9 @@ def retrain(
 ) -> TrainingResult:
     """Collect, clean, split, search and judge. If the challenger won, package and store it.
 
-    Raises BrokerError, which is temporary, so the caller should run the job again. If the model
-    store is unreachable, the result's `passes` is True. Any other failure would recur, so it is
-    returned as the result's reason.
+    Raises BrokerError. Broker errors are temporary, so the caller should run the job again. If the
+    model store is unreachable, the result's `passes` is True. Any other failure would recur if the
+    job were run again, so it is returned as the result's reason.
     """
     try:
         return _retrain(job, stream, outcomes, models, publisher, progress)
@@ -98,7 +98,7 @@ def _retrain(
     publisher: Publisher,
     progress: Progress,
 ) -> TrainingResult:
-    # Numbers in parentheses are steps in docs/model-life.md. Collect (2) and clean (3).
+    # Collect and clean (steps 2 and 3 of docs/model-life.md).
     progress("collecting", 0, 1)
     collected = collect(outcomes.read(), stream)
     rows, cleaned = clean(collected.rows, stream)
@@ -107,7 +107,7 @@ def _retrain(
     recent = np.arange(len(rows)) if since is None else np.flatnonzero(rows.positions >= since)
     if len(recent) < stream.retrain.min_outcomes:
         return _too_few(stream, job.request, len(rows), len(recent), removed)
-    ranges, held = ranges_and_held(stream, rows, recent, job.request)  # split (6)
+    ranges, held = ranges_and_held(stream, rows, recent, job.request)  # split (step 6)
     training = _Training(job, stream, rows, ranges, held, removed)
     return without_failing(lambda failed: _searched(training, models, publisher, progress, failed))
 
@@ -133,7 +133,8 @@ def _searched(
     """Search and judge; if the challenger won, package and store it. Raises CandidateFailed."""
     job, stream, rows = training.job, training.stream, training.rows
     held, removed = training.held, training.removed
-    # Search (4, 5, 6 and 8), and compare the winner with the champion and earlier models (7).
+    # Search (steps 4, 5, 6 and 8 of docs/model-life.md). Then compare the winner with the champion
+    # and earlier models (step 7).
     found, trials = search(stream, rows, training.ranges, held, progress, failed=failed)
     verdict, recalled = _compared(job, stream, rows.take(held), found, models)
     result = TrainingResult(
@@ -148,7 +149,7 @@ def _searched(
         return result
     if recalled is not None:  # an earlier model won; it is already stored and announced
         return msgspec.structs.replace(result, announcement=recalled)
-    # Refit the winner, package it and store it (9).
+    # Refit the winner, package it and store it (step 9).
     progress("packaging", 0, 1)
     parent = job.champion.digest if job.champion else None
     manifest, data = assemble(
@@ -171,12 +172,12 @@ def ranges_and_held(
 ) -> tuple[list[Range], Places]:
     """Return the ranges to train on and the rows to judge on, as indices into `rows`.
 
-    `recent` contains the indices of rows since `request.since`, or of all rows if unset. Only
-    `recent` rows are held out, because the newest rows best show how well a model will serve. The
-    ranges are the remaining `recent` rows, all rows that are not held out, and the newest half and
-    quarter of all these rows, which help if a change was not detected. Using the newest rows to
-    decide how far back to train follows Klinkenberg, "Learning drifting concepts: example selection
-    vs. example weighting" (2004).
+    `recent` contains the indices of rows since `request.since`, or of all rows if `since` is None.
+    Only `recent` rows are held out, because the newest rows best show how well a model will serve.
+    The ranges are the remaining `recent` rows, all rows that are not held out, and the newest half
+    and newest quarter of the latter. The half and the quarter help if a change was not detected.
+    Using the newest rows to decide how far back to train follows Klinkenberg, "Learning drifting
+    concepts: example selection vs. example weighting" (2004).
     """
     how = stream.models
     train, held = split(

@@ -1,4 +1,4 @@
-"""Tune and train every candidate on every range of in-memory rows, and return the best model.
+"""Find the best model for the trainer: tune and train all candidates on in-memory rows.
 
 This module covers steps 4 (features), 5 (model choice), 6 (training) and 8 (tuning) of
 docs/model-life.md.
@@ -177,7 +177,7 @@ def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: Training
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit libraries to one thread, so that sums have a fixed order: models are reproducible."""
+    """Limit libraries to one thread: sums then have a fixed order, so models are reproducible."""
     # threadpoolctl is always installed, because scikit-learn depends on it.
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 

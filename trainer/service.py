@@ -36,8 +36,8 @@ from trainer.runner import Runner
 
 log = logging.getLogger(__name__)
 
-# A request is abandoned after the trainer has exited during this many attempts at it. The limit is
-# not lower, because an ordinary restart of the service also ends an attempt.
+# A request is abandoned after the trainer has exited during this many training attempts for it. The
+# limit is not lower, because an ordinary restart of the service also ends an attempt.
 MAX_ATTEMPTS: Final = 5
 # At most this many earlier models are compared with the champion, because loading models takes
 # time.
@@ -107,7 +107,7 @@ class TrainerHandler(Handler):
         self._work: _Work | None = None  # set by `_next`, reset by `_finish`
         self._decided: set[str] = set()  # ids of decided requests, from `handle` and `_decide`
         self._resumed: dict[TopicPartition, Committed] = {}  # set by `on_assigned`
-        self._sent: RolePointer | None = None  # own pointer until it has been read back
+        self._sent: RolePointer | None = None  # our own pointer, until we read it back
         self._restated: frozenset[ModelsEvent] = frozenset()  # events from the last `_restate` call
 
     @property
@@ -174,7 +174,7 @@ class TrainerHandler(Handler):
 
     def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         if change.partition.topic == self._topics.models:
-            self._catalog.outdate()  # `on_tick` then republishes all its records
+            self._catalog.outdate()  # `on_tick` then republishes the catalog's records
         return ()  # the loop reports the change
 
     def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
@@ -207,7 +207,10 @@ class TrainerHandler(Handler):
     # ---- one request ----------------------------------------------------------------------------
 
     def _next(self) -> list[Outgoing]:
-        """Start the newest request. Decide all older requests, including a waiting request."""
+        """Start the newest request.
+
+        Return a decision for each older request, including a request that waits for outcomes.
+        """
         if self._sent is not None:
             return []  # the champion is unknown until our own pointer has been read back
         *older, newest = self._queue
@@ -215,7 +218,8 @@ class TrainerHandler(Handler):
             older.insert(0, self._work.asked)
         self._queue = []
         self._work = _Work(newest, self._attempt(newest), None, 0)
-        # If the trainer exited during an attempt, the committed metadata contains its number.
+        # If the trainer exited during an attempt, the committed metadata contains the number of
+        # that attempt.
         if self._work.attempt > MAX_ATTEMPTS:
             tried = self._work.attempt - 1
             failed = TrainingResult(

@@ -36,7 +36,8 @@ from driftline.config.stream import Stream
 from driftline.config.stream_sections import Drift
 from monitor.decisions.detectors import DETECTORS
 
-SEEDS: Final = 30  # number of seeds; each gives an abrupt and a gradual stream per family
+# Number of seeds. Each gives one abrupt and one gradual stream of every family.
+SEEDS: Final = 30
 FIRST_SEED: Final = 1_000  # first seed for reported results; tuning uses seeds starting at 0
 # A change counts as detected if an alarm is raised at most this many rows after the change ends.
 HORIZON: Final = 2_000
@@ -125,7 +126,7 @@ class Score(msgspec.Struct):
 
 
 def _next(stream: Drifting, result: WatcherResult, change: int, end: int) -> int | None:
-    """Return the index of the first alarm after `end` and before the next change: a late alarm."""
+    """Return the index of the first late alarm: after `end`, but not after the next change."""
     until = [*(other.row for other in stream.changes), len(stream.y)][change + 1]
     return next((k for k, a in enumerate(result.alarms) if end < a.row <= until), None)
 
@@ -150,7 +151,7 @@ def contestants(names: Sequence[str], events: bool) -> Contestants:
 def generated(
     chosen: Contestants, families: Sequence[Family], seeds: range
 ) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
-    """Return the scores by contestant, and by contestant and family of streams."""
+    """Return each contestant's score over all streams, and its score for each kind of stream."""
     whole: dict[str, Score] = {name: Score() for name in chosen}
     scores: dict[str, dict[str, Score]] = {name: {} for name in chosen}
     for family, gradual, seed in itertools.product(families, (False, True), seeds):

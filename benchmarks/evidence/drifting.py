@@ -1,4 +1,4 @@
-"""Generate streams with concept changes (pure NumPy), and bound how soon a test can detect them.
+"""Generate streams with concept changes, and compute how soon a test can detect each change.
 
 Input: a family and a seed. Output: rows, labels, and the rows at which the concept changes.
 """
@@ -15,9 +15,8 @@ Floats = NDArray[np.float64]
 Rng = np.random.Generator
 
 TRAINING: Final = 2_000
-SPACING: Final = (
-    4_000  # mean number of rows between two changes; each gap deviates from it by at most JITTER
-)
+# Without jitter, changes are `SPACING` rows apart. Each change is moved by at most `JITTER` rows.
+SPACING: Final = 4_000
 JITTER: Final = 500
 CHANGES: Final = 3
 ROWS: Final = TRAINING + SPACING * (CHANGES + 1)
@@ -91,9 +90,10 @@ def bound(before: float, after: float) -> float:
 
 
 def bound_of_errors(before: Floats, after: Floats) -> float:
-    """Return the same bound as `bound`, but for an increase in mean absolute error; arrays (n,).
+    """Return the same bound as `bound`, but for an increase in the mean absolute error.
 
-    The errors are treated as normally distributed, with the variance of `before`.
+    before, after: absolute errors before and after the change, shape (n,). They are treated as
+    normally distributed, with the variance of `before`.
     """
     rise = float(after.mean() - before.mean())
     if rise <= 0.0:
@@ -121,8 +121,8 @@ def _sea(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _sine(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Gama et al., 2004: a sine curve separates the classes. A concept uses one of two curves,
-    # with either class below the curve.
+    # J. Gama et al., 2004: a sine curve separates the classes. There are four concepts: for
+    # each of two curves, class 1 lies either below or above the curve.
     order = rng.permutation(4)
 
     def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
@@ -135,7 +135,7 @@ def _sine(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _mixed(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Gama et al., 2004: the class is 1 if at least two of three conditions hold. In every other
+    # J. Gama et al., 2004: the class is 1 if at least two of three conditions hold. In every second
     # concept, the classes are swapped in part of the input space.
     shares = rng.uniform(0.2, 1.0, CHANGES + 1)
 

@@ -23,8 +23,8 @@ from monitor.decisions.autocorrelation_check import Autocorrelation
 from monitor.decisions.detectors import ErrorDetector
 from monitor.reference.autocorrelation import variance_inflation
 
-# Rows per block: a week, or a month if each row is a day. In sets without calendar times, a block
-# has 200 rows, enough to preserve the autocorrelation.
+# Rows per block. A block covers a week, or a month if the data set has one row per day. In data
+# sets without calendar times, a block has 200 rows, enough to preserve the autocorrelation.
 BLOCKS: Final = {
     "elec2": 336,
     "bike_sharing": 168,

@@ -33,7 +33,7 @@ class LabelledSet(msgspec.Struct, frozen=True):
     """A data set and the metric to estimate.
 
     also_drop: additional columns to leave out. tuned_on: whether the set was used to choose the
-    estimator; other sets were only measured.
+    estimator; the other sets were used only for the measurement.
     """
 
     data: DataSet
@@ -64,7 +64,7 @@ LABELLED: Final = (
 
 
 class Followed(msgspec.Struct, frozen=True):
-    """A model, and all records after its training data, with predictions and labels."""
+    """A model, and all records after its training data, with their predictions and labels."""
 
     stream: Stream
     reference: Reference

@@ -2,8 +2,8 @@
 
 usage: python -m benchmarks.evidence estimates [--data FOLDER] [--nannyml PYTHON] [--json FILE] …
 
-For each labelled set, a model is trained on the first fifth of the rows, as in Driftline. Each
-later window's metric is then estimated without labels. The other estimators are:
+For each labelled set, a model is trained on the first fifth of the rows, as `driftline run` does
+by default. Each later window's metric is then estimated without labels. The other estimators are:
 
 - the model's held-out metric, unchanged;
 - average thresholded confidence (ATC; Garg et al., Leveraging unlabeled data to predict
@@ -51,8 +51,8 @@ class EstimatorResult(msgspec.Struct, frozen=True):
     windows: int
     window: int
     mean_absolute_error: float
-    covered: float | None  # share of intervals that contain the realised metric, if any
-    width: float | None  # mean width of the intervals, if any
+    covered: float | None  # share of intervals containing the realised metric, or None without them
+    width: float | None  # mean width of the intervals, or None without intervals
 
 
 def main(argv: list[str]) -> int:

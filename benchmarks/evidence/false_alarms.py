@@ -1,8 +1,8 @@
 """Measure the drift tests' false-alarm rate and power, on shuffled data files.
 
-Input: data sets, shuffled by rows or in whole blocks, so that they do not drift. Output: events per
-window with a confidence interval, the share of windows that Evidently's default tests flag, and the
-shares of injected shifts that Driftline and Evidently detect. Many references are drawn. The
+Input: data sets, shuffled row by row or in whole blocks, so that they do not drift. Output: events
+per window with a confidence interval, the share of windows that Evidently's default tests flag, and
+the shares of injected shifts that Driftline and Evidently detect. Many references are drawn. The
 interval accounts for the correlation between windows that share a reference.
 """
 
@@ -29,7 +29,9 @@ from producers.profile import look
 from producers.sources import open_source
 
 RATE: Final = 0.005
-EFFECT: Final = 0.1  # the default `effect_size`, and Evidently's threshold for both distances
+# The default `effect_size`. Evidently has the same threshold for the Wasserstein and the
+# Jensen-Shannon distance.
+EFFECT: Final = 0.1
 SIZES: Final = (100, 500, 5000)
 ORDERS: Final = ("rows", "blocks")
 # A reference has `REFERENCE` rows, as in a model package, but at most `SHARE` of the data set's
@@ -45,7 +47,8 @@ WITHIN: Final = 3  # a shift counts as found if an event opens within this many 
 Columns = list[NDArray[Any]]
 
 
-# The data sets used to develop the detection rule. The sets in `OTHERS` were only measured.
+# The data sets used to develop the detection rule. The sets in `OTHERS` were used only
+# for the measurement.
 TUNED_ON: Final = ("sea_abrupt", "car_loan_nml", "elec2", "noaa_weather", "phishing_sites")
 OTHERS: Final = (
     "bike_sharing",
@@ -121,7 +124,7 @@ def main(argv: list[str]) -> int:
 
 
 def columns_of(item: DataSet, data: Path) -> Columns:
-    """Return the columns that the monitor watches with the stream file from `driftline init`.
+    """Read the columns that the monitor watches under the stream file that `driftline init` drafts.
 
     Rows after the data set's first known drift are left out.
     """
@@ -153,7 +156,8 @@ def measure(
     length = min(REFERENCE, int(SHARE * total))
     reference = [values[:length] for values in columns]
     known = Histograms(reference, paired=len(reference))
-    # As in the monitor, the tests and the classifier each get half of the false-alarm rate.
+    # As in the monitor, if the classifier runs, the drift tests and the classifier each get half of
+    # the false-alarm rate.
     rate = RATE / 2 if classifier else RATE
     calibration = ThresholdCalibration(known, rate=rate)
     thresholds = calibration.of(size)
@@ -214,10 +218,10 @@ def _distances(known: Histograms, windows: Sequence[Columns]) -> NDArray[np.floa
 
 
 def _effects(reference: Columns, window: Columns) -> list[float]:
-    """Return each column's distance between reference and window.
+    """Return, for each column, the distance between the reference and the window.
 
-    Numbers use the Wasserstein distance and categories the Jensen-Shannon distance, which are
-    Evidently's defaults for a reference of more than 1,000 rows.
+    It is the Wasserstein distance for numeric columns and the Jensen-Shannon distance for
+    categorical columns, Evidently's defaults for a reference of more than 1,000 rows.
     """
     found = []
     for old, new in zip(reference, window, strict=True):
@@ -233,7 +237,8 @@ def _effects(reference: Columns, window: Columns) -> list[float]:
 def pooled(order: str, size: int, counts: Sequence[Count]) -> TableRow:
     """Pool the counts of all references into a table row.
 
-    The rate is a ratio of two sums over references. Its error uses the formula for such ratios.
+    The rate is the number of events divided by the number of windows, over all references. Its
+    error is computed as for a ratio estimator, with each reference as one sampling unit.
     """
     windows = np.array([count.windows for count in counts])
     opened = np.array([count.events for count in counts])

@@ -1,8 +1,8 @@
 """Simulate a model on an in-memory drifting stream, and retrain it after each alarm.
 
-Input: a stream, and the detectors or the decider that watches the errors. Output: the rows at which
-alarms were raised, and how many rows the best possible test would need to detect each change. Each
-new model is trained on the rows since the drift's onset.
+Input: a stream, and a watcher that raises alarms from error detectors or from drift events. Output:
+the rows at which alarms were raised, and how many rows the best possible test would need to detect
+each change. Each new model is trained on the rows since the drift's onset.
 """
 
 import math

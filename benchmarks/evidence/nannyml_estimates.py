@@ -1,11 +1,12 @@
-"""Run NannyML's CBPE (classes) or DLE (regression) on CSV files, in a separate Python environment.
+"""Run NannyML's CBPE (classification) or DLE (regression) on CSV files.
 
-usage: PYTHON nannyml_estimates.py FOLDER CHUNK METRIC    (PYTHON has NannyML installed)
+usage: PYTHON nannyml_estimates.py FOLDER CHUNK METRIC
+PYTHON: the interpreter of a separate environment in which NannyML is installed
 
 Input: `reference.csv` and `analysis.csv` in the folder. Their columns are `prediction`, `truth`
 (the label, only in the reference), and either `score:CLASS` for each class or the features.
 Output: one line of JSON on standard output, with [value, low, high] for each chunk. This script
-imports nothing from Driftline, which is not installed in the separate environment.
+imports nothing from Driftline, which is not installed in that environment.
 """
 
 import json

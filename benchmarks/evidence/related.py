@@ -1,4 +1,4 @@
-"""Draw windows in which only the dependence between columns changes: generated, or elec2 rows.
+"""Draw generated or elec2 windows in which only the dependence between columns changes.
 
 Input: a random generator and a number of rows. Output: the columns of a reference, and of windows
 with each kind of change. No single column drifts. Rows are independent, because elec2's rows
@@ -70,9 +70,10 @@ def generated(
 ) -> Columns:
     """Draw 16 normal columns, 8 of them with a common factor, and 4 columns of letters a to e.
 
-    pair, turned: the correlations within two pairs of columns. category: the correlation between a
-    numeric column and the normal variable from which a column of letters is derived. xor: whether
-    one column's sign is the product of the signs of two other columns.
+    pair: the correlation between columns 0 and 1. turned: the correlation between columns 2 and 3.
+    category: the correlation between column 4 and the normal variable from which the first column
+    of letters is derived. xor: whether the sign of column 7 is the product of the signs of columns
+    5 and 6.
     """
     x = rng.normal(size=(20, rows))
     x[1] = _mixed(x[0], x[1], pair)
@@ -90,7 +91,7 @@ def _mixed(common: Floats, own: Floats, correlation: float) -> Floats:
 
 
 def real_source(seed: int, data: Path) -> WindowSource:
-    """Return a source of elec2 rows. A change permutes nswdemand among a window's rows."""
+    """Return a source of elec2 rows. A change shuffles `nswdemand` within a window."""
     columns = [values[_ELEC2_SINCE:] for values in columns_of(SETS["elec2"], data)]
     order = np.random.default_rng(seed).permutation(len(columns[0]))
     reference, others = order[:REFERENCE], order[REFERENCE:]

@@ -1,9 +1,9 @@
-"""Compare how well three drift tests detect dependence drift, on generated rows and elec2's file.
+"""Compare how well three drift tests detect dependence drift, on generated and elec2 rows.
 
 Input: generated windows of 20 columns, and shuffled elec2 rows; no single column drifts. Output:
 the power and CPU time of three tests at the same false-alarm rate: Driftline's score with column
 pairs, its score without pairs, and a domain classifier. In both inputs, rows are independent, with
-neither autocorrelation nor seasons.
+neither autocorrelation nor seasonality.
 """
 
 import sys
@@ -30,8 +30,8 @@ from monitor.reference.thresholds import ThresholdCalibration
 
 RATE: Final = 0.005  # false alarms per window, the same for all tests
 SIZES: Final = (500, 2_000)
-# Number of windows without drift and of windows per change, for Driftline's scores. The classifier
-# is slower and gets fewer windows.
+# Each of Driftline's scores gets `NULLS` windows without drift, from which its limit is computed,
+# and `WINDOWS` windows per change. The classifier is slower and gets fewer windows.
 NULLS: Final = 2_000
 WINDOWS: Final = 200
 
@@ -47,7 +47,7 @@ class Power(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """A test's CPU seconds per window, and for one calibration (per reference and window size)."""
+    """A test's CPU seconds per window, and per calibration for one reference and window size."""
 
     data: str
     size: int
@@ -95,7 +95,7 @@ class Classifier:
 
     def score(self, window: Columns) -> float:
         result = self._classifier.test(window)
-        assert result is not None  # None only for small windows or short references
+        assert result is not None  # it is None only for small windows or short references
         return result.excess
 
 
@@ -160,10 +160,10 @@ def measure(
     windows: int,
     seed: int,
 ) -> tuple[dict[str, float], tuple[float, float]]:
-    """Return each change's share of windows with an alarm, and the CPU seconds.
+    """Return, for each change, the share of windows with an alarm, and the CPU seconds.
 
-    The CPU seconds are a pair: per window, and for calibration. All tests get the same windows, but
-    slow tests get fewer of them.
+    The CPU seconds are a pair: the mean per window, and the seconds for calibration. All tests get
+    the same sequence of windows, but slow tests stop earlier.
     """
 
     took, seen = 0.0, 0

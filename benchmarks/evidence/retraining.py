@@ -3,7 +3,7 @@
 Input: labelled data sets, each replayed through the services as in `driftline backtest`. Output for
 each data set: each policy's metric and retrain count, its difference from `harm` with a paired
 block standard error, wins and losses, and the drift events on the original and on shuffled rows. A
-plot shows the error by retrain count.
+plot shows the error against the retrain count.
 """
 
 import math
@@ -70,7 +70,7 @@ class PolicyOnSet(msgspec.Struct, frozen=True):
 
     @property
     def clearly(self) -> int:
-        """1 if `harm` is significantly better than this policy, -1 if it is worse, otherwise 0."""
+        """1 if `harm` is clearly better than this policy, -1 if clearly worse, else 0."""
         if self.harm_gain is None or self.harm_gain_error is None:
             return 0
         least = CLEAR * self.harm_gain_error
@@ -180,7 +180,7 @@ def _policy(stream: Stream, name: str, play: Played, harm: Played | None = None)
 
 
 def _never(stream: Stream, harm: Played) -> PolicyOnSet:
-    """Return the first model's result, from its predictions in the replay of `harm`."""
+    """Return the result without retraining: the first model's, as recorded in the `harm` replay."""
     compared = harm.compared
     mean = float(errors(stream.task, compared.labels, compared.predicted["static"]).mean())
     return PolicyOnSet(
@@ -299,7 +299,7 @@ class _Scale:
 
 
 def plot(results: Sequence[SetResult]) -> ET.Element:
-    """Plot each policy's error, relative to the error without retraining, by retrain count.
+    """Plot each policy's error, relative to the error without retraining, against retrain count.
 
     Each data set has its own colour. A line connects the results without retraining and with
     periodic retraining, and a ring marks `harm`. Lower error and fewer retrainings are better.

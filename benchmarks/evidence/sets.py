@@ -1,7 +1,7 @@
 """Describe the data sets that the measurements read: column roles, block lengths, known changes.
 
 The data files are not part of the project. Each set is a folder with a README. Each measurement's
-module documents how the measurement uses a set.
+module describes how it uses the data sets.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ DATA: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
 class DataSet(msgspec.Struct, frozen=True):
     """A data set with its rows in stream order.
 
-    drop: columns that are not features, because they reveal the target or only count time.
+    drop: columns that are not features, because they reveal the target or only encode the time.
     """
 
     name: str  # the data set's folder name
@@ -35,7 +35,7 @@ class DataSet(msgspec.Struct, frozen=True):
         return (*self.drop, *(name for name in (self.time, self.id) if name is not None))
 
     def file(self, data: Path = DATA) -> Path:
-        """Return the path of the set's table. `data` is the folder that holds all data sets."""
+        """Return the path of the data file. `data` is the folder that holds all data sets."""
         return data / self.name / "data.csv.gz"
 
 

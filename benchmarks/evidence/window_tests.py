@@ -28,7 +28,7 @@ ROWS = 10_000
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """The median times in seconds."""
+    """The median times in seconds, for windows with `columns` columns."""
 
     columns: int
     driftline: float
@@ -112,7 +112,7 @@ def reference_of(columns: Columns, predictions: NDArray[Any]) -> Reference:
 
 
 def evidently_preset(old: Columns, new: Columns) -> Callable[[], object]:
-    """Return a function that runs Evidently's data drift report as in its documentation."""
+    """Return a function that runs Evidently's data drift report as its documentation shows."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     import pandas as pd
     from evidently import Report

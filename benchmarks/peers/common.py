@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-# The time between offset commits, and a transaction's length. Both are the same as Driftline's.
+# The time between offset commits, and the duration of a transaction, both as in Driftline.
 # After a crash, the work since the last commit is repeated.
 COMMIT_INTERVAL_S = 1.0
 TRANSACTION_S = 0.2

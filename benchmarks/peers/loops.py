@@ -1,4 +1,4 @@
-"""Kafka loops for benchmark peers, with at-least-once delivery or transactions (confluent-kafka).
+"""confluent-kafka loops for the benchmark peers, with at-least-once delivery or transactions.
 
 Input: `work`, a function that converts a batch of messages to values, one per message.
 Output: the values, sent to the sink topic with the messages' keys.
@@ -24,7 +24,7 @@ Work = Callable[[Sequence[Any]], Sequence[bytes]]
 
 
 def at_least_once(given: Arguments, work: Work) -> None:
-    """Send results until killed. Every second, commit the offsets of all delivered results."""
+    """Send results until killed. Every second, flush and commit the consumed offsets."""
     consumer = Consumer(consumer_settings(given))
     consumer.subscribe([given.source])
     producer = Producer(producer_settings(given))
@@ -51,7 +51,7 @@ def transactions(given: Arguments, work: Work) -> None:
     consumer.subscribe([given.source])
     settings = {
         "transactional.id": given.group,
-        # The delay between retries while the previous transaction is completing (default: 100).
+        # Delay in ms between retries while the previous transaction completes (default: 100).
         "retry.backoff.ms": 10,
     }
     producer = Producer(producer_settings(given) | settings)

@@ -1,4 +1,7 @@
-"""Benchmark peer: copy values between Kafka topics, to measure librdkafka's limit in Python."""
+"""Benchmark peer: copy values between Kafka topics.
+
+It measures the highest throughput that librdkafka can reach in Python.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,7 @@
-"""Benchmark peer: a Quix Streams program that scores single records and sends only predictions."""
+"""Benchmark peer: a Quix Streams program that scores one record at a time.
+
+It sends only predictions.
+"""
 
 from typing import Any
 

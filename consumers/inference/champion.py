@@ -1,9 +1,9 @@
-"""Load the champion named in the `models` Kafka topic, check it, and swap it in for scoring.
+"""Read signed `models` records, then load, verify and swap in the champion that they name.
 
 Input: records from the `models` topic. Output: the model to score with. A champion that cannot be
-loaded or fails a check is rejected and retried later. Until it passes, the current model serves.
-After a restart, there is no current model, so the newest ancestor that passes the checks serves.
-Models are swapped only between two batches.
+loaded or fails a check is rejected and retried later. Until it passes, the current model keeps
+serving. If there is no current model (after a restart), the champion's newest ancestor that passes
+the checks is used instead. Models are swapped only between two batches.
 """
 
 import logging
@@ -42,7 +42,7 @@ class _Failure(msgspec.Struct, frozen=True):
 
 
 class Champion:
-    """Holds the model that serves, and replaces it with the catalog's champion.
+    """Holds the model used for scoring, and replaces it with the catalog's champion.
 
     With `background`, models are loaded in a background thread.
     """
@@ -59,11 +59,11 @@ class Champion:
         self._loading: Future[Model] | None = None  # set when loading starts; reset by `swap`
         self._wanted = ""  # digest of the model that `_loading` loads
         self._failed: dict[str, _Failure] = {}  # failed loads by digest; removed on success
-        self.model: Model | None = None  # the model that serves; replaced by `swap`
+        self.model: Model | None = None  # the model used for scoring; replaced by `swap`
 
     @property
     def digest(self) -> str | None:
-        """Return the digest of the model that serves, or None if no model serves."""
+        """Return the digest of the model used for scoring, or None if there is none."""
         return self.model.digest if self.model else None
 
     @property
@@ -81,10 +81,10 @@ class Champion:
         self.catalog.apply(message)
 
     def swap(self) -> None:
-        """Swap in the champion once it is loaded and checked. Until then, the current model serves.
+        """Swap in the champion once it is loaded and checked.
 
-        If there is no current model (after a restart), also try the champion's ancestors, newest
-        first.
+        Until then, the current model keeps serving. If there is no current model (after a restart),
+        also try the champion's ancestors, newest first.
         """
         while True:
             if self._loading is None:
@@ -135,7 +135,7 @@ class Champion:
         return future
 
     def _loaded(self, digest: str) -> Model:
-        # The pointer's signature covers the digest, so the announcement is not needed.
+        # Without an announcement, the digest suffices: the champion pointer's signature covers it.
         model = self._models.load(self.catalog.announcements.get(digest, digest))
         model.warm_up()
         model.check()

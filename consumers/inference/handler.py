@@ -75,12 +75,12 @@ class InferenceHandler(Handler):
 
     @property
     def model(self) -> str | None:
-        """Return the digest of the model that serves, or None if no model serves."""
+        """Return the digest of the model used for scoring, or None if there is none."""
         return self._champion.digest
 
     @property
     def champion(self) -> str | None:
-        """Return the published champion's digest, or None. The champion may not serve yet."""
+        """Return the published champion's digest, or None. That model may not be in use yet."""
         return self._champion.catalog.champion_digest
 
     @property
@@ -97,7 +97,7 @@ class InferenceHandler(Handler):
                 unreadable = error.message
             self._examined.read(message, unreadable)
         self._swap()
-        return ()  # `on_tick` publishes the dead letters, and only in one worker
+        return ()  # one worker's `on_tick` publishes the dead letters
 
     def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         resume = usable(
@@ -149,7 +149,7 @@ class InferenceHandler(Handler):
 
     def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         if change.partition.topic != self._topics.features:
-            return []  # no action for `models`: the trainer republishes its records
+            return []  # nothing to do: the trainer republishes the `models` records
         partition = change.partition.partition
         log = Log(change.topic_id, change.start) if change.is_new_topic else None
         gaps: tuple[Gap, ...] = ()
@@ -241,8 +241,8 @@ class InferenceHandler(Handler):
     def _ignore_ahead(
         self, found: Messages, batch: Batch, values: list[bytes], positions: list[int | None]
     ) -> None:
-        """Replace implausible `positions` with None, and mark these records' predictions as
-        ahead."""
+        """Replace `positions` that are implausibly far ahead with None, and set `ahead` in these
+        records' predictions."""
         others = batch.rows if self._stream.axis == "time" else batch.times_us
         if batch.rejected:
             known = dict(zip(batch.kept, others, strict=True))
@@ -342,15 +342,15 @@ def _largest(positions: Sequence[int | None]) -> int | None:
 def _latest_start(stream: Stream, manifest: Manifest) -> int:
     """Return the largest plausible position of a partition's first record.
 
-    It is the last training row's position plus the training rows' span or `windows.max_ahead`,
-    whichever is larger.
+    It is the last training row's position plus the larger of the training rows' span and
+    `windows.max_ahead`.
     """
     length = manifest.last_position - manifest.first_position
     return manifest.last_position + max(stream.max_ahead, length)
 
 
 def _find(places: Sequence[int], place: int) -> int | None:
-    """Return the index of `place` in the sorted `places`, or None if it is missing."""
+    """Return the index of `place` in the sorted sequence `places`, or None if it is absent."""
     index = bisect_left(places, place)
     return index if index < len(places) and places[index] == place else None
 

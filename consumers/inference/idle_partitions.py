@@ -33,8 +33,8 @@ _LIVE_WITHIN_S = 60.0
 class InferenceCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata stored with a committed offset of the features topic.
 
-    `clock` and `other_clock` are the states of the partition's clocks at that offset: on the
-    windows' axis and on the other axis.
+    At that offset, `clock` is the state of the partition's clock on the windows' axis, and
+    `other_clock` is the state of its clock on the other axis.
     """
 
     watermark: Position | None = None
@@ -51,10 +51,10 @@ class _Partition:
     def __init__(self, stream: Stream, committed: Committed, now_s: float) -> None:
         at = metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()
         self.watermark = at.watermark  # advanced by records, dead letters and idle time
-        # The watermark at the last prediction or idle advance. Dead letters do not raise it.
+        # The watermark after the last prediction or idle advance. Dead letters do not raise it.
         self.published_watermark = at.watermark
         clock = at.clock
-        if clock.max_position is None and at.watermark is not None:  # no clock was committed
+        if clock.max_position is None and at.watermark is not None:  # no clock state was committed
             clock = ClockState(at.watermark)
         self.clock = PartitionClock(stream.max_ahead, clock)
         other = MAX_AHEAD_ROWS if stream.axis == "time" else MAX_AHEAD_US
@@ -111,7 +111,7 @@ class IdlePartitions:
             own.rejecting_since_s = own.since_s
 
     def wait(self) -> None:
-        """Restart all idle times. Called while no model serves and no records are read."""
+        """Reset the idle time of each partition. Called while there is no model to score with."""
         now_s = self._clock.monotonic()
         for own in self._own.values():
             own.since_s = now_s
@@ -121,7 +121,8 @@ class IdlePartitions:
     def ahead(
         self, partition: int, positions: Sequence[int | None], others: Sequence[int | None]
     ) -> list[int]:
-        """Process a partition's next records. Return the indices of records that are ahead.
+        """Update a partition's clocks with its next records. Return the indices of records that are
+        implausibly far ahead.
 
         A record can be ahead of earlier records on the windows' axis (`positions`) or on the
         other axis (`others`).
@@ -193,7 +194,7 @@ class IdlePartitions:
         return moved
 
     def _is_silent(self, own: _Partition) -> bool:
-        """Return whether the partition had no records except dead letters for `windows.idle`."""
+        """Return whether the partition had only rejected records, or none, for `windows.idle`."""
         if own.lag == 0 and self._looked_s - own.since_s >= self._idle_s:
             return True
         rejecting_s = own.rejecting_since_s
@@ -234,11 +235,11 @@ class IdlePartitions:
             self._is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
 
     def _raise_front(self, watermark: int | None) -> bool:
-        """Note a watermark. Return whether it exceeds every earlier watermark of any partition."""
+        """Note a watermark. Return whether it is a new maximum across all partitions."""
         if watermark is None or (self._front and watermark <= self._front[-1][1]):
             return False
         now_s = self._clock.monotonic()
-        grain_s = max(self._idle_s / 20, 0.001)  # `_front` has at most one entry per `grain_s`
+        grain_s = max(self._idle_s / 20, 0.001)  # at most one `_front` entry in this interval
         if self._front and self._front[-1][0] // grain_s == now_s // grain_s:
             self._front.pop()
         self._front.append((now_s, watermark))
@@ -260,7 +261,7 @@ class IdlePartitions:
 
 def _take(clock: PartitionClock, positions: Sequence[int | None]) -> list[int]:
     """Pass all positions except None to `clock.take`. Return the indices of positions that are
-    ahead."""
+    implausibly far ahead."""
     if None not in positions:
         return clock.take(positions)  # type: ignore[arg-type]  # no position is None here
     places = [place for place, position in enumerate(positions) if position is not None]

@@ -11,16 +11,16 @@ from typing import Final
 from driftline.broker.port import Message
 
 # The maximum number of unreadable records to store. Workers without partition 0 also store them,
-# because partition 0 may be assigned to these workers later.
+# because they may be assigned partition 0 later.
 _MAX_KEPT: Final = 1_000
 
 
 class Examined:
-    """The unreadable records in `models`, and the offset up to which they are now dead letters."""
+    """Unreadable `models` records, and the offset up to which they have become dead letters."""
 
     def __init__(self) -> None:
         self._unreadable: deque[tuple[Message, str]] = deque(maxlen=_MAX_KEPT)
-        self._end = 0  # offset after the last record that was read
+        self._end = 0  # offset following the last record read
         # Unreadable records before this offset have already become dead letters. Set by
         # `on_assigned` and `fresh`; None while another worker owns partition 0.
         self._until: int | None = None
@@ -31,13 +31,13 @@ class Examined:
         return self._until or 0
 
     def read(self, message: Message, unreadable: str | None) -> None:
-        """Note a `models` record. `unreadable` is the reason why it is unreadable, or None."""
+        """Note a `models` record. `unreadable` is None if it is readable, otherwise the reason."""
         self._end = message.offset + 1
         if unreadable is not None:
             self._unreadable.append((message, unreadable))
 
     def on_assigned(self, until: int) -> None:
-        """Take over partition 0, whose committed metadata contains this `models` offset."""
+        """Take over partition 0, whose committed metadata contains the `models` offset `until`."""
         # An offset beyond the end of `models` means that the topic was recreated.
         self._until = until if until <= self._end else 0
 

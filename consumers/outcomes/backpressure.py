@@ -10,8 +10,8 @@ from collections import deque
 from consumers.outcomes.buffer import BEFORE_ALL
 from consumers.outcomes.low_watermark import TopicProgress
 
-# The number of marks to keep per topic. A mark is an (offset, position) pair. Marks are at least
-# 1/16 of `slack` apart, so 64 marks span at least four times `slack`.
+# The number of (offset, position) pairs to keep per topic. Their offsets are at least 1/16 of
+# `slack` apart, so 64 pairs span at least four times `slack`.
 _MARKS = 64
 _MARKS_OF_SLACK = 16
 # A paused topic resumes when its lead has dropped to 1/4 of `slack`. Refetching its records takes
@@ -28,7 +28,7 @@ class _ReadHistory:
         self._marks: deque[tuple[int, int]] = deque(maxlen=_MARKS)  # (offset, position)
 
     def note(self, first: int, last: int, position: int, step: int) -> None:
-        """Note that offsets `first` to `last` were read, and the last record's position."""
+        """Note that offsets `first` to `last` were read, and the last record is at `position`."""
         if not self._marks:
             self._marks.append((first, BEFORE_ALL))
         if last - self._marks[-1][0] >= step:
@@ -36,7 +36,7 @@ class _ReadHistory:
         self._offset, self._position = last, position
 
     def records_ahead_of(self, other: "_ReadHistory") -> int:
-        """Return by how many records this topic is ahead of the other topic.
+        """Return the number of records by which this topic is ahead of the other topic.
 
         A single record with a wrong position distorts the result for at most one batch.
         """
@@ -58,7 +58,7 @@ class Backpressure:
         self._paused: TopicProgress | None = None  # the last result of `topic_to_pause`
 
     def read(self, side: TopicProgress, first: int, last: int, position: int) -> None:
-        """Note that offsets `first` to `last` were read, and the last record's position."""
+        """Note that offsets `first` to `last` were read, and the last record is at `position`."""
         self._histories[side].note(first, last, position, self.slack // _MARKS_OF_SLACK)
 
     def topic_to_pause(self) -> TopicProgress | None:

@@ -14,7 +14,8 @@ import msgspec
 from consumers.outcomes.state_store import Cache, CacheBatch
 
 # The maximum number of records in a block. Larger blocks would delay eviction and prolong the cache
-# write after a commit (now 20 ms). At 10,000 records/s, a day fills 105,000 blocks of 250 bytes.
+# write after a commit (now 20 ms). At 10,000 records/s, a day's records fill 105,000 blocks, each
+# with 250 bytes of metadata.
 BLOCK_RECORDS = 8192
 BEFORE_ALL = -(2**63)  # less than any position
 NEVER = 2**63 - 1  # greater than any position or offset
@@ -67,7 +68,7 @@ class Buffer(Generic[T]):
         self._firsts: list[int] = []  # first offset of each block, for bisection
         self._ids: list[list[str]] = []  # record ids of each block in memory
         self._memory: dict[str, T] = {}  # oldest in-memory record of each id
-        self._more: dict[str, list[T]] = {}  # later in-memory records of ids with several records
+        self._more: dict[str, list[T]] = {}  # the later in-memory records of each id, if any
         self._span = span
         self._side = side
         self._spilled = 0
@@ -75,9 +76,8 @@ class Buffer(Generic[T]):
         self._growing: Block | None = None  # the newest block, until sealed, spilled or evicted
         self._until = NEVER  # the largest position that `_growing` may contain
         self._loaded: dict[str, list[T]] = {}  # result of the last `load`; emptied by `evict`
-        # Changes for the next `write`: first offsets of changed blocks, and evicted blocks.
-        self._changed: set[int] = set()
-        self._evicted: list[Block] = []
+        self._changed: set[int] = set()  # first offsets of cached blocks that `write` must update
+        self._evicted: list[Block] = []  # evicted blocks that `write` must delete from the cache
         # Blocks evicted from memory since the last commit, with their ids and records.
         # `confirm_evictions` discards them, and `undo_evictions` restores them.
         self._unconfirmed: list[tuple[Block, list[str], list[T]]] = []
@@ -102,7 +102,7 @@ class Buffer(Generic[T]):
         if self._spilled:
             last = self.blocks[self._spilled - 1]
         elif self._evicted:
-            # Evicted blocks are still in the cache, because an abort would restore them.
+            # Evicted blocks stay in the cache until the commit, so that an abort can restore them.
             last = self._evicted[-1]
         else:
             return None
@@ -223,7 +223,7 @@ class Buffer(Generic[T]):
         return block
 
     def select(self, end: int, is_wanted: Callable[[Block], bool]) -> Iterator[Block]:
-        """Yield blocks before offset `end` that satisfy `is_wanted`. The caller may change them."""
+        """Yield blocks before `end` that satisfy `is_wanted`. The caller may change the blocks."""
         for place, block in enumerate(self.blocks):
             if block.end > end:
                 return
@@ -272,7 +272,7 @@ class Buffer(Generic[T]):
         self._unconfirmed.clear()
 
     def undo_evictions(self) -> None:
-        """Restore blocks evicted from memory since the last commit. The next owner needs them."""
+        """Restore blocks evicted from memory since the last commit, so that `write` caches them."""
         while self._unconfirmed:
             block, ids, records = self._unconfirmed.pop()
             self.blocks.insert(0, block)
@@ -284,7 +284,7 @@ class Buffer(Generic[T]):
                 self._memory[record_id] = record
 
     def _remove_from_memory(self, ids: Sequence[str], end: int) -> list[T]:
-        """Remove each id's oldest record, which must be before offset `end`, from memory."""
+        """Remove each id's oldest record from memory. It must be before offset `end`."""
         memory = self._memory
         if not self._more:  # each id has one record
             return list(map(memory.pop, ids))
@@ -321,7 +321,7 @@ class Buffer(Generic[T]):
 
     def write(self, batch: CacheBatch, *, deletions: int, committed: int, everything: bool) -> None:
         """Delete the first `deletions` evicted blocks from the cache. Then spill the oldest blocks
-        before offset `committed`, until `limit` records (0 if `everything`) remain in memory."""
+        before offset `committed` until `limit` records are in memory, or none if `everything`."""
         if self._cache is None:
             return
         for block in self._evicted[:deletions]:

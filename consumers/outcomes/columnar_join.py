@@ -1,7 +1,7 @@
 """Join a batch of decoded predictions or labels column by column, if the batch is ordinary.
 
 Input: decoded records of one topic. Output: outcomes, passed to `Results`. Joining by
-columns takes a third of the time of `record_join`. In an ordinary batch, no record is reread, each
+columns is three times as fast as `record_join`. In an ordinary batch, no record is reread, each
 id is unique and new to its topic, each record has at most one match, and no match is near a time
 limit. The result therefore does not depend on the order of records within the batch. For any other
 batch, the functions change nothing and return False.
@@ -35,7 +35,7 @@ class Join(Protocol):
 def take_ordinary_predictions(
     join: Join, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
 ) -> bool:
-    """Join a batch of predictions if the batch is ordinary. Return whether it is."""
+    """Join a batch of predictions and return True, or return False if it is not ordinary."""
     progress, side = join.progress, join.progress.predictions
     if found[0].offset < side.published or not join.buffered_predictions.knows_none(ids):
         return False
@@ -71,7 +71,7 @@ def take_ordinary_predictions(
 def take_ordinary_labels(
     join: Join, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
 ) -> bool:
-    """Join a batch of labels if the batch is ordinary. Return whether it is."""
+    """Join a batch of labels and return True, or return False if it is not ordinary."""
     progress, side = join.progress, join.progress.labels
     if found[0].offset < side.published or not join.buffered_labels.knows_none(ids):
         return False

@@ -79,7 +79,7 @@ class OutcomesHandler(Handler):
         self._caches = Caches(state)
         self._memory_records = memory_records
         self._uncached_records = uncached_records
-        self._is_full = False  # last result of `_is_memory_full`, which logs changes to True
+        self._is_full = False  # last result of `_is_memory_full`, which logs when it becomes True
         self._topics = Topics(stream)
         self._reader = InputReader(stream)
         self._joins: dict[int, PartitionJoin] = {}  # the join of each assigned partition
@@ -96,7 +96,7 @@ class OutcomesHandler(Handler):
     def problem(self) -> str | None:
         """Return a description of the problem if labels are not in their predictions' partitions.
 
-        Return None if they are, or if too few keys have been seen.
+        Return None if there is no problem or too few keys have been seen.
         """
         return self._placement.problem
 
@@ -170,7 +170,7 @@ class OutcomesHandler(Handler):
         return lost_unread(change, self._topics.outcomes)
 
     def _remembered(self, change: LogChange) -> LogChange:
-        """Return `change` with `unread` from the other topic's commit, if that commit contains it.
+        """Return `change` with the first unread offset if the other topic's commit contains it.
 
         If a topic was recreated while no worker was running, its own commits are lost.
         """
@@ -311,7 +311,7 @@ class OutcomesHandler(Handler):
             first = bisect_left(messages.offsets, side.published)
             self._deferred.setdefault(partition, []).append((topic, messages[first:]))
             messages = messages[:first]
-            next_offset = side.published  # even if retention deleted the records just before it
+            next_offset = side.published  # retention may have deleted the records before it
         read = self._reader.read_labels if is_label else self._reader.read_predictions
         read(join, messages, publication)
         side.next_offset = next_offset

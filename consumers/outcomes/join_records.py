@@ -1,4 +1,4 @@
-"""Define the records that the outcomes join buffers, and the interface that gets its results."""
+"""Define the records that the outcomes join buffers, and the interface for its results."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol

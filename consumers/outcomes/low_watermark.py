@@ -62,7 +62,7 @@ class TopicProgress:
         return self.next_offset < self.published
 
     def raise_max_position(self, position: int) -> None:
-        """Raise the max position to `position`, unless the max position is larger."""
+        """Raise the max position to `position`, unless it is already larger."""
         if position > self.max_position:
             self.max_position = position
 
@@ -73,8 +73,8 @@ class TopicProgress:
 
 
 class ReaderPosition(NamedTuple):
-    """The next offset to read, and the log's end, which is fetched afterwards. All records before
-    `position` had been handled when `end` was fetched."""
+    """The next offset to read, and the partition's end offset. All records before `position` had
+    been handled when `end` was fetched."""
 
     position: int
     end: int
@@ -83,8 +83,9 @@ class ReaderPosition(NamedTuple):
 class Barrier(msgspec.Struct):
     """A snapshot of both topics' ends.
 
-    Once one topic has been read up to its end in the snapshot, records that the join had read from
-    the other topic before the snapshot have been matched against all records up to that end.
+    A topic passes the barrier once it has been read up to its end in the snapshot. By then, records
+    that the join had read from the other topic before the snapshot have been matched against all
+    records up to that end.
     """
 
     predictions_end: int
@@ -97,7 +98,7 @@ class Barrier(msgspec.Struct):
 
 
 class BarrierResult(msgspec.Struct, frozen=True):
-    """The conclusions to draw once a topic has passed the barrier."""
+    """The records that are fully matched once a topic has passed the barrier."""
 
     # Labels before this offset were matched against all predictions that the barrier covers.
     labels_before: int | None = None
@@ -118,7 +119,7 @@ class JoinProgress:
         self.predictions = TopicProgress(predictions)
         self.labels = TopicProgress(labels)
         clock = self.labels.at.clock
-        # If no clock was committed, start one at the labels' max position.
+        # If no clock state was committed, start the clock at the labels' max position.
         if clock.max_position is None and self.labels.max_position > BEFORE_ALL:
             clock = ClockState(self.labels.max_position)
         self.label_clock = PartitionClock(stream.max_ahead, clock)
@@ -147,7 +148,7 @@ class JoinProgress:
             self.low_watermark = max(both, self._closed_up_to)
 
     def take_log(self, offset: int, log: Log) -> None:
-        """Note that predictions after `offset` have source offsets in this features log."""
+        """Note that predictions after `offset` have source offsets in the features topic `log`."""
         if log.topic_id != self._log:
             self._log, self._log_offset = log.topic_id, offset
             self.source = log.offset - 1
@@ -184,7 +185,10 @@ class JoinProgress:
         return True
 
     def pass_barrier(self) -> BarrierResult:
-        """Return new conclusions, if a topic has passed the barrier since the last call."""
+        """Return the result if a topic has passed the barrier since the last call.
+
+        Otherwise, return an empty result.
+        """
         barrier = self._barrier
         if barrier is None:
             return BarrierResult()
@@ -223,8 +227,8 @@ class JoinProgress:
                     token=token,
                     axis=self._axis,
                     beside=self.labels.next_offset,
-                    # If the record that names the log will be reread, `before` refers to an older
-                    # log.
+                    # If the record that contains this topic id will be reread, `before` refers to
+                    # an older topic.
                     log=self._log if predictions is None or predictions > self._log_offset else "",
                 ),
             ),

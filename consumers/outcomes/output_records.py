@@ -23,7 +23,7 @@ _PREDICTION: Final = b'{"type":"prediction",'
 _FIRST: Final = b'{"type":"outcome",%b,%b,"revision":0}'
 _begins: Final = methodcaller("startswith", _PREDICTION)
 _ends: Final = methodcaller("endswith", b"}")
-_SHARED: Final = slice(len(_PREDICTION), -1)  # the prediction's bytes that an outcome repeats
+_SHARED: Final = slice(len(_PREDICTION), -1)  # the part of a prediction that its outcome repeats
 
 _REASONS: Final[dict[Reason, str]] = {
     "late": "became known more than the join window ([labels] horizon) after its record",

@@ -21,7 +21,7 @@ from driftline.wire.values import parse_time
 
 
 class _Source(Source, frozen=True, gc=False):
-    """A `Source` that the garbage collector does not track, because each batch has thousands."""
+    """A `Source` untracked by the garbage collector: each batch contains thousands of sources."""
 
 
 class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
@@ -154,7 +154,7 @@ class InputReader:
     def reject_label(
         self, join: PartitionJoin, message: Message, reason: str, publication: Publication
     ) -> None:
-        """Reject a label, which must not have been rejected before a restart."""
+        """Reject a label that was not already rejected before a restart."""
         position = join.reject_label(self._labels.position(message.value))
         publication.invalid_label(message, reason, position)
 

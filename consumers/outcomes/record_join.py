@@ -41,7 +41,7 @@ class RecordJoin:
     def take_predictions(
         self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
     ) -> None:
-        """Join predictions. `ids` are their record ids, whose cached records must be loaded."""
+        """Join predictions with the record ids `ids`. Load cached records with these ids first."""
         progress, side = self._progress, self._progress.predictions
         buffer, labels_of = self._predictions, self._labels.get
         for record_id, prediction in zip(ids, found, strict=True):
@@ -85,7 +85,7 @@ class RecordJoin:
     def take_labels(
         self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
     ) -> None:
-        """Join labels. `ids` are their record ids, whose cached records must be loaded."""
+        """Join labels with the record ids `ids`. Load cached records with these ids first."""
         side, predictions_of = self._progress.labels, self._predictions.get
         for record_id, label in zip(ids, found, strict=True):
             at = label.at

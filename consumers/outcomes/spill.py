@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class _Commit(msgspec.Struct, frozen=True):
-    """A commit's extent: next offsets, and how many evicted blocks can be deleted afterwards."""
+    """A commit's next offsets, and the numbers of evicted blocks that can be deleted after it."""
 
     predictions: int
     labels: int
@@ -93,8 +93,8 @@ class Spill:
     def _begin(self, cache: Cache) -> None:
         predictions, labels = self._progress.predictions, self._progress.labels
         covered = cache.covered()
-        # Empty a cache that is new or unreadable, belongs to other topics or commits, or is newer
-        # than the commits.
+        # Empty the cache if its extent is missing or unreadable, if it belongs to other topics or
+        # commits, or if it is newer than the commits.
         if (
             covered is None
             or covered.topics != self._topics

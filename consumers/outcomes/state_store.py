@@ -48,7 +48,7 @@ _BLOOM_BITS = 10  # with 10 bits, 1% of lookups of absent ids still read a block
 
 
 class Covered(msgspec.Struct, frozen=True):
-    """The extent of a cache: it holds the records before these offsets that are still needed."""
+    """The offsets up to which a cache contains all records that are still needed."""
 
     topics: tuple[str, str]
     token: str  # identifies the cache's commits, whose metadata contains the same token
@@ -299,7 +299,7 @@ def _options() -> Options:
     table.set_block_cache(block_cache)
     table.set_block_size(_BLOCK_BYTES)
     table.set_bloom_filter(_BLOOM_BITS, False)
-    # The filters for a billion ids take 1 GB. Partitioning keeps only used filters in memory.
+    # The filters for a billion ids take 1 GB. With partitioning, memory holds only filters in use.
     table.set_index_type(BlockBasedIndexType.two_level_index_search())
     table.set_partition_filters(True)
     table.set_cache_index_and_filter_blocks(True)

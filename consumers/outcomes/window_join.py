@@ -134,7 +134,7 @@ class PartitionJoin:
         self.backpressure.read(side, found[0].offset, found[-1].offset, position)
 
     def reject_label(self, at: int | None) -> int | None:
-        """Note a rejected label's position and return it. Return None if it is missing or ahead."""
+        """Note and return a rejected label's position, or return None if it is missing or ahead."""
         if at is None or self.progress.label_clock.take([at]):
             return None
         self.progress.labels.raise_max_position(at)
@@ -144,7 +144,7 @@ class PartitionJoin:
     def _mark_ahead(self, found: Sequence[BufferedLabel]) -> Sequence[BufferedLabel]:
         """Mark labels whose `@at` is implausibly far ahead of the preceding labels."""
         published, clock = self.progress.labels.published, self.progress.label_clock
-        if found[0].offset < published:  # the clock has processed this label before the restart
+        if found[0].offset < published:  # the clock processed this label before the restart
             return [
                 msgspec.structs.replace(label, ahead=self._is_ahead(label))
                 if label.offset < published

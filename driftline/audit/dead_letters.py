@@ -16,7 +16,7 @@ from driftline.wire.column_decoders import id_reader
 from driftline.wire.envelope import DeadLetterOrigin, dead_letter_origin
 from driftline.wire.topics import Topics
 
-# Header of a replayed record. Its value is the dead letter's place, `PARTITION@OFFSET`.
+# Header of a replayed record. Its value is the dead letter's location, `PARTITION@OFFSET`.
 REPLAYED = "driftline_replayed"
 # The number of groups is limited, because reasons can contain values from records.
 MAX_GROUPS = 1000
@@ -24,25 +24,25 @@ OTHER_REASONS = "(other reasons)"
 
 
 class Letter(msgspec.Struct, frozen=True):
-    """A dead letter: its place, its publish time, the rejected record, and the record's origin."""
+    """A dead letter: its location and publish time, the rejected record and the record's origin."""
 
     partition: int
     offset: int
     timestamp_ms: int
     origin: DeadLetterOrigin
-    id: str | None  # id of the rejected record; None if it is unreadable
+    id: str | None  # id of the rejected record; None if the record is unreadable
     message: Message
 
     @property
     def place(self) -> str:
-        """Return the dead letter's place in the `deadletters` topic, as `PARTITION@OFFSET`."""
+        """Return the dead letter's location in the `deadletters` topic, as `PARTITION@OFFSET`."""
         return f"{self.partition}@{self.offset}"
 
 
 class DeadLetterGroup(msgspec.Struct):
     """The dead letters that share a service, a source topic and a reason.
 
-    `newest_ms` and `newest` are the newest dead letter's publish time and place.
+    `newest_ms` and `newest` are the newest dead letter's publish time and location.
     """
 
     service: str
@@ -57,7 +57,7 @@ class Replay(msgspec.Struct, frozen=True):
     """The numbers of dead letters that `replay` sent and skipped."""
 
     sent: int  # dead letters sent, or with `dry_run`, dead letters that would have been sent
-    again: int  # dead letters skipped because an earlier replay sent them
+    again: int  # dead letters skipped because an earlier replay has resent them
     other: int  # dead letters skipped because they contain neither feature records nor labels
 
 
@@ -105,7 +105,7 @@ def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[DeadLett
 
 
 def find(broker: Broker, stream: Stream, name: str) -> list[Letter]:
-    """Return the dead letters whose record id or place (`PARTITION@OFFSET`) is `name`.
+    """Return the dead letters whose record id or location (`PARTITION@OFFSET`) is `name`.
 
     Raises DataError, BrokerError.
     """
@@ -128,7 +128,8 @@ def replay(
     """Resend the records of dead letters to their original topics and partitions.
 
     Only feature records and labels are sent, and only if the reason contains `reason`. Dead letters
-    that an earlier replay sent are skipped unless `again` is set. With `dry_run`, nothing is sent.
+    that an earlier replay has already resent are skipped unless `again` is set. With `dry_run`,
+    nothing is sent.
 
     A resent record keeps its producer's headers and gets the header `driftline_replayed`. It is
     appended to its partition as a new record. Reconciliation counts it as a replayed record, not as
@@ -170,10 +171,10 @@ def _original(letter: Letter) -> Outgoing:
 
 
 def _replayed(broker: Broker, stream: Stream, targets: tuple[str, ...]) -> set[str]:
-    """Return the places (`PARTITION@OFFSET`) of the dead letters that earlier replays sent.
+    """Return the locations (`PARTITION@OFFSET`) of the dead letters that were already resent.
 
     A replayed record has a larger offset than the original record, so each partition is read from
-    the earliest original record onwards.
+    its earliest original record onwards.
     """
     first: dict[TopicPartition, int] = {}
     for letter in letters(broker, stream):

@@ -253,7 +253,7 @@ class History:
 
 
 class _Window(msgspec.Struct, frozen=True):
-    """The fields common to data windows, performance windows and performance panes."""
+    """The fields of data windows, performance windows and performance panes that a `Node` shows."""
 
     type: str
     id: str

@@ -4,10 +4,10 @@ Input: a broker and a stream. Output: a `Reconciliation`. The services' own coun
 The topics are loaded into a temporary SQLite file, so that memory use does not grow with their
 size.
 
-Each record that inference has handled must be the source of a prediction or a dead letter. Each
-label that the join has handled must be in an outcome or a dead letter, unless it repeats the
-previous label, was replaced before its prediction arrived, or still waits for its prediction. A
-record or label counts as expired, not as missing, if retention may have deleted its result.
+Each record that inference has handled must have a prediction or a dead letter. Each label that the
+join has handled must be in an outcome or a dead letter, unless it repeats the previous label, was
+replaced before its prediction arrived, or still waits for its prediction. A record or label counts
+as expired, not as missing, if retention may have deleted its result.
 """
 
 import sqlite3
@@ -54,7 +54,7 @@ class LabelCounts(msgspec.Struct, frozen=True):
     replaced: int  # labels that a later label replaced before the prediction arrived
     dead_letters: int  # labels that are unreadable or have no prediction within the join window
     waiting: int  # labels that the join has not read yet, or that wait for their prediction
-    expired: int  # labels whose results retention may have deleted
+    expired: int  # labels whose results may have been deleted by retention
     missing: int
 
 
@@ -70,14 +70,14 @@ class Reconciliation(msgspec.Struct, frozen=True):
     predictions: int  # records with at least one prediction
     dead_letters: int  # rejected records without a prediction
     waiting: int  # records that inference has not read yet
-    expired: int  # records whose results retention may have deleted
+    expired: int  # records whose results may have been deleted by retention
     missing: int
     outcomes: int  # records whose prediction was joined with a label
     unlabelled: int
     revised: int  # label changes, each published as another outcome
     duplicate_ids: int  # records that repeat an earlier record's id, except replayed records
     replayed: int  # records that were resent from dead letters
-    redelivered: int  # repeated predictions for the same record, which readers drop
+    redelivered: int  # further predictions for the same record; readers drop them
     doubled_outcomes: int  # duplicate outcomes, which exactly-once delivery should prevent
     labels: LabelCounts
     misplaced_labels: int  # never joined, because they are not in their record's partition
@@ -113,11 +113,11 @@ def reconcile(
 
     Each list has at most `limit` entries, or all entries if `limit` is None. `total` is called once
     with the number of offsets to read, and `progress` is called repeatedly with the number of
-    offsets read since its last call. Services may run at the same time. Raises BrokerError.
+    offsets read since its last call. The services may keep running. Raises BrokerError.
     """
     topics = Topics(stream)
-    # Fetch the committed offsets before the log ends, so that the logs are read far enough to
-    # include every committed result.
+    # Fetch the committed offsets first and the logs' end offsets second, so that the logs are read
+    # far enough to include every committed result.
     committed, ids = _committed(broker, topics)
     inference, outcomes, _ = committed
     names = (
@@ -162,7 +162,7 @@ def reconcile(
 def _committed(
     broker: Broker, topics: Topics
 ) -> tuple[list[Mapping[TopicPartition, Committed]], Mapping[str, str]]:
-    """Return three services' committed offsets, and the ids of their input topics."""
+    """Return the committed offsets of inference, outcomes and monitor, and the topics' ids."""
     admin = broker.admin()
     try:
         found: list[Mapping[TopicPartition, Committed]] = [

@@ -1,4 +1,4 @@
-"""Find misplaced labels in `audit.reconcile`'s tables, and lost records from committed offsets.
+"""Find the misplaced labels and the lost records for `audit.reconcile`.
 
 Input: the SQLite tables, a consumer group's committed offsets, and the topics' ids and offsets.
 Output: `Misplaced` labels, each with its cause, and ranges of `Lost` records.
@@ -82,9 +82,10 @@ def lost_records(
     ids: Mapping[str, str],
     spans: Mapping[TopicPartition, OffsetRange],
 ) -> Iterator[Lost]:
-    """Yield the ranges that were deleted before a group read them, based on its committed offsets.
+    """Yield the ranges of records that were deleted before a consumer group read them.
 
-    Either retention deleted the records, or their topic was recreated.
+    Each range starts at the first offset that the group has not handled. Either retention deleted
+    the records, or their topic was recreated.
     """
     for partition, at in committed.items():
         span = spans.get(partition)

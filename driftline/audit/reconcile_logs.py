@@ -1,8 +1,8 @@
-"""Use watermarks to determine each prediction's source log, and to find lost records.
+"""Use watermarks to detect recreated feature topics and to find lost records.
 
 Input: each partition's watermarks and predictions, in order. Output: whether a prediction's source
-record was in the current feature topic, and the ranges that were deleted before inference read
-them. This module reads no topic; `TableLoader` passes it the watermarks.
+record was in the current feature topic, and the ranges of records that were deleted before
+inference read them. This module reads no topic; `TableLoader` passes it the watermarks.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ class ReadLogs:
     def __init__(self, topic: str, topic_id: str) -> None:
         self._topic = topic
         self._topic_id = topic_id
-        self._of: dict[int, str] = {}  # partition → topic id of its newest log
-        self._next: dict[int, int] = {}  # partition → offset after the newest prediction's source
+        self._of: dict[int, str] = {}  # partition → id of the topic that inference read last
+        self._next: dict[int, int] = {}  # partition → offset after the last scored record
         self._lost: dict[tuple[int, int], Lost] = {}
 
     def mark(self, partition: int, log: Log | None, gaps: Sequence[Gap]) -> None:
-        """Apply the log and the gaps of a watermark."""
+        """Record the log and the gaps that a watermark reports."""
         for gap in gaps:
             self._lose(partition, gap.start, gap.end)
         if log is None:
@@ -45,10 +45,10 @@ class ReadLogs:
 
     @property
     def lost(self) -> Sequence[Lost]:
-        """Return the ranges that were deleted before they were read.
+        """Return the ranges of records that were deleted before inference read them.
 
-        If a partition's newest log belongs to an earlier topic, all records after the last
-        prediction's source are also lost.
+        If inference has not yet read a partition of the current topic, all records of the earlier
+        topic after the last scored record are also lost.
         """
         for partition, topic_id in self._of.items():
             if topic_id != self._topic_id:

@@ -37,7 +37,10 @@ def trace(
 
 
 class _Scored(msgspec.Struct, frozen=True):
-    """The required fields of a prediction or outcome. A watermark has an empty `record_id`."""
+    """The fields of a prediction or outcome that `trace` uses.
+
+    A watermark has an empty `record_id`.
+    """
 
     type: str
     record_id: str = ""
@@ -75,7 +78,7 @@ class _Records:
         rest: list[Node] = []
         order = [topics.features, topics.predictions, topics.outcomes, topics.labels]
         for topic in [*order, topics.deadletters]:
-            for message in self._mentions(topic, progress):
+            for message in self._scan_for_mentions(topic, progress):
                 if topic == topics.features:
                     if self._is_about(message):
                         sources[message.place] = message
@@ -106,7 +109,7 @@ class _Records:
         for place, nodes in by_source.items():
             yield Node("record", place, "no longer in the topic", effects=tuple(nodes))
 
-    def _mentions(self, topic: str, progress: Progress | None) -> Iterator[Message]:
+    def _scan_for_mentions(self, topic: str, progress: Progress | None) -> Iterator[Message]:
         """Yield the messages whose bytes contain the id, so that no other message is decoded."""
         needle = self._needle
         # If JSON may escape a character in the id, the bytes to search for are unknown, so yield

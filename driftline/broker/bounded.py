@@ -29,9 +29,9 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
     >>> call_within(1.0, max, 1, 2)
     2
     """
-    # Pass the result through a queue, which drops each item when it is read. An exception in a
-    # local variable would form a reference cycle with its own frames, and the cycle would keep the
-    # client and the client's threads alive.
+    # Pass the result through a queue, which drops each item when it is read. A local variable
+    # that holds an exception would form a reference cycle with the exception's traceback, and the
+    # cycle would keep the client and the client's threads alive.
     answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
     is_given_up = threading.Event()  # set when the caller stops waiting for the result
 
@@ -44,7 +44,7 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
         else:
             answers.put((result, None))
 
-    # Use a daemon thread, because an exiting process would wait for a pool thread.
+    # Use a daemon thread, because a process waits for pool threads when it exits.
     threading.Thread(target=work, name="driftline-call", daemon=True).start()
     try:
         result, failure = answers.get(timeout=timeout_s)
@@ -72,7 +72,7 @@ def let_go(close: Callable[[], object]) -> None:
 
 
 def end_elsewhere(client: object) -> None:
-    """Drop the last reference to a failed client in a background thread.
+    """Hand a failed client to a background thread, which drops the last reference to it.
 
     Call this before raising the client's error. Dropping the last reference destroys the client,
     and the destructor may block while the broker is unreachable.

@@ -190,7 +190,7 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     While the client's `poll` blocks, the client calls this listener in its I/O thread, where
     `committed` and `commit` cannot be called. Therefore a worker thread polls and puts the result
     into `_events`. The I/O thread also puts callbacks into `_events`, and waits until they have
-    run. The calling thread runs all events, so `revoked` can commit before partitions are lost.
+    run. The calling thread handles all events, so `revoked` can commit before partitions are lost.
     """
 
     def __init__(self, client: Any, assigned: Rebalanced, revoked: Rebalanced) -> None:

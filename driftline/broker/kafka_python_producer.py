@@ -62,7 +62,7 @@ class KafkaPythonProducer:
         self._limits = limits
         self._unconfirmed: deque[tuple[str, int, Any]] = deque()  # topic, size in bytes, future
         self._unconfirmed_bytes = 0
-        self._failed: list[str] = []  # errors from `_confirm`; cleared once raised, or by `abort`
+        self._failed: list[str] = []  # errors from `_confirm`; cleared by `raise_failed` or `abort`
         self._ready = False  # set by the first `begin`
         self._in_transaction = False
         self._dead = False  # set when an abort fails or a call hangs; prevents new transactions

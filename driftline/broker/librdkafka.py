@@ -38,8 +38,8 @@ _CONSUMER: Mapping[str, object] = {
     "partition.assignment.strategy": "range",
     "group.protocol": "classic",
     "queued.max.messages.kbytes": 32_768,  # prefetch limit for all partitions; default 64 MB
-    "fetch.queue.backoff.ms": 5,  # the default, 1000 ms, makes reading a backlog take 4x as long
-    "fetch.wait.max.ms": 100,  # a pending empty fetch delays seeks and resumes; default 500 ms
+    "fetch.queue.backoff.ms": 5,  # with the default, 1000 ms, reading a backlog takes 4x as long
+    "fetch.wait.max.ms": 100,  # seeks and resumes wait for any pending fetch; default 500 ms
     "session.timeout.ms": 10_000,  # time until a killed worker loses its partitions; default 45 s
     "heartbeat.interval.ms": 1000,  # interval at which members check for a rebalance; default 3 s
 }
@@ -65,10 +65,10 @@ _PRODUCER: Mapping[str, object] = {
     # ends this wait. Otherwise an abandoned producer would hold 2 to 7 MB of memory, 7 threads and
     # 9 open files.
     "connections.max.idle.ms": 60_000,
-    # `send` blocks when this much data is unsent. The default, 1 GB, would fill the memory while
-    # the broker is unreachable. A queue larger than the CPU cache is slower: with 30 features,
-    # inference took 14, 14 and 11 µs of CPU time per record with 64 MB, but 11, 13 and 10 µs with
-    # 16 MB.
+    # `send` blocks when this much data is unsent. With the default, 1 GB, the queue would fill
+    # the memory while the broker is unreachable. A queue larger than the CPU cache is slower: with
+    # 30 features, inference took 11 to 14 µs of CPU time per record with 64 MB, but 10 to 13 µs
+    # with 16 MB.
     "queue.buffering.max.kbytes": 16_384,
     "message.max.bytes": CLIENT_MAX_BYTES,  # topics have their own limits
     "delivery.report.only.error": True,  # a callback for each success would double a send's cost
@@ -134,7 +134,7 @@ class LibrdkafkaBroker:
             own["enable.gapless.guarantee"] = True
             own["delivery.timeout.ms"] = 0  # unlimited, because a timeout would leave a gap
         elif transactional_id is None:
-            own["delivery.timeout.ms"] = 60_000  # the default, 5 min, reports failures too late
+            own["delivery.timeout.ms"] = 60_000  # the default, 5 min, would report errors too late
         else:
             own["transactional.id"] = transactional_id
             own["transaction.timeout.ms"] = int(transaction_timeout_s * 1000)
@@ -199,7 +199,7 @@ class LibrdkafkaBroker:
                 return
             except ck.KafkaException as error:
                 reason = error.args[0].str()
-            client.poll(0)  # makes the client report the cause to `errors`
+            client.poll(0)  # lets the client report the cause of the failure to `errors`
             probe.raise_refusal(self._servers, self._properties)
         raise probe.unreachable(
             self._servers, without_secrets(errors.first or reason, self._properties)
@@ -212,6 +212,6 @@ def _refused(name: str, value: str) -> bool:
         ck_admin.AdminClient({name: value}, logger=_client_log)
     except ck.KafkaException as error:
         text = str(error.args[0].str())
-        # Other errors may be due to missing properties, such as a certificate's key.
+        # Other errors may only mean that another property is missing, such as a certificate's key.
         return "configuration property" in text
     return False

@@ -186,10 +186,10 @@ class LibrdkafkaAdmin:
         }
 
     def _check_allowed(self, topics: list[str]) -> None:
-        """Raise AccessDenied if one of these unlisted topics exists but may not be described."""
+        """Raise AccessDenied if the broker hides one of these topics because an ACL is missing."""
         if not topics:
             return
-        # A broker distinguishes hidden from nonexistent topics only in requests with topic names.
+        # Only a request that names a topic reveals whether the topic is hidden or does not exist.
         for name, answer in self._client.describe_topics(ck.TopicCollection(topics)).items():
             with translated(f"describe topic {name!r}"):
                 try:

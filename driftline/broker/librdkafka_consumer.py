@@ -52,9 +52,9 @@ class LibrdkafkaConsumer:
         # earliest offset if none is committed. Cleared by a revocation.
         self._starts: dict[TopicPartition, int | None] = {}
         self._paused: set[TopicPartition] = set()  # cleared by a revocation
-        # True while `assigned` runs. Seeks and pauses then only set fields, which `_restart` uses.
+        # True while `assigned` runs. Meanwhile, seeks and pauses only set fields for `_restart`.
         self._assigning = False
-        self._revoking = False  # True while `revoked` runs; only the calling thread may commit then
+        self._revoking = False  # True while `revoked` runs, when only the calling thread may commit
         self._rebalances = 0  # number of rebalances; `poll` checks whether it has changed
         self._revoked: Rebalanced | None = None  # set by `subscribe`
         self._closed = False
@@ -138,7 +138,7 @@ class LibrdkafkaConsumer:
                 return messages  # if empty, only notices arrived, such as a partition's end
 
     def _note_out_of_range(self, records: Sequence[Any]) -> None:
-        """Hold back an out-of-range error until `poll` has returned the records before it."""
+        """Store an out-of-range error, so that `poll` first returns the records fetched with it."""
         for record in records:
             error = record.error()
             if error is not None and error.code() == ck.KafkaError._AUTO_OFFSET_RESET:
@@ -230,7 +230,7 @@ class LibrdkafkaConsumer:
         if not wanted:
             return {}
         with translated("fetch the log ends"):
-            # With OFFSET_END as the timestamp, this request returns each partition's log end.
+            # With OFFSET_END as the timestamp, this request returns the last stable offsets.
             found = self._client.offsets_for_times(wanted, timeout=PROGRESS_TIMEOUT_S)
             for each in found:
                 if each.error is not None:

@@ -31,7 +31,7 @@ from driftline.errors import (
 
 _log = logging.getLogger(__name__)
 
-# Longer than the 60 s delivery timeout, so that the client can report the reason first.
+# Longer than the 60 s delivery timeout, so that the client reports delivery failures first.
 _DELIVERED_TIMEOUT_S = 75.0
 _GRACE_S = 1.0  # extra time for a call to return after its own timeout
 
@@ -43,7 +43,7 @@ class LibrdkafkaProducer:
         self._client = client
         self._id = transactional_id
         self._limits = limits
-        self._failed: list[str] = []  # errors from `_delivered`; cleared once raised, or by `abort`
+        self._failed: list[str] = []  # errors from `_delivered`; cleared by `flush` and `abort`
         self._denied: AccessDenied | None = None  # the last ACL error, set by `_delivered`
         self._ready = False  # set by the first `begin`
         self._in_transaction = False
@@ -99,7 +99,7 @@ class LibrdkafkaProducer:
         self._serve(self._client.poll, 0)  # removes acknowledged records from the queue
 
     def _make_room(self) -> None:
-        """Wait until half of the queued records are acknowledged, to make room for many records."""
+        """Make room in the queue: wait until half of the queued records are acknowledged."""
         enough = len(self._client) // 2
         deadline_s = time.monotonic() + _DELIVERED_TIMEOUT_S
         while len(self._client) > enough:

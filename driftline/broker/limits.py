@@ -16,7 +16,7 @@ from driftline.errors import (
     MessageTooLarge,
 )
 
-# Kafka's default for a topic's max.message.bytes, which limits a whole batch with its framing.
+# Kafka's default for a topic's max.message.bytes, which limits a whole batch including its framing.
 DEFAULT_TOPIC_BYTES = 1_048_588
 # A batch header takes 61 bytes. The lengths and deltas of one record take at most 31 bytes.
 FRAMING_BYTES = 100

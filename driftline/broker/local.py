@@ -99,7 +99,7 @@ class LocalKafka:
         return state if _is_running(state) else None
 
     def down(self) -> bool:
-        """Stop Kafka and wait until it has exited. Keep its data. Return whether it was running."""
+        """Stop Kafka, keep its data, and wait until it exits. Return whether it was running."""
         running = self.status()
         if running is not None:
             _stop(running)
@@ -214,7 +214,7 @@ def _server_properties(port: int, controller_port: int, data: Path) -> dict[str,
         "transaction.state.log.min.isr": "1",
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
-        # The default is 50 partitions per topic, which are slow to create and load.
+        # By default, each of these topics has 50 partitions, which are slow to create and load.
         "offsets.topic.num.partitions": "4",
         "transaction.state.log.num.partitions": "4",
         # By default, a new group waits 3 s for more members.
@@ -236,7 +236,7 @@ def _class_path() -> str:
     except ImportError as error:
         raise MissingExtra("jgo", "local-broker") from error
     try:
-        jars = jgo.build(_COORDINATES).all_jars  # from both jars/ and modules/
+        jars = jgo.build(_COORDINATES).all_jars  # in jgo's folders jars/ and modules/
     except Exception as error:  # jgo's HTTP client may raise any error
         raise BrokerError(
             f"could not download the Apache Kafka {KAFKA_VERSION} JARs: {error}",
@@ -261,7 +261,7 @@ def _find_java() -> str:
 
 
 def _java_version(java: str) -> int | None:
-    """Return the major version (17 for `openjdk version "17.0.15"`), or None on an error."""
+    """Return Java's major version, such as 17 for Java 17.0.15, or None on an error."""
     try:
         answer = subprocess.run([java, "-version"], capture_output=True, timeout=20, check=True)
         return int(answer.stderr.split(b'"')[1].split(b".")[0])

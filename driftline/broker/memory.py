@@ -139,7 +139,8 @@ class MemoryAdmin:
         with self._state.changed:
             for topic in topics:
                 self._state.topics.pop(topic, None)
-                for group in self._state.groups.values():  # Kafka also deletes committed offsets
+                # As in Kafka, also delete the topic's committed offsets.
+                for group in self._state.groups.values():
                     for partition in [p for p in group.committed if p.topic == topic]:
                         del group.committed[partition]
 

@@ -67,7 +67,7 @@ class TopicLogs(msgspec.Struct, frozen=True):
 class Member:
     """A consumer in a group.
 
-    `generation` is its assignment's generation, or -1 if it has no assignment.
+    `generation` is the generation of the member's assignment, or -1 if the member has none.
     """
 
     __slots__ = ("generation", "id", "topics")
@@ -117,8 +117,8 @@ class Group:
     def check_member(self, member_id: str, generation: int) -> None:
         """Raise BrokerError if this consumer may not commit.
 
-        A current member may commit. While the group has no members, a consumer outside the group
-        (`member_id` is empty) may also commit.
+        A current member may commit. A consumer outside the group, whose `member_id` is empty, may
+        commit only while the group has no members.
         """
         if member_id == "":
             if self.members:
@@ -135,8 +135,9 @@ def assign_ranges(
 ) -> dict[str, list[TopicPartition]]:
     """Assign partitions like Kafka's range assignor.
 
-    In order of their ids, members get consecutive partitions of each topic. If several topics have
-    the same members and partition count, a member gets the same partition numbers in each of them.
+    Each member gets consecutive partitions of each topic, in the order of the member ids. If
+    several topics have the same members and partition count, a member gets the same partition
+    numbers in each of them.
     """
     assignment: dict[str, list[TopicPartition]] = {member.id: [] for member in members}
     topics = sorted({topic for member in members for topic in member.topics})

@@ -1,7 +1,8 @@
 """Compute the Kafka partition for a record key with murmur2, as Java clients do.
 
 All adapters use murmur2, so they write records with the same key to the same partition. Other
-programs may use other hash functions. `partitioners_for` recognises common clients' functions.
+programs may use other hash functions. `partitioners_for` recognises the hash functions of common
+clients.
 """
 
 import struct

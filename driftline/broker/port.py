@@ -83,7 +83,7 @@ class Messages(Sequence[Message]):
 
     @cached_property
     def runs(self) -> Sequence[tuple[TopicPartition, slice]]:
-        """Return each run of consecutive records from the same partition, with its slice."""
+        """Return the partition and the slice of each run of records from the same partition."""
         topics, partitions = self.topics, self.partitions
         if not topics:
             return ()

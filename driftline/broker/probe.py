@@ -1,4 +1,4 @@
-"""Probe a Kafka broker over a socket to find out why it rejects a client: TLS, SASL, password.
+"""Probe a Kafka broker over a socket to find out why it rejects a client (TLS, SASL, password).
 
 Input: the addresses and properties of a client that failed to connect. Output: `AccessDenied` with
 the reason, or None if the broker would accept the client or is unreachable. The client libraries'
@@ -18,7 +18,7 @@ from cryptography import x509
 from driftline.config.client_properties import variable
 from driftline.errors import AccessDenied, BrokerUnavailable, SettingsError
 
-# A reachable broker accepts a client within this time. Otherwise, run the probe.
+# A reachable broker accepts a client within this time. If no broker does, run the probe.
 _FIRST_ATTEMPT_S = 2.0
 _TIMEOUT_S = 3.0
 # A broker that rejects a client's certificate sends an alert right after the TLS 1.3 handshake.
@@ -33,7 +33,7 @@ _FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ss
 
 
 def attempts(timeout_s: float) -> tuple[float, ...]:
-    """Return the timeout of each connection attempt. Callers probe after each failed attempt.
+    """Return the timeout of each connection attempt. Callers run the probe after a failed attempt.
 
     >>> attempts(10.0), attempts(1.0)
     ((2.0, 8.0), (1.0,))
@@ -44,7 +44,7 @@ def attempts(timeout_s: float) -> tuple[float, ...]:
 
 
 def unreachable(servers: str, why: str) -> BrokerUnavailable:
-    """Return the error to raise if no broker responds and the probe finds no other reason."""
+    """Return the error to raise if no broker responds and the probe cannot determine why."""
     return BrokerUnavailable(
         f"no Kafka broker responds at {servers}: {why}",
         hint="check the address, and that a broker is running there (driftline broker up)",
@@ -87,7 +87,7 @@ def check_files(properties: Mapping[str, str]) -> None:
     for name in _FILES:
         path = properties.get(name)
         if path is None or (name, path) == ("ssl.ca.location", "probe"):
-            continue  # `probe` makes librdkafka search for a CA file itself
+            continue  # the value `probe` makes librdkafka search for a CA file
         try:
             if not Path(path).is_dir():
                 with Path(path).open("rb"):
@@ -339,7 +339,7 @@ def _names(certificate: x509.Certificate) -> list[str]:
 
 
 def _handshake(connection: socket.socket, mechanism: str) -> tuple[int, list[str]]:
-    """Return the broker's error code for this SASL mechanism, and the mechanisms it offers."""
+    """Return the broker's error code for this SASL mechanism, and all mechanisms that it offers."""
     name = mechanism.encode()
     answer = _ask(connection, _SASL_HANDSHAKE, 1, struct.pack(">h", len(name)) + name)
     error, count = struct.unpack_from(">hi", answer)

@@ -37,7 +37,7 @@ def ranges(broker: Broker, topics: Iterable[str]) -> dict[TopicPartition, Offset
 
 
 def size(span: Mapping[TopicPartition, OffsetRange]) -> int:
-    """Return the number of offsets in these ranges, including transaction markers."""
+    """Return the number of offsets in these ranges, including those of transaction markers."""
     return sum(offsets.end - offsets.start for offsets in span.values())
 
 

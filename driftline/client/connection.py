@@ -1,7 +1,7 @@
 """Turn an application's stream file path and broker address into a `Stream` and a `Broker`.
 
-Input: a path or a stream, and an address or a broker. Output: the stream and the broker. No
-connection is opened until one of the broker's clients is used.
+Input: a path or a stream, and an address or a broker. Output: the stream and the broker. This
+module does not connect to the broker.
 """
 
 from pathlib import Path
@@ -34,7 +34,8 @@ def as_broker(broker: Broker | str) -> Broker:
 def memory_broker(stream: Stream | str | Path) -> Broker:
     """Return an in-memory broker with a stream's topics, for an application's tests.
 
-    Pass the broker instead of an address. It exists only in this process. Raises StreamFileError.
+    Pass this broker to functions that expect a broker address. The broker exists only in this
+    process. Raises StreamFileError.
     """
     broker = MemoryBroker()
     broker.admin().create(Topics(as_stream(stream)).creation())

@@ -129,11 +129,11 @@ def _decoded(
 def _without_repeats(events: Iterable[tuple[int, PredictionsEvent]]) -> Iterator[Prediction]:
     """Skip watermarks, and repeated predictions for the same feature record.
 
-    Source offsets increase within a partition. They start over only in a new log, which a watermark
-    announces.
+    Within a partition, the offsets of the feature records increase. They start again only when the
+    feature topic is recreated, which a watermark announces with a new topic id.
     """
     logs: dict[int, Log] = {}  # partition → newest log of feature records
-    newest: dict[int, int] = {}  # partition → largest source offset
+    newest: dict[int, int] = {}  # partition → largest offset of a feature record
     for partition, event in events:
         if isinstance(event, Prediction):
             if event.source.offset > newest.get(partition, -1):

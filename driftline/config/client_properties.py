@@ -114,7 +114,7 @@ def without_secrets(text: str, properties: Mapping[str, str]) -> str:
 
 def check(properties: Mapping[str, str]) -> None:
     """Raise SettingsError if a property is reserved for Driftline, if the security protocol is
-    unknown, or if a property that another property requires is missing."""
+    unknown, or if one property requires another that is missing."""
     for name in sorted(properties):
         if name in OWNED:
             raise SettingsError(

@@ -80,7 +80,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
     # `load` fills in the defaults that depend on other keys, such as the metric and most spans.
-    # The properties below return such keys with types that exclude None.
+    # The properties below return the values of such keys, with types that exclude None.
 
     @property
     def inputs(self) -> dict[str, Feature]:
@@ -108,7 +108,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def watermark_offset(self) -> int:
         """Return the number to add to a position to get the watermark: minus the lateness, plus 1
-        on the row axis. The next row number is 1 higher, but the next time may be the same."""
+        on the row axis. The next row number is 1 higher, but the next event time may be equal."""
         return (1 if self.axis == "row" else 0) - self.lateness
 
     @property

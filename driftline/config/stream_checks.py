@@ -20,7 +20,7 @@ _MOST: Final = 2**53
 # Kafka limits topic names to 249 characters. A run's files are named after topics, with `-999.log`
 # appended, and file names are limited to 255 characters.
 _LONGEST_TOPIC: Final = 247
-# The allowed numbers of slides per window: the divisors of 20, the number of panes per window.
+# The allowed numbers of slides per window: the divisors of 20, because a window has 20 panes.
 _OVERLAPS: Final = (1, 2, 4, 5, 10, 20)
 _METRICS: Final = {
     "classification": ("accuracy", "balanced_accuracy", "f1_macro"),
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 
 def unusable_number(raw: Mapping[str, Any]) -> Problem | None:
-    """Return a problem for the first number that is too large or not finite, or None.
+    """Return a problem if any number is too large or not finite, otherwise None.
 
     Only a feature's bounds may be infinite.
 
@@ -55,7 +55,7 @@ def unusable_number(raw: Mapping[str, Any]) -> Problem | None:
 
 
 def problems(stream: "Stream") -> Iterator[Problem]:
-    """Yield the problems in a stream after its defaults have been filled in.
+    """Yield the problems in a stream whose defaults have been filled in.
 
     Only the first problem is reliable, because it may cause the later problems.
     """

@@ -1,4 +1,4 @@
-"""Describe a stream file's keys for `driftline config`, and explain msgspec's errors in them.
+"""Describe a stream file's keys for `driftline config`, and explain msgspec's error messages.
 
 Input: the structs of `driftline.config.stream`, whose annotations contain the descriptions, and the
 parsed TOML. Output: rows for `driftline config`, and messages for StreamFileError.
@@ -36,8 +36,8 @@ class KeyRow(msgspec.Struct, frozen=True):
 def describe(stream: msgspec.Struct, raw: Mapping[str, Any] | None = None) -> tuple[KeyRow, ...]:
     """Return every key with its value and meaning, in the order of the structs' fields.
 
-    `raw` is the parsed TOML, which determines `given`. Without `raw`, `given` means that the value
-    differs from the field's default.
+    `raw` is the parsed TOML, which determines `given` in each row. Without `raw`, `given` is true
+    if the value differs from the field's default.
     """
     return tuple(_rows(stream, raw, ""))
 

@@ -381,7 +381,7 @@ class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return the label delay.
 
         The delay is None if later rows contain the labels, and zero if the column `@at` contains
-        their positions. Raises ValueError if `label_delay` is not valid.
+        the positions at which labels became known. Raises ValueError if `label_delay` is not valid.
         """
         if isinstance(self.label_delay, LabelDelay):
             return self.label_delay

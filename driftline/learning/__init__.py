@@ -1,1 +1,1 @@
-"""Encode columns as a model's feature matrix, and compute metrics. Pure computation on arrays."""
+"""Encode columns as a model's feature matrix, and compute metrics. This package does no I/O."""

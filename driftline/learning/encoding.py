@@ -26,16 +26,16 @@ MAX_LEVELS: Final = 100
 MAX_RARE: Final = 10_000
 
 # Models reject infinite values. They also subtract the mean in float32, and the difference must be
-# finite. Clipping values to half of the largest float32 value ensures both.
+# finite. Values are therefore clipped to half of the largest float32 value.
 _LARGEST: Final = float(np.finfo(np.float32).max) / 2
 
 
 class FeatureSpec(msgspec.Struct, frozen=True):
     """The encoding of one feature.
 
-    `levels` are those values of a category, sorted, that have their own matrix columns; `""` is the
-    level for missing values. `rare` are further values from the training data, which have no
-    columns. `impute` is the median of a number, which replaces missing values.
+    For a category, `levels` are the sorted values that have their own matrix columns; the level
+    `""` represents missing values. `rare` contains other values from the training data, which have
+    no columns. For a number, `impute` is the median, which replaces missing values.
     """
 
     name: str
@@ -92,7 +92,7 @@ def fit_schema(stream: Stream, columns: Columns, labels: Sequence[str | float]) 
 
 def _number(name: str, values: NDArray[np.float64], *, derived: bool = False) -> FeatureSpec:
     known = values[~np.isnan(values)]
-    # A column without any value carries no information, so any constant will do.
+    # A column without any values carries no information, so any constant will do.
     median = float(np.median(known)) if len(known) else 0.0
     return FeatureSpec(name, "number", impute=median, derived=derived)
 
@@ -178,7 +178,7 @@ def encode_matrix(schema: FeatureSchema, columns: Columns) -> NDArray[np.float32
 
     Numbers are clipped to ±1.7e38, and missing numbers are replaced with the median. Categories are
     one-hot encoded over their levels. For an unseen or rare value, all columns of the category are
-    zero. A missing value gets the level `""` if the training data had missing values; otherwise all
-    its columns are zero.
+    zero. A missing value is encoded as the level `""` if the training data had missing values;
+    otherwise all columns of the category are zero.
     """
     return MatrixEncoder(schema).encode(columns)

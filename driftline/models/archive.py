@@ -1,9 +1,9 @@
 """Unpack an untrusted zip (a model package or its `reference.npz`) in memory, within limits.
 
 Input: bytes, which are not trusted even if they are signed. Output: the content of individual
-files. Raises PackageCheckFailed if the zip is damaged or a zip bomb, or if it contains too many
-files, links, encrypted files, duplicate names, or names that include a folder. Nothing is written
-to disk, and no more bytes are unpacked than `ArchiveLimits` allows.
+files. Raises PackageCheckFailed if the zip is damaged, is a zip bomb, or contains links, encrypted
+files, duplicate names, names that include a folder, or too many files. Nothing is written to disk,
+and no more bytes are unpacked than `ArchiveLimits` allows.
 """
 
 import io

@@ -103,7 +103,7 @@ class Catalog:
 
     @property
     def freeze(self) -> Freeze | None:
-        """Return the current freeze record, which may also end a freeze, or None."""
+        """Return the current freeze record, or None. The record starts or ends a freeze."""
         return self._freeze.value
 
     @property
@@ -147,9 +147,10 @@ class Catalog:
         return event
 
     def add(self, event: ModelsEvent, *, signed: bool) -> str | None:
-        """Apply an event whose signature has been checked. Return why it is rejected, or None.
+        """Apply an event whose signature has been checked.
 
-        Raises UntrustedPackage if the event announces a package that no trusted key has signed.
+        Return the reason if the event is rejected, otherwise None. Raises UntrustedPackage if the
+        event announces a package that no trusted key has signed.
         """
         if signed:
             self._any_signed = True
@@ -208,7 +209,7 @@ class Catalog:
     def outdate(self) -> None:
         """Mark all current records as missing from the topic. `restatements` then returns them all.
 
-        Call this after the topic was recreated.
+        Call this after the topic has been recreated.
         """
         self._outdated |= {key_of(announced) for announced in self.announcements.values()}
         self._outdated |= {CHAMPION_KEY, FREEZE_KEY}
@@ -256,8 +257,8 @@ class Catalog:
     def lineage(self) -> tuple[str, ...]:
         """Return the digests of the champion and its ancestors, newest first.
 
-        While the champion's package cannot be used, an ancestor serves. Quarantined ancestors are
-        omitted.
+        While the champion's package cannot be used, an ancestor serves instead. Quarantined
+        ancestors are omitted.
         """
         if self.champion is None:
             return ()
@@ -391,6 +392,6 @@ def seen_by_inference(broker: Broker, topics: Topics) -> tuple[Seen, ...]:
         return ()
     finally:
         consumer.close()
-    # `metadata_of` returns None if an earlier version or a tool committed the offset.
+    # `metadata_of` returns None if an earlier version or another tool committed the offset.
     found = {metadata_of(position, Seen) for position in committed.values()} - {None}
     return tuple(sorted((seen for seen in found if seen), key=lambda seen: seen.sequence))

@@ -37,7 +37,7 @@ class Current(Generic[T]):
         return 1 if self.value is None else self.value.sequence + 1
 
     def take(self, event: T, *, signed: bool) -> str | None:
-        """Apply the log's next record. Return why the record is rejected, or None."""
+        """Apply the log's next record. Return the reason if it is rejected, otherwise None."""
         if not signed:
             return self._take_unsigned(event)
         if event.sequence < 1:
@@ -62,10 +62,11 @@ class Current(Generic[T]):
         return True
 
     def again(self, *, outdated: bool) -> T | None:
-        """Copy the current record with the next sequence number. Return None if no copy is needed.
+        """Return a copy of the current record with the next sequence number.
 
-        A copy is needed if the current record is unsigned, or if compaction may remove it.
-        `outdated` means that the current record is not the newest record for its key.
+        Return None if no copy is needed. A copy is needed if the current record is unsigned, or if
+        compaction may remove it. `outdated` means that the current record is not the newest record
+        for its key.
         """
         event = self.value
         if event is None or (self.is_signed and not outdated and not self._contested):
@@ -93,9 +94,9 @@ class Current(Generic[T]):
         Therefore, if two pointers name the same predecessor, the first one in the log wins.
 
         Compaction keeps only the newest record for a key, which may be a rejected pointer. The
-        first pointer in the log is therefore unconfirmed: the next pointer that names any
-        predecessor replaces it. A pointer that names itself as its predecessor is a copy of the
-        current pointer and confirms it.
+        first pointer in the log is therefore unconfirmed: it is replaced by the next pointer that
+        names a predecessor, even if that predecessor is a different pointer. A pointer that names
+        itself as its predecessor is a copy of the current pointer and confirms it.
         """
         restates = event.replaces == event.id
         confirmed = event.replaces == current.id

@@ -52,7 +52,7 @@ def new_key(folder: Path) -> str:
     """Create a signing key in `folder`, trust it there, and return its id.
 
     Raises SettingsError, and creates no key, if the folder already has a signing key or if a file
-    cannot be written. Packages that were signed with an old key still need its public key.
+    cannot be written. Packages signed with an old key still need the old public key.
     """
     private = Ed25519PrivateKey.generate()
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

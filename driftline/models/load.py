@@ -17,7 +17,7 @@ from driftline.models.package import (
     ONNX,
     REFERENCE,
     Manifest,
-    read_file,
+    read_member,
     read_manifest,
 )
 from driftline.models.package_reference import Reference, load_reference
@@ -83,11 +83,11 @@ class VerifiedPackage:
 
     def has(self, name: str) -> bool:
         """Return whether the package has this file."""
-        return read_file(self._data, name) is not None
+        return read_member(self._data, name) is not None
 
     def file(self, name: str) -> bytes:
         """Return the content of a file. Raises PackageCheckFailed if there is no such file."""
-        data = read_file(self._data, name)
+        data = read_member(self._data, name)
         if data is None:
             raise PackageCheckFailed(f"{self.digest}: it does not contain {name}")
         return data

@@ -1,4 +1,4 @@
-"""Encode and decode model packages: zip files with everything that serving and monitoring need.
+"""Encode model packages as bytes, and decode them: zip files for serving and monitoring.
 
 `manifest.json` describes the package. `model.joblib` contains the model, and so does `model.onnx`
 if the model can be converted. `reference.npz` contains samples of the training data. The same
@@ -108,7 +108,7 @@ def write_package(
     return buffer.getvalue()
 
 
-def read_file(data: bytes, name: str) -> bytes | None:
+def read_member(data: bytes, name: str) -> bytes | None:
     """Return one file of a verified package, or None if the package does not contain the file.
 
     Raises PackageCheckFailed if the bytes are not a package or exceed `LIMITS`.
@@ -119,7 +119,7 @@ def read_file(data: bytes, name: str) -> bytes | None:
 
 def read_manifest(data: bytes) -> Manifest:
     """Return the manifest of a verified package. Raises PackageCheckFailed."""
-    raw = read_file(data, MANIFEST)
+    raw = read_member(data, MANIFEST)
     if raw is None:
         raise PackageCheckFailed(f"not a model package: it does not contain {MANIFEST}")
     if len(raw) > MAX_MANIFEST_BYTES:

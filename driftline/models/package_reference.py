@@ -32,15 +32,16 @@ class Reference(msgspec.Struct, frozen=True):
     """Two samples of a model's training data.
 
     The first sample contains the newest `n` rows (at most 10,000) that the model was trained on, in
-    time order: their watched and derived features (`columns`), their `positions`, int64 (n,), and
-    the model's `predictions`, either class names, object (n,), or numbers, float64 (n,).
+    time order. `columns` contains the watched and derived features, and `positions` is int64 (n,).
+    `predictions` are the model's predictions: class names, object (n,), or numbers, float64 (n,).
 
-    The second sample contains the `m` rows that were held out while models were compared.
-    `held_labels` are their labels. `held_predictions` and `held_scores` (m, k) come from the chosen
-    model before it was refitted on all rows, because in-sample errors would be too small. `errors`
-    are float64 (m,): 0 or 1 for classification, absolute errors for regression. The scores are in
-    the order of `classes`. `held_columns` are the watched and derived features of the newest
-    `min(m, 10,000)` held-out rows. Old packages have neither `classes` nor `held_columns`.
+    The second sample contains the `m` rows that were held out while models were compared, and
+    `held_labels` contains the labels. `held_predictions` and `held_scores` (m, k) come from the
+    chosen model before it was refitted on all rows, because in-sample errors would be too small.
+    `errors` are float64 (m,): 0 or 1 for classification, absolute errors for regression. The
+    columns of `held_scores` are in the order of `classes`. `held_columns` are the watched and
+    derived features of the newest `min(m, 10,000)` held-out rows. Old packages have neither
+    `classes` nor `held_columns`.
 
     `levels` contains all values of each category in the training data, and `ranges` contains the
     smallest and largest value of each number. `rows` is the manifest's number of training rows.
@@ -182,7 +183,7 @@ def _unpack_columns(
 
 
 def _pack(arrays: dict[str, NDArray[Any]], name: str, values: NDArray[Any]) -> None:
-    """Add an array of numbers unchanged, or an array of names as codes and a JSON table.
+    """Add `values` to `arrays`: numbers unchanged, names as codes and a JSON table.
 
     The code of a missing name is -1.
     """

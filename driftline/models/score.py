@@ -157,7 +157,7 @@ class SklearnScorer:
         return Scores([self._classes[place] for place in places], None)
 
     def _scaled_to_infinity(self, matrix: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return a mask (n,): true for rows that are not finite before the pipeline's last step."""
+        """Return a mask (n,): true for rows that the pipeline's scaling makes non-finite."""
         scaled: NDArray[Any] = matrix
         for _, step in getattr(self._estimator, "steps", [])[:-1]:
             scaled = step.transform(scaled)

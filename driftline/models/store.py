@@ -115,8 +115,8 @@ class ModelStore:
     def _read(self, path: str, max_bytes: int, what: str) -> bytes:
         """Return a file's bytes.
 
-        Raises PackageError if the file is too large or is not a regular file, because opening a
-        pipe may block forever, and reading a device may never end. The driver's exceptions are not
+        Raises PackageError if the file is too large, or if it is not a regular file: opening a pipe
+        may block forever, and reading a device may never end. The driver's exceptions are not
         caught.
         """
         info = self._files.info(path)
@@ -154,7 +154,7 @@ class ModelStore:
             self._files.pipe_file(part, data)
             self._files.mv(part, path)
         except OSError:
-            if self._files.exists(part):  # free its disk space, because the disk may be full
+            if self._files.exists(part):  # free disk space, because the disk may be full
                 self._files.rm_file(part)
             raise
 

@@ -96,8 +96,8 @@ def _rights(role: str, stream: Stream, topics: Topics) -> Iterator[_Right]:
             if (reads or writes) and operations == wanted:
                 yield "topic", topic.name, "literal", operations
     if any(role in topic.readers for topic in plan) and role != "producers":
-        # Use a prefix, because librdkafka also looks up a second group's coordinator when it reads
-        # broadcast topics.
+        # Use a prefix, because librdkafka reads broadcast topics with another group id, which
+        # starts with this group's name, and looks up that group's coordinator.
         yield "group", topics.group(role), "prefixed", ("Read",)
     exactly_once = role != "inference" or stream.kafka.inference_delivery == "exactly_once"
     if role in SERVICES and exactly_once:
@@ -105,8 +105,8 @@ def _rights(role: str, stream: Stream, topics: Topics) -> Iterator[_Right]:
 
 
 def _operator(topics: Topics) -> Iterator[_Right]:
-    """Yield an operator's rights: to read all topics and group offsets, to create topics, and to
-    write to the topics that operator commands write."""
+    """Yield an operator's rights: read all topics and group offsets, create topics, and write to
+    the topics whose writers include operators."""
     plan = topics.plan()
     for writes in (False, True):
         for topic in plan:

@@ -1,8 +1,8 @@
 """Check the installation, local services' state files, the broker, its topics and the champion.
 
 Input: settings, `Workers` from the state files, a broker, and optionally a stream. Output: `Check`
-results, with what to do about each problem. This module also checks keys and the model store. To
-test the store, it writes an empty file and removes it. It changes nothing else.
+results, which explain how to fix each problem. This module also checks keys and the model store.
+To test the store, it writes an empty file and removes it. It changes nothing else.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ _FEWEST_REJECTED = 20
 
 
 class _DeadLetterMark(msgspec.Struct, frozen=True):
-    """The fields that show whether an event is a dead letter's watermark."""
+    """The fields that show whether an event is a watermark that reports a dead letter."""
 
     type: str
     dead_letter: RejectedRecord | None = None
@@ -74,7 +74,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def check_installation() -> Iterator[Check]:
-    """Check Python, the required libraries, and the optional libraries of the extras."""
+    """Check Python, the required libraries, and the optional libraries that extras install."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info[:2] >= _OLDEST_PYTHON:
         yield Check("Python", "ok", version)
@@ -127,7 +127,7 @@ def check_models(settings: Settings) -> Iterator[Check]:
 
 
 def check_services(here: Workers) -> Iterator[Check]:
-    """Check the stream's services on this machine, from their state files."""
+    """Use state files to check the stream's services on this machine."""
     if here.supervisor == "ended":
         yield Check("supervisor", "fail", "it has ended", "`driftline up` starts another one")
     missing = here.missing()
@@ -152,7 +152,7 @@ def check_services(here: Workers) -> Iterator[Check]:
 
 
 def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> Iterator[Check]:
-    """Check the broker, and the stream's topics and champion on it."""
+    """Check the broker and, if a stream is given, the stream's topics and champion."""
     where = settings.bootstrap_servers
     try:
         admin = broker.admin()
@@ -215,7 +215,7 @@ def _check_history(admin: Admin, stream: Stream) -> Iterator[Check]:
 
 
 def _check_placement(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Check]:
-    """Check from the newest keys that labels are in their records' partitions."""
+    """Check, using the newest keys, that labels are in the same partitions as their records."""
     topics = Topics(stream)
     if len(admin.describe([topics.features, topics.labels])) < 2:
         return
@@ -368,14 +368,14 @@ def _broker_version(settings: Settings) -> str:
         node = client.describe_cluster()["controller_id"]
         version = client.get_broker_version_data(node).broker_version
     except kafka.errors.KafkaError:
-        return "Apache Kafka of unknown version"  # this user may not describe the cluster
+        return "Apache Kafka of unknown version"  # this user has no right to describe the cluster
     finally:
         client.close()
     return "Apache Kafka " + ".".join(str(part) for part in version)
 
 
 def _required() -> list[str]:
-    """Return the names of the libraries that Driftline requires without extras."""
+    """Return the names of the libraries that Driftline requires even without extras."""
     return [
         line.split(";")[0].split("[")[0].split(">")[0].split("=")[0].split("<")[0].strip()
         for line in metadata.requires("driftline") or ()

@@ -15,7 +15,7 @@ from driftline.wire.values import parse_time
 # A service writes its state about once a second, but a window with many columns can keep the
 # monitor busy for longer.
 MAX_SILENCE_S = 30.0
-# Time that each kind of problem may last before the service is reported as unhealthy. Short
+# How long each kind of problem may last before the service is reported as unhealthy. Short
 # problems are normal: brokers restart, partitions move between workers, and batches take time.
 PATIENCE_S: Mapping[TroubleKind, float] = {
     "waiting for Kafka": 120.0,
@@ -24,7 +24,7 @@ PATIENCE_S: Mapping[TroubleKind, float] = {
     "no model": 60.0,
 }
 _WELL = ("running", "waiting for a model", "waiting for Kafka")
-# Prefixes of the keys in `ServiceState.rejected` that concern a model: its digest, its announcement
+# In `ServiceState.rejected`, keys with these prefixes concern a model: its digest, its announcement
 # or the champion pointer. Other `models` records, such as a freeze, have other keys.
 _OF_A_MODEL = ("sha256:", "model/", "role/champion")
 

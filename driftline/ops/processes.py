@@ -85,9 +85,9 @@ class ServiceState(Running, frozen=True, kw_only=True):
     partitions: int = 0  # number of partitions assigned to the worker
     consumed: int = 0  # number of messages handled since the service started
     lag: int = 0  # unread messages in the assigned partitions, updated about once a second
-    published: dict[str, int] = {}  # topic role → number of messages published since the start
-    model: str | None = None  # inference: digest of the model that serves
-    gaps: int = 0  # number of input ranges, since the start, that were deleted before being read
+    published: dict[str, int] = {}  # topic role → messages published since the service started
+    model: str | None = None  # inference: digest of the model in use
+    gaps: int = 0  # gaps detected since the start: offset ranges deleted before they were read
     lost: int = 0  # number of offsets in all gaps with a known end
     problem: str | None = None  # outcomes: why labels and records are in different partitions
     rejected: dict[str, str] = {}  # inference: digest or record key of a rejected model → reason
@@ -197,8 +197,8 @@ def read_state(folder: Path, service: Service, slot: int) -> ServiceState | None
 def unreadable(folder: Path, name: str = "*") -> Iterator[str]:
     """Yield a message for each state file that cannot be read, with the reason.
 
-    `name`, without a suffix, selects a single file. The supervisor and running services soon
-    replace their own unreadable files.
+    To check a single file, pass its name without `.json` as `name`. The supervisor and running
+    services soon replace their own unreadable files.
     """
     kinds: dict[str, object] = {
         _PROCESSES: tuple[Process, ...],
@@ -297,12 +297,12 @@ def stop(processes: Sequence[R], *, patience_s: float) -> tuple[R, ...]:
 
 
 def _send(process: Running, sign: signal.Signals) -> bool:
-    """Send a signal to a process if it is running. Return False if this user may not signal it."""
+    """Send a signal to a process if it is running. Return False if this user lacks permission."""
     if process.alive:
         try:
             os.kill(process.pid, sign)
         except ProcessLookupError:
-            pass  # it ended after the check
+            pass  # the process ended after the check
         except PermissionError:
             return False
     return True

@@ -42,8 +42,8 @@ class Status(msgspec.Struct, frozen=True):
 
     stream: str
     services: tuple[ServiceStatus, ...]
-    problems: tuple[str, ...]  # problems of the services on this machine, and of the models topic
-    serving: tuple[str, ...]  # digests of the models that serve on this machine
+    problems: tuple[str, ...]  # problems with local services and with the `models` topic
+    serving: tuple[str, ...]  # digests of the models in use on this machine
     champion: str | None
     frozen: bool
     drift: DriftEvent | None

@@ -51,8 +51,8 @@ RAN_WELL_S: Final = 60.0
 # After SIGTERM, a service commits and leaves its group. This takes less than a second unless the
 # broker is unreachable.
 STOP_PATIENCE_S: Final = 30.0
-# Size limit for a service's output outside its log, such as the traceback of a crash in the
-# interpreter or a native library.
+# Maximum size of the file for output that bypasses a service's log, such as the traceback of a
+# crash in the interpreter or a native library.
 MAX_OUTPUT_BYTES: Final = 500_000
 _STEP_EVERY_S: Final = 0.2
 # Prefix of error messages that Driftline's commands print.
@@ -131,7 +131,8 @@ class Supervisor:
 
     def _processes(self) -> tuple[Process, ...]:
         kept = [kept.process for kept in self._kept.values() if kept.process is not None]
-        # Add adopted services that no request includes, because `driftline down` must stop them.
+        # Add services that an earlier supervisor left running and that no request includes, because
+        # `driftline down` must stop them.
         return (*kept, *(process for process in self._left.values() if process.alive))
 
     def _write(self) -> None:
@@ -221,7 +222,7 @@ class _Kept:
     def __init__(self, wanted: Wanted, left: Process | None, now_s: float) -> None:
         self.wanted = wanted
         self.process = left
-        self.child: Child | None = None  # None before the first start, or if adopted
+        self.child: Child | None = None  # None before the first start, and for adopted processes
         self.is_running = left is not None
         self.started_s = now_s
         self.due_s = now_s
@@ -272,7 +273,7 @@ def _signal_name(number: int) -> str:
 
 
 def output_of(wanted: Wanted) -> Path:
-    """Return the path of the file that receives a service's output outside its log."""
+    """Return the path of the file for output that bypasses the service's log."""
     return Path(wanted.log).with_suffix(".err")
 
 
@@ -293,8 +294,8 @@ def _limit_output(wanted: Wanted) -> None:
 def _last_words(output: Path, code: int | None) -> str:
     """Return the error that a process printed, or "". `code` is its exit code, None if unknown.
 
-    Driftline's command line prints `error: …`, possibly a hint, and exits with 2. Any other error
-    comes from the interpreter, which prints the message on the last line.
+    Driftline's commands print `error: …`, sometimes followed by a hint, and exit with code 2. Any
+    other error comes from the interpreter, which prints the message on the last line.
     """
     if not output.exists() or (code is not None and code <= 0):
         return ""
@@ -314,7 +315,7 @@ def _myself(request: int) -> SupervisorState:
 
 
 def start_supervisor(folder: Path) -> subprocess.Popen[bytes]:
-    """Start a folder's supervisor process. It exits at once if another supervisor is running."""
+    """Start the supervisor process for a folder. It exits at once if the folder already has one."""
     command = (sys.executable, "-m", "driftline.ops.supervisor", str(folder.absolute()))
     return spawn(command, folder / "supervisor.err")
 

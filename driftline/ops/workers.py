@@ -1,7 +1,7 @@
 """Determine from state files which of a stream's services run on this machine and are healthy.
 
-Input: the folder of the state files, and the current time. Output: `Workers`, with their problems.
-This module does not connect to the broker.
+Input: the folder of the state files, and the current time. Output: `Workers`: each worker, and any
+problems found. This module does not connect to the broker.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ from driftline.ops.processes import (
 )
 from driftline.wire.topics import SERVICES, Service
 
-# Time that a service may take to start. Importing scikit-learn, pandas and Evidently alone takes
-# about 10 s on two slow cores.
+# Maximum time that a service may take to start. Just importing scikit-learn, pandas and Evidently
+# takes about 10 s on two slow cores.
 START_PATIENCE_S = 90.0
 UNSUPERVISED = (
     "the supervisor has ended: services keep running, but are not restarted; "
@@ -39,7 +39,7 @@ class Worker(msgspec.Struct, frozen=True):
     alive: bool
     problem: str | None = None  # why the worker is unhealthy
     restarts: int = 0
-    outdated: bool = False  # whether it started with an earlier version of the stream file
+    outdated: bool = False  # whether the worker started with an earlier version of the stream file
 
     @property
     def name(self) -> str:

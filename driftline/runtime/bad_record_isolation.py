@@ -1,4 +1,4 @@
-"""Search a batch for the records that make its handler fail, so that no record stops a stream.
+"""Find the records in a batch that make the handler fail, so that no record can stop the stream.
 
 Input: batches, and whether handling each chunk failed. Output: smaller and smaller chunks, until a
 single record fails. Such a record is called a culprit. It is retried after another record has been
@@ -58,7 +58,7 @@ class Isolation:
         self._limit = 0
         # Records that failed on their own → the reason. `try_again` and `committed` remove entries.
         self._culprits: dict[_Place, str] = {}
-        # Skipped culprits. Cleared by `take_proven`, and by `reread`, after which they are read
+        # Skipped culprits. Cleared by `take_proven`, and by `reread` because they will be read
         # again.
         self._unproven: list[Message] = []
         # The number of times that each record has failed on its own. `committed` removes records
@@ -105,8 +105,8 @@ class Isolation:
         return True
 
     def failed(self, messages: Messages, error: Exception) -> bool:
-        """Note that handling these records failed. The caller must make sure that they are read
-        again. Return whether a single record has now failed for the second time."""
+        """Register these records as failed. The caller must make sure that they are read again.
+        Return whether a single record has now failed for the second time."""
         if len(messages) == 1:
             place = _place(messages[0])
             reason = f"cannot be processed: {type(error).__name__}: {error}"
@@ -122,11 +122,11 @@ class Isolation:
         return False
 
     def reread(self) -> None:
-        """Note that all uncommitted records will be read again."""
+        """Prepare for all uncommitted records to be read again."""
         self._unproven.clear()
 
     def succeeded(self, messages: Messages) -> None:
-        """Note that these records were handled."""
+        """Register these records as handled."""
         self._has_succeeded = True
         self._in_a_row = 0
         if self._suspect:
@@ -141,7 +141,7 @@ class Isolation:
 
     @property
     def is_unproven(self) -> bool:
-        """Return whether a skipped culprit has not yet become a dead letter."""
+        """Return whether any skipped culprit has not yet become a dead letter."""
         return bool(self._unproven)
 
     def try_again(self, *, is_idle: bool) -> bool:
@@ -157,10 +157,11 @@ class Isolation:
         return bool(hasty)
 
     def take_proven(self, *, is_idle: bool) -> list[tuple[Message, str]]:
-        """Return the culprits that now become dead letters, with their reasons.
+        """Return the culprits that now become dead letters, each with the reason for its failure.
 
-        Call this after records have been handled, which proves that the handler works. If no more
-        records are available, call it with `is_idle`; any earlier success is then sufficient.
+        Call this after records have been handled, because their success proves that the handler
+        works. If no more records are available, call it with `is_idle`; any earlier success is then
+        sufficient.
         """
         if is_idle:
             if not self._has_succeeded:
@@ -171,7 +172,7 @@ class Isolation:
         return proven
 
     def committed(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Forget failed records below these committed offsets, which will not be read again."""
+        """Forget failed records below these committed offsets. They will not be read again."""
         for topic, partition, offset in list(self._failures):
             committed = offsets.get(TopicPartition(topic, partition))
             if committed is not None and offset < committed.offset:

@@ -99,8 +99,8 @@ class Handler(ABC):
         """Rebuild the state of newly assigned partitions from the checkpoints in `resume`.
 
         If a partition has no committed offset, its checkpoint is the start of its log, without
-        metadata. To start reading at other offsets, return these offsets. State from an earlier
-        assignment has already been dropped.
+        metadata. To start reading at other offsets, return them. State from an earlier assignment
+        has already been dropped.
         """
         return None
 

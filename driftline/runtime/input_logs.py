@@ -35,9 +35,9 @@ class InputLogs:
     """The logs of one worker's input topics. One object serves all of the worker's sessions.
 
     It remembers the worker's latest commits, for two reasons. First, Kafka deletes a topic's
-    committed offsets together with the topic. Second, a broker (Kafka 4.1.0) may report for minutes
-    after a crash that the group has committed nothing. Reading all records again would then publish
-    all results twice.
+    committed offsets together with the topic. Second, for minutes after a crash, a broker
+    (Kafka 4.1.0) may report that the group has committed nothing. Reading all records again would
+    then publish all results twice.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -125,7 +125,7 @@ class InputLogs:
         }
 
     def begin_commit(self) -> None:
-        """Note that a transaction is about to be committed."""
+        """Register that a transaction is about to be committed."""
         self._is_outcome_unknown = True
 
     def remember(self, offsets: Mapping[TopicPartition, Committed]) -> None:
@@ -202,7 +202,7 @@ class InputLogs:
         if unread < span.start:  # unread records were deleted
             change = LogChange(partition, topic_id, span.start, unread)
             return ResumePoint(Committed(span.start, at.metadata), *span, change)
-        if not known:  # committed by an old version, or by a tool that resets offsets
+        if not known:  # committed by an old version of Driftline, or by a tool that resets offsets
             change = LogChange(partition, topic_id, unread, is_new_topic=True)
             return ResumePoint(at, *span, change)
         return ResumePoint(at, *span, None)
@@ -236,9 +236,10 @@ def without_topic_id(at: Committed) -> tuple[str, Committed]:
 
 
 def lost_unread(change: LogChange, outcomes: str) -> list[Outgoing]:
-    """Return a record for the topic `outcomes`: a watermark that reports deleted, unread offsets.
+    """Return a list with a watermark for the topic `outcomes` that reports lost records.
 
-    Return an empty list if no unread offsets were deleted.
+    Records are lost if they are deleted before they are read. If no records were lost, the list is
+    empty.
     """
     if change.unread is None:
         return []

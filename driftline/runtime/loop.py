@@ -30,7 +30,7 @@ from driftline.runtime.session import Session
 
 log = logging.getLogger(__name__)
 
-# Committing a one-record transaction takes a median of 11 ms, which is negligible every 200 ms.
+# Committing a one-record transaction takes a median of 11 ms, a small part of this interval.
 COMMIT_INTERVAL_S = 0.2
 # Without transactions, each commit waits for all acknowledgements. With one commit a second, this
 # wait costs little throughput, and a killed worker's successor repeats little work.
@@ -62,7 +62,7 @@ class Loop:
        if partitions were assigned or a second has passed since its last call. If a record makes
        `handle` or `on_tick` fail, pass the record to `reject` instead.
     6. Send the results and dead letters in the order of the input records. With exactly-once, the
-       first record sent begins a transaction. Only then advance the positions past the batch.
+       first record sent begins a transaction. After sending, advance the positions past the batch.
     7. If `commit_interval_s` has passed since the last commit, commit the `offsets_to_commit`
        (`Session.commit`), then call `on_committed`.
 
@@ -128,7 +128,7 @@ class Loop:
         self._problem_since_s: float | None = None  # time of the first failure; None if Kafka works
         self._failures = 0  # failed sessions since Kafka last worked
         self._fenced_s = float("-inf")  # the time at which this worker was last fenced
-        # The stalled positions for which clients were last replaced; never reset.
+        # The positions at which reading last stalled and clients were replaced; never reset.
         self._stuck_at: dict[TopicPartition, int] = {}
 
     def step(self, timeout_s: float) -> bool:
@@ -148,7 +148,7 @@ class Loop:
                 log.warning("%s", error.message)
                 self._abandon()
                 return True
-            session.rewind()  # not in the `except` block, see broker/port.py
+            session.rewind()  # outside the `except` block, for the reason given in broker/port.py
             return True
         except BaseException:
             self._abandon()
@@ -275,7 +275,7 @@ class Loop:
                     len(messages),
                     error,
                 )
-        session.rewind()  # not in the `except` block, see broker/port.py
+        session.rewind()  # outside the `except` block, for the reason given in broker/port.py
         return False
 
     def _settle_culprits(self, session: Session, *, is_idle: bool) -> bool:
@@ -348,7 +348,7 @@ class Loop:
             session.abandon()
 
     def _count_abort(self, error: TransactionAborted) -> None:
-        """Log an aborted transaction. After too many consecutive aborts, raise the error again."""
+        """Log an aborted transaction. After too many consecutive aborts, re-raise the error."""
         self._aborts += 1
         if self._aborts > MAX_ABORTS_IN_A_ROW:
             self._aborts = 0
@@ -387,7 +387,7 @@ class Loop:
 
 
 def _free_memory() -> None:
-    """Free failed clients that only reference cycles keep alive, and return memory to the system.
+    """Free failed clients kept alive only by reference cycles, and return memory to the system.
 
     glibc does not return free memory that lies between blocks still in use. Without `malloc_trim`,
     a process that used 30 MB retained 50 MB of free memory after ten outages. Other C libraries

@@ -1,8 +1,8 @@
-"""Compute a partition's max position so that no single record can advance it far (no I/O).
+"""Compute a partition's max position so that no single record can advance it far.
 
 Input: the positions of a partition's records, in log order. Output: the max position, and the
 records that are implausibly far ahead of it. The result depends only on the partition's records,
-not on batches, restarts, other partitions or the wall clock.
+not on batches, restarts, other partitions or the wall clock. This module performs no I/O.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ AGREEING: Final = 10
 # between independent records exceeds this limit only once in 10^5 records.
 _LONGER: Final = 4
 _STEPS: Final = 8
-# The limits on the axis (event time or rows) that the stream's windows do not use. Cooldowns and
+# The limits for whichever axis, event time or rows, the stream's windows do not use. Cooldowns and
 # budgets may be measured on that axis, but it has no window length to serve as the limit.
 MAX_AHEAD_US: Final = 7 * 86_400_000_000
 MAX_AHEAD_ROWS: Final = 1_000_000

@@ -77,8 +77,8 @@ class Session:
         # The next offset to handle in each assigned partition. Set by an assignment, advanced only
         # after results have been sent, and removed by a revocation.
         self._positions: dict[TopicPartition, int] = {}
-        # Set like `_positions`, but never advanced. The results of records before this offset are
-        # committed, so those records are read only to rebuild the handler's state.
+        # Set by an assignment, removed by a revocation, never advanced. Results of records before
+        # this offset are committed, so those records are read only to rebuild the handler's state.
         self._unread: dict[TopicPartition, int] = {}
         self._all_partitions: tuple[TopicPartition, ...] | None = None  # fetched on first use
         self._producer = self._new_producer()
@@ -89,7 +89,7 @@ class Session:
             raise
 
     def _join(self, group: str) -> Consumer:
-        # With an instance id, a worker restarted in its slot gets its partitions back immediately.
+        # With an instance id, a worker restarted in the same slot regains its partitions at once.
         consumer = self._broker.consumer(
             group, client_id=self._client_id, instance_id=self._client_id
         )
@@ -173,7 +173,7 @@ class Session:
 
     @property
     def stuck_at(self) -> Mapping[TopicPartition, int]:
-        """Return the positions of partitions with unread records, if none has moved for 100 s."""
+        """Return the positions of partitions with unread records, if none advanced for 100 s."""
         return self._behind if self._checks_without_progress >= _PATIENT_CHECKS else {}
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
@@ -359,13 +359,13 @@ class Session:
             self._client_id if self._exactly_once else None,
             transaction_timeout_s=TRANSACTION_TIMEOUT_S,
             client_id=self._client_id,
-            # Readers drop a result unless its source offset exceeds all earlier source offsets. If
-            # a send failed but a later send succeeded, readers would drop the retried record.
+            # Readers drop results whose source records' offsets do not increase. If a send failed
+            # but a later send succeeded, readers would drop the retried record.
             gapless=not self._exactly_once,
         )
         if self._exactly_once:
-            # Fence any predecessor now. If its open transaction includes offsets, Kafka returns no
-            # committed offsets until that transaction ends or times out.
+            # Fence any predecessor now. If the predecessor's open transaction includes offsets,
+            # Kafka returns no committed offsets until that transaction ends or times out.
             try:
                 producer.begin()
                 producer.abort()

@@ -33,7 +33,7 @@ def make_struct(types: Mapping[str, Any], *, refuse_unknown: bool) -> type[msgsp
 def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[[bytes], Any]:
     """Return a function that decodes JSON to a struct with the fields that `make_struct` defines.
 
-    The function raises one of `DECODE_ERRORS`, which `reason_of` explains.
+    If decoding fails, the function raises one of `DECODE_ERRORS`, which `reason_of` can explain.
     """
     known = make_struct(types, refuse_unknown=refuse_unknown)
     if known is not None:

@@ -1,8 +1,8 @@
 """Decode and check the metadata that services commit to Kafka along with their offsets.
 
-Input: a consumer group's commits, some of which a tool that resets offsets may have written.
-Output: a struct, or None if the metadata is invalid. The bounds of the struct's fields define the
-numbers from which a service can resume.
+Input: a consumer group's commits, some of which may come from a tool that resets offsets. Output:
+a struct, or None if the metadata is invalid. The bounds on the struct's fields exclude values from
+which no service can resume.
 """
 
 import logging

@@ -85,7 +85,8 @@ class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
 class RejectedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A record that became a dead letter, with its position if the position is readable.
 
-    In the `predictions` topic, it is a feature record; in `outcomes`, it is a label.
+    A watermark in the `predictions` topic reports a rejected feature record; a watermark in the
+    `outcomes` topic reports a rejected label.
     """
 
     offset: Offset
@@ -149,8 +150,10 @@ class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
     source: Source
     record: msgspec.Raw
     label: Value
-    label_time: str | None  # event time at which the label became known, on the time axis
-    label_row: RowNumber | None  # record number at which the label became known, on the row axis
+    # The event time at which the label became known. Always None if windows use the row axis.
+    label_time: str | None
+    # The record number at which the label became known. Always None if windows use the time axis.
+    label_row: RowNumber | None
     revision: Count
     ahead: bool = False
 
@@ -190,14 +193,14 @@ class RetrainRequest(Event, frozen=True, tag="retrain_request"):
 
     id: str
     cause: Literal["drift", "manual", "schedule"]
-    caused_by: tuple[str, ...]  # ids of drift events
+    caused_by: tuple[str, ...]  # ids of the drift events that caused the request
     reason: str
     position: Position | None  # the stream's largest position when the request was made
-    since: Position | None  # onset of the change: older data may follow another concept
+    since: Position | None  # onset of the change; earlier data may reflect a different concept
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """The number of outcomes that the trainer removed for one reason before training."""
+    """A reason for which the trainer removed outcomes before training, and how many it removed."""
 
     reason: str
     count: Count

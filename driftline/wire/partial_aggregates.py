@@ -24,8 +24,8 @@ class SampledRecords(msgspec.Struct, frozen=True):
     """A sample of n records as columns: little-endian arrays (n,), base64-encoded in JSON.
 
     `hashes` are uint32 hashes of the record ids. `positions` and `offsets` (in the `predictions`
-    topic) are int64. `columns` are float64 or codes. `scores` (one array per class) are uint16: the
-    score times 65534, or 65535 if there is no score.
+    topic) are int64. `columns` are float64 arrays (number columns) or `Codes` (category columns).
+    `scores` (one array per class) are uint16: the score times 65534, or 65535 if there is no score.
     """
 
     hashes: bytes
@@ -67,11 +67,11 @@ class SlideAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DataAggregates(Event, frozen=True, tag="data_parts"):
-    """One partition's partial aggregates for the slides of predictions that it has closed.
+    """One partition's partial aggregates for closed slides of predictions.
 
-    Chunks of the same slide must be merged. `grid` is the name of the grid that numbers the slides:
-    a slide's size and number of panes. Slides whose index is smaller than `passed` are closed, so
-    no more partial aggregates for them will follow. If the aggregates are split into several
+    Chunks of the same slide must be merged. `grid` states a slide's size and number of panes, which
+    determine how slides are numbered. Slides whose index is smaller than `passed` are closed, so no
+    more partial aggregates for them will follow. If the aggregates are split into several
     records, `passed` is None in all records except the last.
     """
 
@@ -104,8 +104,8 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class ErrorSums(msgspec.Struct, frozen=True):
-    """Sums of the absolute errors and of their squares (both times 2^64), and of their fourth
-    powers (times 2^128). All sums are integers of any size, written as text."""
+    """Sums of the absolute errors and of their squares (both scaled by 2^64), and of their fourth
+    powers (scaled by 2^128). All sums are integers of any size, written as text."""
 
     errors: str
     squares: str
@@ -141,9 +141,10 @@ class PaneAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PerformanceAggregates(Event, frozen=True, tag="performance_parts"):
-    """One partition's partial aggregates for the panes of outcomes that it has closed.
+    """One partition's partial aggregates for closed panes of outcomes.
 
-    `passed` is the index of a pane. `partition` and `grid` are as in `DataAggregates`.
+    Panes whose index is smaller than `passed` are closed. `partition` and `grid` are as in
+    `DataAggregates`.
     """
 
     partition: PartitionNumber

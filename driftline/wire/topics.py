@@ -166,7 +166,7 @@ class TopicDifference(msgspec.Struct, frozen=True):
     what: str
     planned: str
     found: str | None
-    keeps_more: bool = False  # only a warning: the topic keeps or accepts more than planned
+    keeps_more: bool = False  # the topic merely keeps records longer or accepts larger records
 
     def __str__(self) -> str:
         if self.found is None:
@@ -207,7 +207,7 @@ def differences(
 
 
 def _keeps_more(key: str, planned: str, found: str) -> bool:
-    """Return whether a topic with the setting `found` keeps or accepts more than planned."""
+    """Return whether `found` keeps records longer or accepts larger records than planned."""
     if key not in ("retention.ms", "max.message.bytes"):
         return False
     try:
@@ -234,8 +234,9 @@ def require(
     """Check that the broker's topics match the plan.
 
     With `role`, check only the topics that the role writes or reads, because the role may lack the
-    rights to describe other topics. Return the differences that merely make a topic keep or accept
-    more than planned. Raises TopicMismatch if there are other differences. Raises BrokerError.
+    rights to describe other topics. Return the differences that merely make a topic keep records
+    longer or accept larger records than planned. Raises TopicMismatch if there are other
+    differences. Raises BrokerError.
     """
     found = differences(admin, topics, role)
     if wrong := [difference for difference in found if not difference.keeps_more]:

@@ -32,7 +32,7 @@ _MAX_REASON_LENGTH: Final = 300
 
 
 def shortened(reason: str) -> str:
-    """Shorten a long reason by cutting out its middle. The end often names the field.
+    """Shorten a long reason by cutting out its middle, because its end often names the field.
 
     >>> shortened("Invalid value '" + 1_000 * "x" + "' - at `$.type`").count("x")
     269
@@ -125,7 +125,7 @@ def parse_time(value: str) -> int:
     (1500000, 1500000)
     """
     moment = None
-    if len(value) >= 20:  # the shortest RFC 3339 time; `fromisoformat` also accepts dates
+    if len(value) >= 20:  # length of the shortest RFC 3339 time; `fromisoformat` also accepts dates
         try:
             # `fromisoformat` accepts any separator between date and time, but not a lower-case `z`.
             moment = datetime.fromisoformat(value[:-1] + "Z" if value[-1] == "z" else value)
@@ -140,8 +140,8 @@ def parse_time(value: str) -> int:
     return bounded_time(to_time_us(moment))
 
 
-# Patterns of times that `fromisoformat` parses ten times as fast as `strptime`. Each pattern is
-# mapped to the length of a time without fractional seconds.
+# The strptime patterns for which `fromisoformat` is ten times as fast as `strptime`. Each pattern
+# is mapped to the length of a time without fractional seconds.
 _ISO_PATTERNS: Final = {
     "%Y-%m-%d": 10,
     "%Y-%m-%d %H:%M": 16,
@@ -174,7 +174,7 @@ def time_reader(stream: Stream) -> Callable[[Any], int]:
 
 
 def pattern_reader(pattern: str) -> Callable[[Any], int]:
-    """Return a function that parses times with a strptime pattern to microseconds since 1970 UTC.
+    """Return a function that parses a time with a strptime pattern, as microseconds since 1970 UTC.
 
     A time without a zone is assumed to be UTC. The function raises ValueError for an invalid time.
     """

@@ -62,10 +62,10 @@ class DependenceDrift(msgspec.Struct, frozen=True):
 class Limits(msgspec.Struct, frozen=True):
     """Thresholds for a window's scores.
 
-    A score of `alarm` or more is evidence for a drift event. So is a score of `warning` or more if
-    one of the two previous windows also had such a score. `alarm` is None if the reference is
-    too short for calibration. In this case, `warning` is larger than every score of the reference's
-    own windows.
+    A score of `alarm` or more is evidence for a drift event. A score of `warning` or more is also
+    evidence if either of the two preceding non-overlapping windows had such a score. `alarm` is
+    None if the reference is too short for calibration. In this case, `warning` is larger than every
+    score of the reference's own windows.
     """
 
     warning: float
@@ -104,7 +104,8 @@ class DataGroup(msgspec.Struct, frozen=True):
     relations: tuple[DependenceDrift, ...] = ()
     repeated: Count = 0
     limits: Limits | None = None
-    estimate: MetricEstimate | None = None  # None if not tested, or if the package lacks data
+    # None if nothing was tested, or if the model package lacks the necessary data.
+    estimate: MetricEstimate | None = None
 
 
 class PerformanceGroup(msgspec.Struct, frozen=True):
@@ -113,11 +114,11 @@ class PerformanceGroup(msgspec.Struct, frozen=True):
     model: str
     records: Count
     metric: float
-    error: float  # mean of the errors: 0 or 1 (classification) or absolute (regression)
+    error: float  # mean of 0/1 errors (classification) or absolute errors (regression)
     reference_error: float | None = None
-    p_value: float | None = None  # of the increase over `reference_error`; None if not tested
+    p_value: float | None = None  # for the increase over `reference_error`; None if not tested
     worse: bool = False
-    standard_error: float | None = None  # of the metric, assuming independent records
+    standard_error: float | None = None  # standard error of `metric`, assuming independent records
 
 
 class DataWindow(Event, frozen=True, tag="data_window"):
@@ -129,8 +130,8 @@ class DataWindow(Event, frozen=True, tag="data_window"):
     watermark had reached when they arrived, and are not used otherwise. `row` and `time` are the
     largest row number and time of all records. `dead_letters` counts records that could not be
     scored. `lost` counts records that were deleted before they were read (a recreated topic counts
-    as one record). `records` includes neither. `quality` contains `dead_letters` or `gaps` if the
-    number of dead letters or lost records is too high.
+    as one record). `records` includes neither dead letters nor lost records. `quality` contains
+    `dead_letters` or `gaps` if the number of dead letters or lost records is too high.
     """
 
     id: str
@@ -172,7 +173,7 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     metric: Metric
     value: float | None  # None if there are no outcomes, or all are late or revised
     groups: tuple[PerformanceGroup, ...]
-    standard_error: float | None = None  # of `value`, assuming independent records
+    standard_error: float | None = None  # standard error of `value`, assuming independent records
     lost: Count = 0
     dead_letters: Count = 0
     quality: tuple[WindowQuality, ...] = ()

@@ -28,7 +28,7 @@ from driftline.wire.values import format_time
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """Counts of exported records and labels. The file contains every readable record."""
+    """The numbers of exported records and labels. The file contains every readable record."""
 
     records: int
     labelled: int  # records with a label
@@ -91,7 +91,7 @@ def write_recorded(
 
 
 class _Record(NamedTuple):
-    """A decoded record. Partitions are merged in the order of the first three fields."""
+    """A decoded record. The first three fields define the order in which partitions are merged."""
 
     reached: int  # the largest accepted position in the partition, up to and including this record
     partition: int
@@ -109,7 +109,8 @@ class _Known(NamedTuple):
 class _Reader:
     """Collects records and labels from both topics, and joins them.
 
-    Pass each partition's messages in order. The two topics may be interleaved in any way.
+    Pass each partition's messages in order. Messages from the two topics may be interleaved in any
+    way.
     """
 
     def __init__(self, stream: Stream) -> None:

@@ -108,14 +108,15 @@ def _results(found: Backtest) -> ET.Element:
 
 
 def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
-    """Return a policy's chart of the metric over time, and its events."""
+    """Return a chart of one policy's metric over time, and a table of the policy's events."""
     rows = play.compared.rows
     block = max(1, (max(rows) - min(rows) + 1) // _BLOCKS) if rows else 1
     ends, values = play.compared.over_time(block)
     every = found.every_window.compared.over_time(block)[1]["loop"]
     every = [*every, *[None] * len(ends)][: len(ends)]
     events = [
-        # Event ids become anchors, which must be unique, but policies can have the same events.
+        # Event ids become HTML anchors, which must be unique, but several policies can produce an
+        # event with the same id.
         msgspec.structs.replace(event, id=f"{play.name}-{event.id}", report=None)
         for observed in play.events
         if (event := report_event(observed)) is not None
@@ -224,7 +225,7 @@ def _where(window: DataWindow) -> str:
 def _samples(
     stream: Stream, rows: Playback, chosen: dict[str, DataWindow]
 ) -> dict[str, NDArray[Any]]:
-    """Return each chosen column's values in its window."""
+    """Return each chosen column's values in the window that was chosen for the column."""
     codec = RecordCodec(stream)
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in chosen}
     records = (play.value for play in rows.play() if play.kind == "record")

@@ -75,10 +75,10 @@ def with_policy(stream: Stream, policy: Policy) -> Stream:
 
 
 def periodic(stream: Stream, records: int, trainings: int) -> Stream:
-    """Return a copy of the stream that retrains `trainings` times, evenly over `records` records.
+    """Return a copy of the stream that retrains `trainings` times within `records` records.
 
-    The copy has no cooldown. Its budget prevents an extra retraining at the end, whose model would
-    never be used.
+    The retrainings are evenly spaced, without cooldown. The budget prevents an additional
+    retraining at the end of the data, because its model would never be used.
     """
     every = Span(records=records // (trainings + 1))
     budget = Budget(requests=trainings, per=Span(records=2 * records))

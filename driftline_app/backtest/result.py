@@ -40,7 +40,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     train_seconds: float
     gain: float | None
     gain_error: float | None
-    periodic: float | None  # metric when retraining as many times at regular intervals
+    periodic: float | None  # metric with the same number of retrainings at regular intervals
     periodic_retrains: tuple[int, ...]
     periodic_gain: float | None
     periodic_gain_error: float | None
@@ -86,7 +86,8 @@ class ComparisonRow(msgspec.Struct, frozen=True):
     name: str
     metric: str
     gain: str = ""  # improvement over never retraining
-    periodic_gain: str = ""  # improvement over retraining as many times at regular intervals
+    # Improvement over retraining the same number of times at regular intervals.
+    periodic_gain: str = ""
     events: str = ""
     trainings: str = ""
     train_seconds: str = ""
@@ -197,7 +198,7 @@ def comparison(found: Backtest) -> list[ComparisonRow]:
 
 
 def format_gain(gain: float | None, error: float | None) -> str:
-    """Format an improvement and its standard error, rounded to the error's first two digits.
+    """Format an improvement and its error, so that the error has two significant digits.
 
     >>> format_gain(0.10436, 0.01794), format_gain(22.3066, 4.2149), format_gain(None, None)
     ('+0.104 ± 0.018', '+22.3 ± 4.2', '–')
@@ -216,8 +217,8 @@ def persistence(stream: Stream, play: Played) -> float | None:
 def _policy_result(play: Played, even: Played | None) -> PolicyResult:
     """Return a policy's result.
 
-    `even` is the replay that retrains as many times at regular intervals, or None if the policy
-    trained no model.
+    `even` is the replay that retrains the same number of times at regular intervals, or None if the
+    policy trained no model.
     """
     gain, error = play.compared.gain("loop", "static")
     if even is None:

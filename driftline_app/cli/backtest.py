@@ -127,7 +127,7 @@ def backtest(
     stream = find_stream(file) if context is None or file is not None else context.stream
     policies = _policies(policy or [stream.retrain.policy])
     if report is not None:
-        report.mkdir(parents=True, exist_ok=True)  # fail before the long replays
+        report.mkdir(parents=True, exist_ok=True)  # fail now rather than after the long replays
     out = stderr if as_json else stdout
     with tempfile.TemporaryDirectory(prefix="driftline-backtest-") as folder:
         title = data or Topics(stream).features

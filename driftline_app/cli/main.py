@@ -37,7 +37,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-# Panel of `driftline --help` → modules, each with its commands. A `typer.Typer` becomes a group.
+# Panel of `driftline --help` → modules, each with its commands. A `typer.Typer` becomes a command
+# group.
 _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "Start": [
         ("init", ("init",)),

@@ -338,5 +338,5 @@ def _find(catalog: Catalog, digest: str) -> ModelAnnounced:
 
 
 def _minute(moment: str) -> str:
-    """Shorten an RFC 3339 time in UTC to date, hour and minute."""
+    """Shorten an RFC 3339 time in UTC to its date, hour and minute."""
     return moment[:16].replace("T", " ")

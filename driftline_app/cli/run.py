@@ -1,7 +1,7 @@
-"""Stream a data set through all services in one process, in memory or on Kafka, and save the run.
+"""`driftline run` and `driftline demo`: stream a data set through all services in one process.
 
-Implements `driftline run` and `driftline demo`. Input: a data set and a stream file. Output: the
-printed events, and the run's folder with its topics, result and report.
+Input: a data set and a stream file. Output: the printed events, and the run's folder with its
+topics, result and report.
 """
 
 from pathlib import Path

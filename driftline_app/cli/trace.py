@@ -63,7 +63,10 @@ def _tree(node: Node) -> Tree:
 
 
 def _grow(tree: Tree, node: Node, direction: str) -> None:
-    """Add a node's causes and effects to the tree, with a heading where the direction changes."""
+    """Add a node's causes and effects to the tree.
+
+    Insert a heading wherever the tree switches between causes and effects.
+    """
     for words, others in ((BECAUSE, node.causes), (LED_TO, node.effects)):
         if not others:
             continue

@@ -10,7 +10,7 @@ _SHOWN: Final = 5
 
 
 def report_unsent(items: Sequence[TooLarge]) -> None:
-    """Print each of the first five items' data row and reason, and the number of other items."""
+    """Print the row and the reason for each of the first five items, then how many items remain."""
     for item in items[:_SHOWN]:
         stderr.print(f"not sent: data row {item.row}: {item.reason}", style="red", soft_wrap=True)
     if (more := len(items) - _SHOWN) > 0:

@@ -1,4 +1,4 @@
-"""Compute a replay's metrics from its outcomes, for the loop, the first model and two baselines.
+"""Compute a replay's metrics for the models in use, the first model alone and two baselines.
 
 Input: each outcome's row, label and predictions, one per predictor, from `Observer`. Output:
 metrics, metrics over time, and paired differences. This module reads no topic.
@@ -72,7 +72,10 @@ class ComparedPredictors:
         return ends, values
 
     def gain(self, ours: str, theirs: str) -> tuple[float | None, float | None]:
-        """Return how much better `ours` is than `theirs`: mean and standard error over blocks."""
+        """Return the mean improvement of `ours` over `theirs`, and its standard error.
+
+        Both are computed over blocks.
+        """
         if len(self.rows) < 2 * BLOCKS:
             return None, None
         blocks = np.array_split(np.argsort(np.array(self.rows), kind="stable"), BLOCKS)
@@ -88,9 +91,10 @@ class ComparedPredictors:
     def beside(
         self, name: str, other: "ComparedPredictors", theirs: str, *, as_name: str
     ) -> "ComparedPredictors":
-        """Combine predictor `name` with `other`'s predictor `theirs`, on the rows that both have.
+        """Return a comparison of this object's predictor `name` with `other`'s predictor `theirs`.
 
-        In the result, predictor `theirs` is called `as_name`.
+        The comparison contains only the rows that both objects have, and calls predictor `theirs`
+        `as_name`.
         """
         at = {row: place for place, row in enumerate(other.rows)}
         both = ComparedPredictors(self._metric_name, self._task, (name, as_name))

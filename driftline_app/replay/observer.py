@@ -1,8 +1,8 @@
-"""Consume a run's topics while it runs: collect events, data windows, and predictions to compare.
+"""Collect events, data windows and predictions from a run's topics while the run is in progress.
 
 Input: the topics `outcomes`, `windows`, `drift`, `retrain` and `models`. Output: events, data
-windows, and for each outcome the predictions of the loop, the first model and the baselines. The
-observer publishes nothing.
+windows, and for each outcome the predictions of the model in use, the first model and the
+baselines. The observer publishes nothing.
 """
 
 from collections import Counter, deque
@@ -68,7 +68,7 @@ class Observer:
                 {p: offsets.end for name in watched for p, offsets in admin.offsets(name).items()}
             )
         # Record id → row and baseline predictions of each record with this id that has no outcome
-        # yet, in the order sent. Most ids have one record; a repeated id has several.
+        # yet, in the order in which the records were sent. Most ids have only one record.
         self._baselines: dict[str, deque[tuple[int, dict[str, Value]]]] = {}
         self.compared = ComparedPredictors(
             stream.judged_by, stream.task, ("loop", "static", "baseline", "persistence")

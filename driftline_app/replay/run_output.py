@@ -47,7 +47,7 @@ class RunOutput:
             case RetrainDecision():
                 text = f"[yellow]model kept[/]  {escape(event.reason)}"
             case RolePointer(by="trainer"):
-                return  # the line about the decision covers this pointer
+                return  # the line about the retrain decision already reports this change
             case RolePointer():
                 text = f"[cyan]model chosen by operator[/]  {short_digest(event.digest)}"
         self._print(f"row {observed.row:>9,}  {text}")

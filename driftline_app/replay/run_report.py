@@ -87,6 +87,6 @@ def report_event(observed: ObservedEvent, drawn: Collection[str] = ()) -> RunEve
             what = "swap" if event.promoted else "kept"
             return RunEvent(row=observed.row, what=what, text=event.reason, id=event.id)
         case RolePointer(by="trainer"):
-            return None  # the decision's entry covers the pointer and gives the reason
+            return None  # the entry of the retrain decision reports this change
         case RolePointer():
             return RunEvent(row=observed.row, what="swap", text=event.reason, id=event.digest)

@@ -52,7 +52,7 @@ E = TypeVar("E")
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """The opening of a drift event."""
+    """A drift event that was opened."""
 
     kind: DriftKind
     row: int
@@ -60,7 +60,7 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 class MetricResult(msgspec.Struct, frozen=True):
-    """The stream's metric for the loop, for the first model alone, and for the baseline."""
+    """The stream's metric for the run (`loop`), the first model (`static`) and the baseline."""
 
     name: Metric
     static: float | None
@@ -209,7 +209,7 @@ class Simulation:
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
-        """Return the openings of the drift events, in order."""
+        """Return an alert for each drift event that was opened, in order."""
         return tuple(
             Alert(event.kind, row, event.columns)
             for row, event in self._events_of(DriftEvent)

@@ -1,7 +1,7 @@
 """Draw column drift as SVG for a report: a heat map over windows, and histograms of two samples.
 
-Input: effects by window, and arrays of values. Output: `svg` elements without scripts. The page's
-CSS sets the colours.
+Input: each column's shift in each window, and arrays of values. Output: `svg` elements without
+scripts. The page's CSS sets the colours.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 def heat_map(columns: Sequence[tuple[str, Sequence[Cell]]]) -> ET.Element:
-    """Return a heat map with a line for each column and a cell for each window.
+    """Return a heat map with one line per data column and, in each line, one cell per window.
 
     All columns must have the same windows. Labels below the map show the windows' last rows.
     """

@@ -7,9 +7,10 @@ from driftline.safe_text import visible
 
 
 def element(tag: str, *children: ET.Element | str, **attributes: str | float) -> ET.Element:
-    r"""Return an element. `class_` sets the attribute `class`; other underscores become hyphens.
+    r"""Return an element.
 
-    Text may contain any characters. Markup is escaped when the page is written. Characters that XML
+    `class_` sets the attribute `class`. In other attribute names, underscores become hyphens. Text
+    may contain any characters. Markup is escaped when the page is written. Characters that XML
     does not allow, or that change the text around them, are written as escapes.
 
     >>> ET.tostring(element("p", "a < b ", element("b", "\x07"), class_="x"), encoding="unicode")

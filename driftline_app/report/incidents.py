@@ -24,7 +24,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     detected: int  # the row at which the first drift event opened
     findings: tuple[str, ...]  # messages of the drift events
     swaps: tuple[int, ...]  # rows at which a new model took over
-    resolved: int | None  # the row at which the last drift event was resolved; None if open
+    resolved: int | None  # row at which the last drift event was resolved; None if one is open
 
     @property
     def began(self) -> int:
@@ -35,7 +35,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
 def incidents(events: Sequence[RunEvent], changes: Sequence[Change]) -> tuple[Incident, ...]:
     """Return the incidents in order. `events` must be sorted by row.
 
-    A known change belongs to the first incident that is detected at or after its row.
+    A known change belongs to the first incident that is detected at or after the row of the change.
     """
     found: list[Incident] = []
     open_ids: set[str] = set()
@@ -86,7 +86,7 @@ def conclusion(report: RunReport) -> str:
 
 
 def comparison(report: RunReport) -> str:
-    """Return text that compares the loop with the first model; empty if there are no outcomes."""
+    """Compare the run's metric with the first model's, as text; empty if there are no outcomes."""
     totals = report.totals
     if totals.loop is None or totals.static is None:
         return ""
@@ -134,7 +134,7 @@ class Levels(msgspec.Struct, frozen=True):
 
 
 def levels_of(incident: Incident, over: MetricOverTime) -> Levels:
-    """Return the loop's mean metric before, during and after an incident."""
+    """Return the run's mean metric before, during and after an incident."""
     repaired = incident.swaps[0] if incident.swaps else incident.resolved
 
     def mean(is_wanted: Callable[[int, int], bool], newest: int = 0) -> float | None:

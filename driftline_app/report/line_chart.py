@@ -1,7 +1,8 @@
 """Draw a report's line chart as SVG: a metric by row, with lanes for events below it.
 
-Input: values and marks. Output: one `svg` element without scripts; tooltips are SVG titles. The
-page's CSS sets the colours and the text size, which is larger on narrow screens.
+Input: the metric's values (`Series`), and events (`Mark`). Output: one `svg` element without
+scripts; tooltips are SVG titles. The page's CSS sets the colours and the text size, which is larger
+on narrow screens.
 """
 
 import math
@@ -28,8 +29,8 @@ AXIS = 38
 class Series(msgspec.Struct, frozen=True):
     """A line of the chart.
 
-    `values` has one entry per block, which may be None. `label` is a name, optionally followed by a
-    colon and an explanation.
+    Each entry of `values` belongs to a block, and is None if the block has no value. `label` is a
+    name, optionally followed by a colon and an explanation.
     """
 
     style: Literal["loop", "static", "baseline"]

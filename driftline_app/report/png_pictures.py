@@ -20,7 +20,8 @@ FONTS: Final = (
 )  # fmt: skip
 _SCALE: Final = 2.0  # pixels per unit of the drawing, for high-resolution screens
 _TITLE: Final = 30  # height of the title
-_MAX_NAME: Final = 60  # in characters of up to 4 bytes; most file systems allow 255 bytes
+# Maximum length of a file name, in characters of up to 4 bytes. Most file systems allow 255 bytes.
+_MAX_NAME: Final = 60
 
 
 def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:

@@ -18,7 +18,9 @@ class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
     row: int  # data row, counted from 0, at which the event was observed
     what: Happened
     text: str  # the reason, as a sentence
-    id: str  # id of the drift event, retrain request or decision; a digest for an operator's swap
+    # Id of the drift event, retrain request or decision; the model's digest if an operator changed
+    # the champion.
+    id: str
     drift: DriftKind | None = None  # kind of drift; None for other events
     report: str | None = None  # path of Evidently's report, relative to the run's report
 

@@ -22,8 +22,8 @@ ASK_EVERY: Final = 32
 
 
 class AutocorrelationState(State, frozen=True):
-    """The state of an `Autocorrelation`. Renamed fields keep their original names in the snapshot
-    file."""
+    """The state of an `Autocorrelation`. A field that was renamed in the code
+    keeps its old name in the snapshot file."""
 
     variance_inflation: float = msgspec.field(name="inflation")
     history: list[float]

@@ -17,7 +17,7 @@ from monitor.decisions.plain_state import Count, Piece, State, put, take
 
 # The constants in this module were chosen with `python -m benchmarks.evidence detectors --tune`.
 
-# Maximum number of segments that a test stores. Only crafted values reach this limit.
+# Maximum number of segments that a test stores. Only contrived input reaches this limit.
 MAX_PIECES: Final = 200
 
 
@@ -79,7 +79,7 @@ class LikelihoodRatio:
     """
 
     def __init__(self, threshold: float, *, binary: bool, autocorrelation: Autocorrelation) -> None:
-        """`threshold` applies to independent values. The test multiplies it by the variance
+        """`threshold` applies to independent values, and is multiplied by the variance
         inflation."""
         self._threshold = threshold * autocorrelation.variance_inflation
         self._autocorrelation = autocorrelation
@@ -173,9 +173,8 @@ class _Pieces:
     def likeliest(
         self, of: Callable[[int, float], float], count: int, total: float
     ) -> tuple[float, Split | None]:
-        """Return the largest log-likelihood ratio, and the most likely change. The ratio is the
-        largest among changes that are at least `LEAST_VALUES` values old. The most likely change
-        may be more recent."""
+        """Return the largest log-likelihood ratio among changes that are at least `LEAST_VALUES`
+        values old, and the most likely change of any age."""
         whole = of(count, total)
         best, lasting, place = 0.0, 0.0, None
         after, of_after = 0, 0.0

@@ -44,8 +44,8 @@ class DriftedState(State, frozen=True):
 
 
 class DeciderState(State, frozen=True):
-    """All state that depends on the events read so far and affects later decisions. Renamed fields
-    keep their original names in the snapshot file."""
+    """All state that depends on the events read so far and affects later decisions. A field that
+    was renamed in the code keeps its old name in the snapshot file."""
 
     lifecycles: dict[DriftKind, LifecycleState] = msgspec.field(name="lanes")
     errors: ErrorWatchState
@@ -60,9 +60,9 @@ class Decider:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._lifecycles = {kind: EventLifecycle(stream, kind) for kind in _KINDS}
-        # The lifecycle of quality events for labels that became dead letters and for lost records.
-        # These events come from performance windows, which have no fixed order relative to data
-        # windows. They therefore have their own lifecycle, and never cause a retrain request.
+        # The lifecycle of quality events about labels that became dead letters, and about lost
+        # records. These events come from performance windows, which have no fixed order relative to
+        # data windows. The events therefore have their own lifecycle, and never cause retraining.
         self._lost = EventLifecycle(stream, "quality")
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
@@ -133,7 +133,7 @@ class Decider:
             findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
             if kind == "quality":
                 findings[-1] = _with_window(findings[-1], window)
-            # Use only the newest model's finding, and never let it change a newer model's event.
+            # Use the newest tested model's finding, unless the open event's model is even newer.
             if not _is_newer(lifecycle.open, tested[-1].model, window):
                 events.append(
                     lifecycle.observe(
@@ -148,7 +148,7 @@ class Decider:
         return [event for event in events if event is not None]
 
     def _untested(self, window: DataWindow) -> list[DriftEvent]:
-        """Check a window without tested groups, but only for dead letters and lost records."""
+        """Check a window without tested groups for dead letters and lost records only."""
         finding = _with_window(None, window)
         if finding is None:
             return []
@@ -162,10 +162,10 @@ class Decider:
     ) -> Finding | None:
         """Return the finding with its onset, or None if it is unconfirmed. Alarms, quality findings
         and findings for an open event need no confirmation. A warning is confirmed by a finding in
-        one of the two previous disjoint windows (see `_in_disjoint`)."""
+        either of the two preceding non-overlapping windows (see `_in_disjoint`)."""
         size, slide = window.end - window.start, self._slide(window)
         recent = self._recent(kind, group.model)
-        # `before` confirms a warning. `since` is the end of the first window in the current drift.
+        # `before` is true if a finding in an earlier window confirms a warning.
         before = _in_disjoint(recent, window.end, size)
         since = _first_drifted(recent, window.end, size + slide)
         recent.append((window.end, finding is not None))
@@ -186,7 +186,7 @@ class Decider:
         return (window.end - window.start) // self._stream.overlap
 
     def _newest_part(self, window: DataWindow | PerformanceWindow) -> int:
-        """Return the start of the window's last slide, which no earlier window contains."""
+        """Return the start of the window's newest part: one slide, which no earlier window has."""
         return window.end - self._slide(window)
 
     # ---- performance ----------------------------------------------------------------------------
@@ -239,8 +239,8 @@ class Decider:
 
 
 def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bool:
-    """Return whether one of the two previous disjoint windows had a finding. Disjoint windows share
-    no records with each other or with the current window, which ends at `end`.
+    """Return whether either of the two preceding non-overlapping windows had a finding. The two
+    windows share no records with each other or with the current window, which ends at `end`.
 
     >>> _in_disjoint([(20, False), (30, True), (40, False), (50, True)], 60, 20)
     False
@@ -352,7 +352,7 @@ def _quality_verdict(group: DataGroup) -> Finding | None:
 
 
 def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
-    """Add the window's dead letters and lost records to the finding, if there are too many."""
+    """Add the dead letters and lost records that `window.quality` reports to the finding."""
     if not window.quality:
         return finding
     scored_or_rejected = window.records + window.dead_letters

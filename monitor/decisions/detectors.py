@@ -37,7 +37,7 @@ REMEMBERED: Final = 2_000
 
 
 class Increase(msgspec.Struct, frozen=True):
-    """An increase in the error that started `ago` values before the end of the last update."""
+    """An increase in the error. It started `ago` values before the end of the last update."""
 
     ago: int
     before: float  # mean error before the increase, with extreme errors clipped
@@ -45,8 +45,8 @@ class Increase(msgspec.Struct, frozen=True):
 
 
 class DetectorState(State, frozen=True):
-    """The state of an `ErrorDetector`. Renamed fields keep their original names in the snapshot
-    file."""
+    """The state of an `ErrorDetector`. A field that was renamed in the code keeps its old name in
+    the snapshot file."""
 
     name: str
     autocorrelation: AutocorrelationState = msgspec.field(name="runs")
@@ -67,7 +67,8 @@ class _Kind(msgspec.Struct, frozen=True):
 # e^11 at most once in 60,000 values, even counting the bursts that a detector ignores. The same was
 # true for absolute errors.
 GLR_THRESHOLD: Final = 11.0
-STEPD_WINDOW: Final = 100  # the paper uses 30, which causes a false alarm every few hundred values
+# The authors of STEPD use 30, which causes a false alarm every few hundred values.
+STEPD_WINDOW: Final = 100
 STEPD_SIGMAS: Final = 4.5
 
 
@@ -97,9 +98,9 @@ class ErrorDetector:
 
     After a call to `update`, `increases` contains the increases found in that call's errors. How
     errors are divided into calls does not affect which increases are found. `warning` is true while
-    the detector is in its warning zone, if it has a warning zone. The detector restarts after each
-    increase, and `reset` restarts it for a new model. Memory use is bounded. Only the detector
-    `glr` takes autocorrelation into account.
+    the detector is in its warning zone. Some detectors have no warning zone. The detector restarts
+    after each increase, and `reset` restarts it for a new model. Memory use is bounded. Only the
+    detector `glr` takes autocorrelation into account.
     """
 
     def __init__(self, name: str, task: Task, variance_inflation: float = 1.0) -> None:
@@ -108,8 +109,8 @@ class ErrorDetector:
         self.reset(variance_inflation)
 
     def reset(self, variance_inflation: float = 1.0) -> None:
-        """Discard all state before a new model's first error. `variance_inflation` is the variance
-        inflation of the new model's mean held-out error."""
+        """Prepare for a new model's errors by discarding all state. `variance_inflation` is the
+        variance inflation of the new model's mean held-out error."""
         self._autocorrelation = Autocorrelation(variance_inflation)
         self._test = self._new_test()
         self._recent: deque[float] = deque(maxlen=REMEMBERED)  # raw errors since the last change
@@ -132,7 +133,8 @@ class ErrorDetector:
         """Restore a saved state. Raises ValueError if the state belongs to another detector."""
         self.reset()
         self._autocorrelation.restore(state.autocorrelation)
-        self._test = test = self._new_test()  # a test's threshold depends on `_autocorrelation`
+        # Create the test again, because its threshold depends on the restored autocorrelation.
+        self._test = test = self._new_test()
         if state.name != self.name or not isinstance(test, _OWN):
             raise ValueError(f"this is the state of detector {state.name}, not of {self.name}")
         if type(state.test) is not type(test.state()):
@@ -174,7 +176,8 @@ class ErrorDetector:
 
     def _known(self, error: float) -> Sequence[float]:
         """Return the errors to test. Until the scale is known, errors are buffered and the result
-        is empty. Then all buffered errors are returned at once, and later each new error."""
+        is empty. Once it is known, return all buffered errors, and from then on only the new
+        error."""
         if self._scale is not None:
             return (error,)
         self._first.append(error)

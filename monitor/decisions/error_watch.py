@@ -95,9 +95,9 @@ class ErrorWatch:
         )
 
     def _large_increase(self, detector: ErrorDetector, pane: PerformancePane) -> Increase | None:
-        """Return an increase that `detector` finds in `pane` or found recently, if the increase is
-        large enough. A gradual increase is found while it is still small, so it is kept in `_early`
-        until it has grown."""
+        """Return a large enough increase that `detector` found in `pane` or shortly before, if any.
+        A gradual increase is found while it is still small, so it is kept in `_early` until it has
+        grown."""
         detector.update(pane.errors)
         increases = list(detector.increases)
         if (early := self._early.pop(detector.name, None)) is not None:

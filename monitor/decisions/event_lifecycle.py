@@ -27,8 +27,8 @@ class Finding(msgspec.Struct, frozen=True):
     detector: str | None = None
     harm: float | None = None
     is_drawn: bool = True  # False if no sample is available for a report
-    # True for a detector's finding, whose event is republished after one window length even if its
-    # severity has not grown.
+    # True if a detector made the finding. Its event is then republished after one window length
+    # even if the severity has not grown.
     notable: bool = False
 
 

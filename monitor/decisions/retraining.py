@@ -2,8 +2,8 @@
 
 Input: the open drift events, and performance panes. Panes measure the stream's progress, because no
 model can be trained without labels. Output: a `RetrainRequest` or None. This module does not track
-whether a request leads to a new model. While the cause lasts, it repeats the request after one
-window. It renews a request when enough new outcomes have arrived, because a model trained soon
+whether a request leads to a new model. While the cause lasts, the module repeats the request after
+one window. It renews a request when enough new outcomes have arrived, because a model trained soon
 after a change has learned from few records.
 """
 
@@ -59,13 +59,13 @@ class _RetrainTrigger(msgspec.Struct, frozen=True):
 
 
 # Minimum number of recent panes to store. More panes are stored if these panes contain fewer than
-# `min_outcomes` outcomes. Drift events hardly ever have an earlier onset.
+# `min_outcomes` outcomes. The onset of a drift event is hardly ever earlier than these panes.
 _PANES: Final = 2_000
 
 
 class RetrainState(State, frozen=True):
-    """The state of a `RetrainRule`. Renamed fields keep their original names in the snapshot
-    file."""
+    """The state of a `RetrainRule`. A field that was renamed in the code keeps its old name in
+    the snapshot file."""
 
     panes: list[tuple[int, Count]]
     outcomes: Count
@@ -83,10 +83,12 @@ class RetrainRule:
     """Decides when to retrain, based on the `[retrain]` section of a stream file.
 
     Policies that wait for drift also renew their requests. A renewal is due when the number of
-    outcomes since the last request is at least `renew` times the number that was available to that
-    request (or to the first model). Errors fall as a power of the training size (Cortes et al.,
-    "Learning curves: asymptotic values and rate of convergence", 1993), so doubling the number of
-    outcomes justifies a new model. Renewals end when `train_on` would exclude the oldest outcomes.
+    outcomes since the last request is at least `renew` times the number that was available for
+    training at that request. Before the first request, the first model's training size is used
+    instead. Errors fall as a power of the training size (Cortes et al., "Learning curves:
+    asymptotic values and rate of convergence", 1993), so doubling the number of outcomes justifies
+    a new model. Renewals end once `train_on` has passed since the original request, because
+    `train_on` would then exclude the oldest outcomes.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -140,8 +142,8 @@ class RetrainRule:
             self._outcomes -= self._panes.popleft()[1]
 
     def _beginning(self, event: PerformancePane, time_us: int | None) -> _StreamPoint:
-        """Return the point at which the first pane starts. Its row is the row before the first
-        record's row."""
+        """Return the point at which the first pane starts. The point's row is one less than
+        the first record's row."""
         if self._stream.axis == "row":
             return _StreamPoint(event.start, event.first_position - 1, time_us)
         # The first record's row is unknown. Subtract one row for each outcome, which is exact if

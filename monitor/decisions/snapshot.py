@@ -1,8 +1,8 @@
 """Save the decider's state in a snapshot file after a commit, and restore it after a restart.
 
-Input and output: the decider, and the offset in the topic `windows` before which it has read all
-events. With a snapshot, a restarted worker need not read `windows` from the beginning. If the file
-is missing or unusable, the whole topic is reread. The file contains only data, never code.
+Input and output: the decider, and the offset of the next event that it will read from the topic
+`windows`. With a snapshot, a restarted worker need not read `windows` from the beginning. If the
+file is missing or unusable, the whole topic is reread. The file contains only data, never code.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ VERSION = 4
 # Number of windows and panes between two snapshots. Rereading this many takes a second or less.
 # Writing a snapshot (40 kB) takes a few milliseconds.
 EVERY = 2_000
-# Maximum size of a snapshot file: a hundred times the size of a state with seven detectors.
+# Maximum size of a snapshot file: hundreds of times the usual size.
 MAX_BYTES = 32 << 20
 
 
@@ -137,7 +137,7 @@ class Snapshots:
 
     def _read(self, committed: DecisionsCheckpoint) -> tuple[int, Decider]:
         """Return the snapshot's offset and decider, or offset 0 and a new decider if no snapshot
-        belongs to the commits. Raises _Unusable if the snapshot file cannot be used."""
+        matches `committed`. Raises _Unusable if the snapshot file cannot be used."""
         nothing = 0, Decider(self._stream)
         content = self._content()
         if content is None or not committed.token:

@@ -81,7 +81,8 @@ class Calibration:
         return len(self._actual)
 
     def fit(self, places: Places) -> list[Map]:
-        """Return one calibration map per class, fitted to the held-out records at `places`."""
+        """Return one calibration map per class, fitted to the held-out records with the
+        indices `places`."""
         return [
             isotonic(self._predicted.scores[places, place], self._actual[places] == place)
             for place in range(self._predicted.scores.shape[1])
@@ -125,7 +126,8 @@ def isotonic(scores: Array, hits: NDArray[np.bool_]) -> Map:
     """Return the non-decreasing map that minimises the squared distance to `hits`.
 
     This is isotonic regression (Zadrozny and Elkan, Transforming classifier scores into accurate
-    multiclass probability estimates, 2002). `scores` and `hits` are (n,) with n ≥ 1.
+    multiclass probability estimates, 2002). `scores` and `hits` have shape (n,)
+    with n ≥ 1.
 
     >>> isotonic(np.array([0.1, 0.2, 0.2, 0.9]), np.array([False, True, False, True]))(
     ...     np.array([0.0, 0.15, 0.2, 1.0])
@@ -154,7 +156,8 @@ def calibrated(maps: Sequence[Map], scores: Array) -> Array:
 
 def _moments(probabilities: Array, slopes: Array) -> tuple[Array, Array]:
     """Return the mean and the variance (both (n,)) of each record's slope. `slopes` (n, k) contains
-    the slope for each possible label, and `probabilities` (n, k) the label's probability."""
+    the slope for each possible label, and `probabilities` (n, k) contains each label's
+    probability."""
     means: Array = (probabilities * slopes).sum(axis=1)
     variances: Array = (probabilities * slopes**2).sum(axis=1) - means**2
     return means, np.maximum(variances, 0.0)

@@ -29,8 +29,8 @@ Places = NDArray[np.intp]
 
 class Guess(NamedTuple):
     """The expected metric of n records without labels. `value` is the metric. `means` and
-    `variances` (both (n,)) are the mean and variance of what each record adds to the sum
-    n × metric, before its label is known. The metric is linearised around `value`."""
+    `variances`, both (n,), are the expected value and the variance of each record's contribution to
+    n × metric while its label is unknown. The metric is linearised around `value`."""
 
     value: float
     means: Array
@@ -51,7 +51,7 @@ class Approach(Protocol[Inputs, Fitted]):
         """Fit the method to the held-out records with the indices `places`, and to no others."""
 
     def held(self, places: Places) -> Inputs:
-        """Return the held-out records at `places`, without their labels."""
+        """Return the held-out records with the indices `places`, without their labels."""
 
     def inputs(self, sample: Sample) -> Inputs | None:
         """Return the sample's records, or None if they lack a required field."""
@@ -60,8 +60,9 @@ class Approach(Protocol[Inputs, Fitted]):
         """Return the expected metric of the n ≥ 1 records in `inputs`."""
 
     def residuals(self, fitted: Fitted, places: Places) -> tuple[Array, Array]:
-        """Return two arrays for the held-out records at `places`: each record's actual contribution
-        to the metric minus its expected contribution, and the contribution's expected variance."""
+        """Return two arrays for the held-out records with the indices `places`: each record's
+        actual contribution to the metric minus its expected contribution, and the contribution's
+        expected variance."""
 
 
 class Estimator(Protocol):
@@ -111,7 +112,7 @@ class MetricEstimator(Generic[Inputs, Fitted]):
             return None
         guess = self._approach.guess(self._fitted, inputs)
         # Add the four variances listed in the class docstring. `uncertain` is the sum of the last
-        # two.
+        # two variances.
         labels = float(guess.variances.mean()) / records
         unseen = max(0.0, 1.0 - len(sample) / records)
         drawn = unseen * float(guess.means.var()) / len(sample)

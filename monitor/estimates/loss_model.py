@@ -1,4 +1,4 @@
-"""Estimate a regression model's MAE or RMSE without labels, using a second model of its errors.
+"""Estimate a regression model's MAE or RMSE without labels, using a model that predicts the errors.
 
 Input: arrays of held-out inputs, predictions and errors, then a window's inputs and predictions.
 Output: the expected MAE or RMSE. The method is direct loss estimation (DLE), as documented by
@@ -86,8 +86,8 @@ class LossModel:
         return len(self._losses)
 
     def fit(self, places: Places) -> Fit:
-        """Fit a regressor to the losses at `places`. Columns that are entirely missing are
-        ignored."""
+        """Fit a regressor to the losses with the indices `places`. Columns that are entirely
+        missing are ignored."""
         from sklearn.ensemble import HistGradientBoostingRegressor
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # via sklearn
 

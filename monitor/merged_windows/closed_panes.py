@@ -1,8 +1,8 @@
-"""Track which slides and panes all partitions have closed, and the offset to commit for `parts`.
+"""Track which slides and panes are closed in all partitions, and the offset to commit for `parts`.
 
 Input: each partition's first open bucket (slide or pane), from the partial aggregates in `parts`.
-Output: the first incomplete bucket, and the offset to commit with its metadata. The results do not
-depend on the order in which partitions are read.
+Output: the first incomplete bucket, and the offset to commit, with the metadata to store with this
+offset. The results do not depend on the order in which partitions are read.
 """
 
 import logging
@@ -24,8 +24,8 @@ _MAX_METADATA_BYTES: Final = 4000
 
 class KindProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """Merge progress for one kind of partial aggregate. `closed` is the first unpublished bucket.
-    `closed_up_to` (`passed` in JSON) contains one element per partition: its first open bucket as
-    of the committed offset, relative to `low`, or None if it had not closed any bucket.
+    `closed_up_to` (`passed` in JSON) contains one element per partition: the partition's first open
+    bucket at the committed offset, minus `low`, or None if the partition had not closed any bucket.
     """
 
     closed: Position | None = None
@@ -50,11 +50,11 @@ class KindProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 class MergeCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata stored with the offset committed for `parts`."""
 
-    # Offset up to which records had been read. A restart rereads from the committed offset.
+    # All records before this offset had been read. A restart rereads from the committed offset.
     published: Offset = 0
     data: KindProgress = KindProgress()
     performance: KindProgress = KindProgress()
-    grid: str = ""  # `Grid.name` of the grid by which buckets are numbered
+    grid: str = ""  # `Grid.name` of the grid that defines the bucket numbers
 
 
 class MergeProgress:
@@ -69,9 +69,9 @@ class MergeProgress:
         self._grid = grid
         self._next_offset = committed.offset
         self._published = at.published  # from the checkpoint; never changes
-        # Both attributes are keyed by kind and restored from the checkpoint. `_closed_up_to` holds
-        # each partition's first open bucket, and `advance` updates it. `_closed` holds the first
-        # unpublished bucket, and `close` updates it.
+        # `_closed_up_to` and `_closed` are keyed by kind and restored from the checkpoint.
+        # `_closed_up_to` holds each partition's first open bucket, and `advance` updates it.
+        # `_closed` holds the first unpublished bucket, and `close` updates it.
         self._closed_up_to: dict[Kind, list[int | None]] = {}
         self._closed: dict[Kind, int | None] = {}
         of_kind: dict[Kind, KindProgress] = {"data": at.data, "performance": at.performance}

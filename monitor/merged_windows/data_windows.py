@@ -1,7 +1,7 @@
 """Merge slides' partial aggregates into data windows, and test complete windows for drift.
 
-Input: `DataAggregates` from `parts`. Output: `DataWindow` events for `windows`. The samples of
-windows with findings stay in memory, because reports may need them.
+Input: `DataAggregates` from `parts`. Output: `DataWindow` events for `windows`. The samples of the
+newest windows with findings stay in memory, because reports may need these samples.
 """
 
 from collections import OrderedDict
@@ -25,8 +25,8 @@ from monitor.reference.judge import Judge
 from monitor.reference.references import Profiles
 from monitor.watched_columns import watched
 
-# Number of samples that stay in memory, in addition to one per overlapping window. A report on a
-# window needs its sample, and is requested only after the window event was read from `windows`.
+# Number of samples to keep in memory, in addition to one per overlapping window. A report needs its
+# window's sample, but is requested only after the window event has been read from `windows`.
 KEPT_SAMPLES: Final = 4
 
 
@@ -42,7 +42,7 @@ class DataWindows:
         # Slides of incomplete windows, by index. `add` adds slides, and `close` removes them.
         self._slides: dict[int, _Slide] = {}
         # Model and sample by window id. `_test` adds an entry if a window has findings, and evicts
-        # the oldest entry.
+        # the oldest entry if there are too many.
         self.samples: OrderedDict[str, tuple[str, Sample]] = OrderedDict()
 
     def needed(self) -> int | None:
@@ -62,10 +62,10 @@ class DataWindows:
 
     def close(self, closed: int | None, complete: int) -> tuple[int, DataWindow | None]:
         """Return the first window that is still unpublished after this call, and the next complete
-        window, if any. Windows before `closed` have already been published. `complete` is the first
-        incomplete slide."""
+        window, if any. Windows before `closed` have already been published. All slides before
+        `complete` are complete."""
         end = complete - self._grid.overlap + 1
-        # After a restart, `end` may still be behind the windows that were already published.
+        # After a restart, windows from `end` on may already have been published.
         if closed is not None and end <= closed:
             return closed, None
         index = self._grid.window_after(closed, self._slides)
@@ -161,8 +161,8 @@ class DataWindows:
         categories: dict[str, NDArray[Any]] = {}
         for (name, kind, _), values in zip(self._columns, rows.values, strict=False):
             (numbers if kind == "number" else categories)[name] = values
-        # Equal ids have equal hashes. In about one in 80 windows of 10,000 records, two different
-        # ids share a hash.
+        # Equal ids have equal hashes. In a window of 10,000 records, the probability that any two
+        # different ids share a hash is about 1.2%.
         repeated = len(rows) - len(np.unique(rows.hashes))
         columns = Columns(numbers, categories, len(rows))
         return Sample(columns, rows.values[-1], rows.scores, repeated)
@@ -173,7 +173,7 @@ class _Group:
 
     def __init__(self, limit: int) -> None:
         self.records = 0
-        self.last: int | None = None  # largest position of a record
+        self.last: int | None = None  # largest record position
         self.sample = BottomKSample(limit)
 
     def add(self, records: int, last: int | None, sample: Rows | None) -> None:

@@ -59,7 +59,7 @@ class Merger:
                 extra=alike(error.message),
             )
             return
-        if event.grid != self._grid:  # written before the stream file's windows changed
+        if event.grid != self._grid:  # written before `[windows]` in the stream file changed
             return
         kind: Kind = "data" if isinstance(event, DataAggregates) else "performance"
         before = progress.closed(kind)

@@ -25,8 +25,8 @@ from monitor.parts_codec import MAX_PAIRS, pack_errors, records
 
 
 def errors_kept(stream: Stream) -> int:
-    """Return the number of errors to sample per pane. All panes of a window together then sample as
-    many errors as a data window samples records."""
+    """Return the number of errors to sample per pane: the maximum size of a data window's sample,
+    divided by the number of panes in a window, but at least 1."""
     return max(1, stream.windows.max_sample // PANES)
 
 

@@ -2,7 +2,8 @@
 
 Input: Kafka messages from `predictions`, one partition at a time. Output: `DataAggregates` for the
 topic `parts`, as soon as a partition closes a slide. Memory grows with the number of columns and
-the sample size, not with traffic. Only records that may be in a sample are fully decoded.
+the sample size, not with traffic. If most records cannot be in a sample, only the others are fully
+decoded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,8 +43,8 @@ class PredictionAggregator:
         # Sample thresholds by slide and model, shared by this worker's partitions. A threshold
         # exists as long as any of these partitions has the slide open. Sharing is safe: a record
         # excluded because of another partition's records would not be in the merged sample either.
-        # Even if that partition is revoked, its records stay in the log, and the next worker to
-        # read them publishes them.
+        # This remains true if the other partition is revoked, because the worker that takes it over
+        # rereads its unpublished records.
         self._thresholds: WeakValueDictionary[tuple[int, str], SampleThreshold] = (
             WeakValueDictionary()
         )
@@ -98,7 +99,7 @@ class PredictionAggregator:
         buckets: Ints,
         counting: NDArray[np.bool_],
     ) -> None:
-        # Count every record, but fully decode only records whose hash does not exceed the
+        # Count every record, but extract columns only from records whose hash does not exceed the
         # threshold.
         hashes = hashes_of(scored.ids)
         wanted = np.zeros(len(scored), dtype=bool)
@@ -182,7 +183,7 @@ class _Group:
 
     def __init__(self, sample: BottomKSample) -> None:
         self.records = 0
-        self.last: int | None = None  # largest position of a record
+        self.last: int | None = None  # largest record position
         self.sample = sample  # sample of the readable records
 
 

@@ -55,7 +55,7 @@ class Labelled(msgspec.Struct, frozen=True):
     labels: list[Value]
     predictions: list[Value]
     offsets: Ints
-    positions: Ints  # position of each label, or of its record if the label has none
+    positions: Ints  # position of each label, or of its record if the label has no position
     own: Ints  # position of each record
     rows: Ints  # BEFORE_ALL if missing
     times_us: Ints  # in microseconds, BEFORE_ALL if missing

@@ -21,9 +21,10 @@ _SURE: Final = 3.0
 
 # Autocorrelations below this many standard deviations are treated as zero (2 in Politis and White).
 _SIGNIFICANT: Final = 2.0
-# The search for significant lags ends at the first lag that is followed by enough autocorrelations
-# treated as zero: more than `_QUIET` (Politis and White, for up to 10^25 records), and more than
-# `_QUIET_SHARE` times the lag, because half of a seasonal cycle may be treated as zero.
+# The search for significant lags ends at the first lag that is followed by a long enough run of
+# autocorrelations that are treated as zero. The run must be longer than `_QUIET` (Politis and
+# White, for up to 10^25 records). It must also be longer than `_QUIET_SHARE` times the lag, because
+# half of a seasonal cycle may be treated as zero.
 _QUIET: Final = 5
 _QUIET_SHARE: Final = 3.0
 

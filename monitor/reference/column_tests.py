@@ -30,7 +30,7 @@ DISTANCES: Final[dict[Kind, tuple[str, ...]]] = {
     "number": ("wasserstein", "jensenshannon", "hellinger", "kl_div", "psi", "ed"),
     "category": ("jensenshannon", "hellinger", "kl_div", "psi"),
 }
-# Evidently's other tests (apart from text tests), and the reason why each is not supported.
+# Evidently's unsupported tests for numbers and categories, each with the reason.
 LEFT_OUT: Final = {
     "fisher_exact": "it needs a window as long as the reference",
     "g_test": "it needs a window as long as the reference",
@@ -105,8 +105,8 @@ def compare(
 def _scaled(
     reference: NDArray[np.float64], current: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # The tests divide by at least `MIN_STD`. If the standard deviation is smaller, scale both
-    # arrays so that the effect is still measured in standard deviations.
+    # The tests divide by at least `MIN_STD`. If the reference's standard deviation is
+    # smaller, scale both arrays so that the effect is still measured in standard deviations.
     std = float(np.std(reference))
     if 0.0 < std < MIN_STD and np.isfinite(1.0 / std):
         return reference / std, current / std

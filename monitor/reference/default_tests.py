@@ -1,9 +1,9 @@
-"""Run the default column tests on arrays, with NumPy and SciPy and the same results as Evidently.
+"""Run the default column tests with NumPy and SciPy, and obtain the same results as Evidently.
 
 Input: two arrays of a column's values, without missing values. Categories are codes starting at 0.
-Output: one number. The tests take a tenth of the time of Evidently's tests, and do not need to
-import Evidently, which takes seconds. `tests/monitor/reference/test_default_tests.py` compares each
-test with Evidently's own test.
+Output: one number. The tests are ten times as fast as Evidently's, and avoid importing Evidently,
+which takes seconds. `tests/monitor/reference/test_default_tests.py` compares each test with
+Evidently's own test.
 """
 
 from collections.abc import Callable
@@ -72,9 +72,9 @@ def _of_equal_sizes(size: int, steps: int) -> float:
 
 
 def _bound(n: int, m: int, distance: float) -> float:
-    """Return an upper bound for the p-value. The bound follows from Massart's bound on a sample's
-    distance from its true distribution (The tight constant in the Dvoretzky-Kiefer-Wolfowitz
-    inequality, 1990)."""
+    """Return an upper bound for the p-value. The bound follows from Massart's bound on the
+    distance between a sample's empirical distribution and the true distribution (The tight constant
+    in the Dvoretzky-Kiefer-Wolfowitz inequality, 1990)."""
     return 4.0 * exp(-2.0 * n * m * (distance / (sqrt(n) + sqrt(m))) ** 2)
 
 

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-# Maximum number of column pairs to watch. If there are more (from 21 columns), only the pairs with
-# the strongest dependence are watched.
+# Maximum number of column pairs to watch. With 21 or more columns, there are more pairs, and only
+# those with the strongest dependence are watched.
 MAX_PAIRS: Final = 200
 CELLS: Final = 9
 
@@ -21,8 +21,8 @@ Floats = NDArray[np.float64]
 
 
 class ColumnPair:
-    """Two columns with the indices `places`. Each column's bins are merged into three groups, each
-    with about a third of the reference's rows."""
+    """A pair of columns, whose indices are `places`. Each column's bins are merged into three
+    groups, each with about a third of the reference's rows."""
 
     bins = CELLS
 
@@ -31,8 +31,8 @@ class ColumnPair:
         self._thirds = thirds
 
     def codes(self, columns: Sequence[Codes]) -> Codes:
-        """Return each row's cell (n,), or -1 if one of the two values is missing. `columns`
-        contains all columns' bin codes."""
+        """Return each row's cell (n,), or -1 if either value is missing. `columns` contains all
+        columns' bin codes."""
         first, second = (
             third[columns[place]] for place, third in zip(self.places, self._thirds, strict=True)
         )
@@ -74,8 +74,8 @@ def _strengths(found: Sequence[ColumnPair], columns: Sequence[Codes]) -> Iterato
 
 
 def _thirds(codes: Codes) -> Codes:
-    """Return an array that maps each bin code to its third (0 to 2) of the reference's rows. The
-    last element, which belongs to code -1, is -1."""
+    """Return an array that maps each bin code to the third of the reference's rows (0 to 2) in
+    which the bin lies. The last element, which belongs to code -1, is -1."""
     known = codes[codes >= 0]
     counts = np.bincount(known, minlength=int(codes.max(initial=0)) + 1)
     middles = np.cumsum(counts) - counts / 2

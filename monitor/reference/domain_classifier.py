@@ -17,11 +17,11 @@ from monitor.reference.histograms import Histograms
 from monitor.reference.thresholds import MIN_BLOCKS, rounded
 
 # With this number of boosting rounds, the classifier detects an interaction between three columns
-# in 2,000 rows, which takes a third of a second.
+# in 2,000 rows within a third of a second.
 ROUNDS: Final = 30
 FOLDS: Final = 3
-# Windows with fewer than `MIN_ROWS` rows get no result. Only `MAX_ROWS` rows of larger windows are
-# used, to save time.
+# Windows with fewer than `MIN_ROWS` rows get no result. Windows with more than `MAX_ROWS` rows are
+# sampled, to save time.
 MIN_ROWS: Final = 100
 MAX_ROWS: Final = 2_000
 # Number of reference rows per window row. More rows would take longer without improving the result
@@ -40,10 +40,10 @@ Places = NDArray[np.intp]
 
 
 class ClassifierResult(NamedTuple):
-    """`effect` is the Gini coefficient, twice the area under the ROC curve minus 1: 0 if window and
-    reference cannot be distinguished, 1 if they can be distinguished perfectly. `excess` is the
-    effect divided by its limit. `places` are the indices of the columns that the classifier relies
-    on."""
+    """`effect` is the Gini coefficient, twice the area under the ROC curve minus 1: 0 if the window
+    and the reference cannot be distinguished, 1 if they can be distinguished perfectly. `excess` is
+    the effect divided by its limit. `places` are the indices of the columns that the classifier
+    relies on."""
 
     effect: float
     excess: float

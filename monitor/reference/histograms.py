@@ -78,9 +78,9 @@ class _Categories:
 
 
 class Histograms:
-    """The bins of a reference's columns and column `pairs`, and the bin codes of its rows. In
-    arrays of counts and distances, the columns and then the pairs are along the first axis, so that
-    summing many samples over few bins is fast."""
+    """The bins of a reference's columns and column `pairs`, and the bin codes of the reference's
+    rows. In arrays of counts and distances, the first axis holds the columns' values followed by
+    the pairs' values, so that summing many samples over few bins is fast."""
 
     def __init__(self, columns: Sequence[NDArray[Any]], *, paired: int = 0) -> None:
         """`columns` are arrays (n,) in time order: float64 for numbers, object for categories. The

@@ -17,8 +17,8 @@ from driftline.config.stream_sections import Feature
 from driftline.wire.window_events import Quality
 
 QUALITIES: Final[tuple[Quality, ...]] = ("missing", "unseen", "out_of_range")
-# Smallest increase in a share that is reported. A smaller increase can be significant in a large
-# window, but is no reason to act. A new category in 0.6% to 0.9% of the records, as in the data set
+# Smaller increases in a share are not reported. They can be significant in a large window, but are
+# no reason to act. A new category in 0.6% to 0.9% of the records, as in the data set
 # `car_loan_nml_dq`, is a reason to act.
 MIN_INCREASE: Final = 0.005
 
@@ -74,8 +74,8 @@ def rising(
 
 
 def are_many(dead_letters: int, records: int, *, level: float) -> bool:
-    """Return whether the share of dead letters is larger than `MIN_INCREASE`, with significance at
-    `level`.
+    """Return whether the share of dead letters is significantly larger than `MIN_INCREASE`, at the
+    significance level `level`.
 
     The test is a one-sided binomial test. It does not use the reference, which contains no dead
     letters, so the test also works if no record could be scored.

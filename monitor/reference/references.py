@@ -1,4 +1,4 @@
-"""Load models' references from verified model packages, and cache them for comparing windows."""
+"""Load models' references from verified model packages, and cache them for window comparisons."""
 
 import logging
 from functools import lru_cache
@@ -18,8 +18,8 @@ from monitor.reference.profile import ReferenceProfile
 
 log = logging.getLogger(__name__)
 
-# Number of models to cache, which are in use at the same time: the champion, the challenger, and
-# older models with records in open windows.
+# Number of models to cache: enough for the champion, the challenger, and older models with records
+# in open windows.
 KEPT: Final = 4
 
 
@@ -53,7 +53,7 @@ class References:
         try:
             return optional(lambda: self._packages.reference(digest), None, consequence)
         except StoreUnavailable:
-            raise  # the caller retries: results must not depend on when a window is tested
+            raise  # the caller retries, so that an outage does not change a window's results
         except PackageError as error:
             log.warning("%s: %s", consequence, error)
             return None

@@ -25,7 +25,7 @@ MIN_BLOCKS: Final = 20
 # Maximum number of block starts: more starts take longer without improving the resamples.
 _MAX_STARTS: Final = 500
 # For tail probabilities below this value, `_tail` assumes an exponential tail. The distances' real
-# tail is shorter.
+# tail is shorter, so the thresholds are too high rather than too low.
 _TAIL: Final = 0.05
 # If there are too few blocks, the threshold is this factor times the largest score of the
 # reference's own windows.
@@ -42,8 +42,8 @@ class Thresholds(msgspec.Struct, frozen=True):
     the distance that about one window in a hundred reaches by chance.
 
     A window has drifted if a column scores at least `alarm`. It has also drifted if a column scores
-    at least `warning` and any column scored at least `warning` in one of the two previous windows.
-    `alarm` is None if the reference contains too few blocks.
+    at least `warning` and any column scored at least `warning` in either of the two previous
+    windows. `alarm` is None if the reference contains too few blocks.
     """
 
     scale: Floats  # one value for each column and column pair
@@ -83,9 +83,9 @@ class ThresholdCalibration:
             return self._by_own_windows(size)
         distances = self._resampled(size)
         scale = self._scale(distances, size)
-        highest = (distances / scale[:, None, None]).max(axis=0)  # (windows in a row, resamples)
-        # Two of three consecutive windows must reach the warning, so compute the smaller of a
-        # window's score and the larger score of the other two windows.
+        highest = (distances / scale[:, None, None]).max(axis=0)  # shape (IN_A_ROW, RESAMPLES)
+        # Two of three consecutive windows must score at least `warning`, so compute the smaller of
+        # a window's score and the larger score of the other two windows.
         first, second, third = highest
         twice = [
             np.minimum(one, np.maximum(*others))
@@ -147,8 +147,9 @@ class ThresholdCalibration:
         hold numbers, flags or many categories, so that no single column determines the thresholds.
         The distance is three standard deviations above the mean, which suits both
         Kolmogorov-Smirnov distances and the absolute value of a normal variable. It is at least the
-        effect of one block that occurs only in the window, because resamples underestimate chance
-        for a column that hardly ever changes, such as hourly snowfall.
+        effect of one block that occurs only in the window, because resamples underestimate the
+        distances that occur by chance in a column that hardly ever changes, such as hourly
+        snowfall.
         """
         flat = distances.reshape(len(distances), -1)
         least = min(self.block, size) * (1.0 / size + 1.0 / self._histograms.records)

@@ -16,7 +16,7 @@ from driftline.models import load, score
 from driftline.models.export import export_model
 from driftline.models.keys import Signature, Signer, new_key
 from driftline.models.load import ModelLoader, VerifiedPackage
-from driftline.models.package import MANIFEST, REFERENCE, read_file, read_manifest
+from driftline.models.package import MANIFEST, REFERENCE, read_member, read_manifest
 from driftline.models.package_reference import load_reference, save_reference
 from driftline.models.store import ModelStore, digest_of
 from driftline.wire.feature_records import RecordCodec
@@ -68,7 +68,7 @@ def no_deserializing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module, name in (
         (load, "read_manifest"),
-        (load, "read_file"),
+        (load, "read_member"),
         (load, "load_reference"),
         (score, "OnnxScorer"),
     ):
@@ -181,7 +181,7 @@ def test_a_model_of_another_stream_file_is_rejected(home: Path, trained: Trained
 
 
 def test_the_reference_is_read_back_unchanged(data: bytes) -> None:
-    raw = read_file(data, REFERENCE)
+    raw = read_member(data, REFERENCE)
     assert raw is not None
     reference = load_reference(raw)
     assert save_reference(reference) == raw
@@ -205,7 +205,7 @@ def test_the_reference_is_read_back_unchanged(data: bytes) -> None:
 
 
 def test_a_reference_of_an_old_version_without_held_out_columns_is_read(data: bytes) -> None:
-    raw = read_file(data, REFERENCE)
+    raw = read_member(data, REFERENCE)
     assert raw is not None
     with np.load(io.BytesIO(raw)) as arrays:
         names = msgspec.json.decode(arrays["names"].tobytes())
@@ -229,7 +229,7 @@ def test_reading_a_reference_never_unpickles_an_object(data: bytes) -> None:
 
 
 def test_a_missing_category_stays_missing_in_the_reference(data: bytes) -> None:
-    raw = read_file(data, REFERENCE)
+    raw = read_member(data, REFERENCE)
     assert raw is not None
     reference = load_reference(raw)
     reference.columns.categories["colour"][3] = None
