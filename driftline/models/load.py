@@ -17,8 +17,8 @@ from driftline.models.package import (
     ONNX,
     REFERENCE,
     Manifest,
-    read_member,
     read_manifest,
+    read_member,
 )
 from driftline.models.package_reference import Reference, load_reference
 from driftline.models.score import Model, OnnxScorer, Scorer, SklearnScorer

@@ -16,7 +16,7 @@ from driftline.models import load, score
 from driftline.models.export import export_model
 from driftline.models.keys import Signature, Signer, new_key
 from driftline.models.load import ModelLoader, VerifiedPackage
-from driftline.models.package import MANIFEST, REFERENCE, read_member, read_manifest
+from driftline.models.package import MANIFEST, REFERENCE, read_manifest, read_member
 from driftline.models.package_reference import load_reference, save_reference
 from driftline.models.store import ModelStore, digest_of
 from driftline.wire.feature_records import RecordCodec
