@@ -1,4 +1,4 @@
-"""`driftline doctor`: check the installation, processes, broker and models, and suggest fixes.
+"""`driftline doctor`: check the installation, processes, broker and models, and suggest fixes."""
 
 from datetime import UTC, datetime
 from typing import Annotated
