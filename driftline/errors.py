@@ -16,7 +16,7 @@ DriftlineError
 │   ├── MessageTooLarge    a message is larger than its topic allows
 │   ├── DeliveryFailed     a message was not acknowledged
 │   ├── InstanceFenced     another process has replaced this one in its consumer group
-│   ├── TopicRecreated     an input topic was deleted and created again
+│   ├── TopicRecreated     an input topic was deleted and recreated
 │   └── TransactionAborted the transaction was aborted, and state must be rebuilt
 │       └── StateLost      a service's state is unusable
 ├── PackageError           a model package cannot be used

@@ -154,7 +154,7 @@ class IdlePartitions:
         return own.watermark
 
     def on_group_progress(self, progress: GroupProgress) -> None:
-        """Note how many records each partition still has to read.
+        """Note how many records of each partition are still unread.
 
         If a partition has had no records for half of `windows.idle`, also fetch the watermarks
         committed by the group's workers.

@@ -164,8 +164,8 @@ class KafkaPythonConsumer:
     def _fetch_again_what_was_parked(self) -> None:
         """Make the client refetch the records that it set aside while their partition was paused.
 
-        After `resume`, the client would rarely return these records, and it would fetch no other
-        records from the partition. (In kafka-python 3.0.12, `fetched_records` checks for set-aside
+        Otherwise, after `resume`, the client would rarely return these records, and it would fetch
+        no other records from the partition. (In kafka-python 3.0.12, `fetched_records` checks for set-aside
         records only if its current batch is None, not if that batch is used up.)
         """
         parked = self._client._fetcher._paused_partition_records

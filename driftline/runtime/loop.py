@@ -279,8 +279,8 @@ class Loop:
         return False
 
     def _settle_culprits(self, session: Session, *, is_idle: bool) -> bool:
-        """Send culprits as dead letters and return True. If a culprit has failed only once, rewind
-        so that it is read again, and return False."""
+        """If a culprit has failed only once, rewind so that it is read again, and return False.
+        Otherwise, send dead letters for all culprits and return True."""
         if self._isolation.try_again(is_idle=is_idle):
             session.rewind()
             return False

@@ -32,7 +32,7 @@ models = typer.Typer(
 Digest = Annotated[
     str,
     typer.Argument(
-        metavar="DIGEST", help='First digits of a digest without "sha256:", or "champion".'
+        metavar="DIGEST", help='First digits of a digest (without "sha256:"), or "champion".'
     ),
 ]
 Why = Annotated[

@@ -86,7 +86,7 @@ class LossModel:
         return len(self._losses)
 
     def fit(self, places: Places) -> Fit:
-        """Fit a regressor to the losses with the indices `places`. Columns that are entirely
+        """Fit a regressor to the losses at the indices `places`. Columns that are entirely
         missing are ignored."""
         from sklearn.ensemble import HistGradientBoostingRegressor
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # via sklearn

@@ -1,4 +1,4 @@
-"""Faults that lose records by design: retention passes a reader, or a topic is created again.
+"""Faults that lose records by design: retention passes a reader, or a topic is recreated.
 
 The lost records are known exactly. They must be reported, and nothing else may be missing.
 """

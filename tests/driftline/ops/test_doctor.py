@@ -146,7 +146,7 @@ def test_a_missing_champion_is_a_warning(settings: Settings) -> None:
 
 
 def test_a_champion_without_an_announcement_fails(settings: Settings) -> None:
-    """The models topic was created again, and only the pointer was published since then."""
+    """The models topic was recreated, and only the pointer was published since then."""
     world = World()
     trust(KEYS / "signing.pub", settings.keys)
     world.event(world.topics.models, pointer("role-1", sequence=1), "role-1")
