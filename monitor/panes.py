@@ -186,7 +186,7 @@ class PartitionWindowState(Generic[Partial]):
         self._log_offset = -1  # offset of the record that started `_log`; -1 if restored
         self.closed = at.closed  # first open bucket, set by `close`; None until a bucket is closed
         if at.grid != self._grid.name:
-            # The stream file's window settings have changed. Skip the watermark's incomplete bucket.
+            # The stream's window settings have changed. Skip the watermark's incomplete bucket.
             self.closed = None if at.watermark is None else self._bucket_of(at.watermark) + 1
         self.next_offset = max(committed.offset, 0)  # next offset to read; set by the aggregator
         # Open buckets by index. `_count` adds a bucket at its first event, and `close` removes it.

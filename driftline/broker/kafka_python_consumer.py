@@ -165,8 +165,8 @@ class KafkaPythonConsumer:
         """Make the client refetch the records that it set aside while their partition was paused.
 
         Otherwise, after `resume`, the client would rarely return these records, and it would fetch
-        no other records from the partition. (In kafka-python 3.0.12, `fetched_records` checks for set-aside
-        records only if its current batch is None, not if that batch is used up.)
+        no other records from the partition. (In kafka-python 3.0.12, `fetched_records` checks for
+        set-aside records only if its current batch is None, not if that batch is used up.)
         """
         parked = self._client._fetcher._paused_partition_records
         for partition in parked.keys() - self._client.paused():
