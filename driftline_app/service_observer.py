@@ -1,7 +1,7 @@
-"""Wrap a started service's handler: count messages, write its state file, log its events.
+"""Wrap the handlers of `driftline` service commands to count messages and write state files.
 
-Input: any `Handler`. Output: a `Handler` for the loop. The wrapper changes neither the messages
-that the handler receives nor the messages that it publishes.
+Input: any `Handler`. Output: a `Handler` for the loop. The wrapper also logs published events. It
+changes neither the messages that the handler receives nor the messages that it publishes.
 """
 
 import logging

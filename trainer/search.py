@@ -1,4 +1,4 @@
-"""Find the best model for the trainer: tune and train all candidates on in-memory rows.
+"""Trainer's model search: tune and train all candidates on in-memory rows, and pick the best.
 
 This module covers steps 4 (features), 5 (model choice), 6 (training) and 8 (tuning) of
 docs/model-life.md.

@@ -1,4 +1,4 @@
-"""Outcomes handler: join the predictions and labels topics by record id, and publish outcomes.
+"""Outcomes handler: join the predictions and labels topics, buffered in memory and RocksDB.
 
 | label | result |
 |---|---|
