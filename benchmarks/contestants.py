@@ -17,7 +17,7 @@ REQUIREMENTS = Path(__file__).with_name("requirements-peers.txt")
 
 
 class Contestant(msgspec.Struct, frozen=True):
-    """One program to measure. `library` is a package that it needs and Driftline lacks."""
+    """One program to measure. `library` is a package that it needs and Driftline does not."""
 
     name: str
     about: str

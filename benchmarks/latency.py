@@ -237,7 +237,8 @@ def ready(world: World, plan: Plan, features: str, run: RunningProgram) -> None:
             producer.produce(features, probe.value, probe.key, partition)
         producer.flush(10)
         message: Any = consumer.poll(0.5)
-        # Peers choose the output partition by key, so one result from a peer is enough.
+        # One result from a peer is enough: it chooses the output partition by key, and all probes
+        # have the same key.
         if message is not None and message.error() is None:
             silent.discard(message.partition())
             if run.group == run.sink:

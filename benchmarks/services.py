@@ -1,8 +1,8 @@
 """Measure the throughput and memory of Driftline's services on Kafka topics filled in advance.
 
-For inference and outcomes, progress is the number of records in the output topic. The monitor
-publishes only when a window closes, so its progress is its group's committed offsets in the
-predictions topic. These offsets advance one window at a time.
+For inference and outcomes, progress is measured as the number of records in the output topic. The
+monitor publishes only when a window closes, so its progress is measured by the offsets that its
+consumer group has committed in the predictions topic. These offsets advance one window at a time.
 """
 
 from collections.abc import Iterator

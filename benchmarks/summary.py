@@ -1,7 +1,7 @@
 """Format benchmark results as text tables: medians and ranges of measured values and of ratios.
 
-A ratio compares Driftline with a program in the same round, because these two runs took place
-one shortly after the other, under similar conditions. A range covers the values of all rounds.
+A ratio compares Driftline with another program in the same round, because the programs run under
+similar conditions within a round. A range covers the values of all rounds.
 """
 
 from collections.abc import Callable, Mapping, Sequence

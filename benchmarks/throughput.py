@@ -79,7 +79,7 @@ def one(
     finally:
         run.program.stop()
         ends.close()
-    # Driftline also publishes a watermark record that contains the id of the features topic.
+    # Do not count watermark records, which Driftline publishes in addition to its results.
     arrived = sum(
         not value.startswith(_WATERMARK)
         for value in values(world, run.sink, course.plan.partitions)

@@ -53,7 +53,7 @@ _ORIGINS = {
     "predictions": "driftline.client.read_events.predictions",
 }
 
-if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept any name
+if not TYPE_CHECKING:  # a type checker that sees `__getattr__` accepts any name
 
     def __getattr__(name: str) -> object:
         """Import a public name. Python calls this for a name that is not yet imported (PEP 562)."""
@@ -67,7 +67,7 @@ if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept any nam
 
         module, _, attribute = _ORIGINS[name].rpartition(".")
         value = getattr(import_module(module), attribute)
-        globals()[name] = value  # later uses of the name do not call this function
+        globals()[name] = value  # so that later uses of the name do not call `__getattr__`
         return value
 
     def __dir__() -> list[str]:

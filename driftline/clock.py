@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 def rfc3339(seconds: float, precision: str = "seconds") -> str:
-    """Format a Unix time as RFC 3339, in UTC. `precision` is `datetime.isoformat`'s `timespec`.
+    """Format a Unix time as RFC 3339, in UTC. `precision` is passed to `isoformat` as `timespec`.
 
     >>> rfc3339(1.5), rfc3339(1.5, "milliseconds")
     ('1970-01-01T00:00:01Z', '1970-01-01T00:00:01.500Z')
@@ -15,7 +15,7 @@ def rfc3339(seconds: float, precision: str = "seconds") -> str:
 
 
 class Clock(Protocol):
-    """Wall time for timestamps and monotonic time for measuring waits, both in seconds."""
+    """A source of wall time, for timestamps, and monotonic time, for waits; both in seconds."""
 
     def time(self) -> float: ...
 

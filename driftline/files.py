@@ -8,8 +8,8 @@ from pathlib import Path
 def replace_file(path: Path, content: bytes, *, mode: int = 0o666, flush: bool = True) -> None:
     """Replace a file's content completely or not at all. Create its folder if necessary.
 
-    With `flush`, the replacement also survives a power failure. `mode` is the file's
-    permissions before the umask is applied. Raises OSError.
+    With `flush`, the replacement also survives a power failure. `mode` contains the
+    file's permissions before the umask is applied. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

@@ -21,7 +21,7 @@ from driftline.clock import rfc3339
 from driftline.config.settings import LogFormat, LogLevel
 from driftline.safe_text import json_line, visible_lines
 
-# The Kafka clients' loggers. The clients log each connection attempt, at levels of their choice.
+# The Kafka clients' loggers. The clients choose the levels at which they log connection attempts.
 # These messages help to find the cause of an error that Driftline itself reports.
 CLIENT_LOGGERS: Final = ("kafka", "librdkafka")
 # A message that is repeated within this time is counted, not written.
@@ -70,7 +70,7 @@ def alike(about: str) -> Mapping[str, str]:
 def log_service(
     speaker: Speaker, *, level: LogLevel, format: LogFormat, file: Path | None = None
 ) -> None:
-    """Configure logging for a service: to a rotating `file`, or by default to standard error."""
+    """Make a service log to a rotating `file`, or to standard error if `file` is None."""
     handler: logging.Handler = _StandardError()
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -146,8 +146,8 @@ class Collapsing(logging.Handler):
 
     A message repeats another one if both have the same logger and level, and the same text or the
     same value of `alike`. For the Kafka clients' loggers, numbers in the text are ignored (ports,
-    milliseconds, object addresses). Commands set `gather`: messages with `alike` are then not
-    written immediately. Instead, one line with their count is written when the minute or the
+    milliseconds, object addresses). Commands set `gather`, so messages logged with `alike` are
+    not written immediately. Instead, one line with their count is written when the minute or the
     process ends.
     """
 
@@ -240,9 +240,9 @@ def _text(record: logging.LogRecord) -> str:
 
 
 def _without_arguments(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a copy of the record with its formatted message and no arguments. An exception among
-    the arguments would keep its traceback's frames alive, and with them a failed client's threads.
-    """
+    """Return a copy of the record with its formatted message and no arguments. Otherwise, an
+    exception among the arguments would keep its traceback's frames and a failed client's threads
+    alive."""
     kept = copy.copy(record)
     kept.msg, kept.args, kept.exc_info = record.getMessage(), None, None
     return kept

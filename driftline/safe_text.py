@@ -65,7 +65,7 @@ def json_line(value: object) -> str:
 def visible_json(encoded: bytes) -> str:
     r"""Return encoded JSON on one line, with control characters escaped.
 
-    Raises DecodeError, UnicodeDecodeError.
+    Raises DecodeError or UnicodeDecodeError.
 
     >>> visible_json(b'{"a":\n 1.50}')
     '{"a":1.50}'

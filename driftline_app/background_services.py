@@ -42,7 +42,7 @@ Supervisor = subprocess.Popen[bytes]
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """The services that were stopped. `killed` lists the services that did not exit in time."""
+    """The services that were stopped. `killed` lists those that had to be killed."""
 
     stopped: tuple[Process, ...]
     killed: tuple[Process, ...]
@@ -142,7 +142,7 @@ def wait_for_supervisor(folder: Path, request: Request, started: Supervisor | No
 def _no_supervisor(folder: Path, started: Supervisor | None) -> DriftlineError:
     """Return the error to raise when the supervisor does not accept a request.
 
-    If `started` is a supervisor and no service is running, stop this supervisor first.
+    If a supervisor was started and no service is running, stop this supervisor first.
     """
     logs = _last_lines(folder / "supervisor.log", folder / "supervisor.err")
     hint = "check that the disk is not full and the folder is writable, then try again"

@@ -46,8 +46,8 @@ def make_champion(
     _send(context, signer, pointer)
     now = catalog_of(context)
     if now.champion is None or now.champion.id != pointer.id:
-        # The record just sent is now the latest for its key, so compaction would delete the pointer
-        # that is currently in effect. Publish that pointer again.
+        # The record just sent is now the latest for its key, so compaction may delete the pointer
+        # that is still in effect. To keep that pointer, publish it again.
         _send(context, signer, *now.restatements())
         raise _ignored(context, CHAMPION_KEY)
     before = catalog.announcements.get(catalog.champion_digest or "")
@@ -64,7 +64,7 @@ def set_freeze(context: Context, *, frozen: bool, reason: str) -> None:
 
 
 def sign_unsigned(context: Context) -> tuple[ModelsEvent, ...]:
-    """Sign and republish each current event that is unsigned or not the newest for its key.
+    """Sign and republish each event that is in effect but unsigned or not the newest for its key.
 
     Return the republished events.
     """

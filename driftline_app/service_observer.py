@@ -81,7 +81,7 @@ class ObservedHandler(Handler):
         self._write()
 
     def on_connection(self, problem: str | None) -> None:
-        """Record why Kafka is unavailable. None means that Kafka is available again.
+        """Record why Kafka is unavailable. If it is available, `problem` is None.
 
         Call this method after each attempt to connect.
         """
@@ -187,7 +187,7 @@ class ObservedHandler(Handler):
         try:
             write_state(self._folder, self._state)
         except OSError as error:
-            # The service keeps working. `driftline health` reports that the state file is outdated.
+            # Keep the service running: `driftline health` reports that the state file is outdated.
             if not self._cannot_write:
                 log.warning(
                     "cannot write the state file, so `driftline health` will report this service "

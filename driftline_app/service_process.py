@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 # Start a garbage collection when allocations exceed deallocations by this number, which is enough
 # for several batches of records.
 _GC_THRESHOLD: Final = 50_000
-# Number of 1 MiB arenas in CPython's allocator that a batch of 2,000 records fills.
+# A batch of 2,000 records fills this many arenas (1 MiB each) of CPython's allocator.
 _KEPT_ARENAS: Final = 16
 _ARENA_BYTES: Final = 1 << 20
 _OBJECT_BYTES: Final = 400  # objects up to 512 bytes are allocated in arenas

@@ -39,7 +39,8 @@ class Troubles:
         self._troubles: dict[TroubleKind, Trouble] = {}
         self._share = 0  # the smallest number of partitions that this worker should have
         self._counted_s = float("-inf")
-        # Partition with unread records → the worker's position, and the time of its last change.
+        # Partition with unread records → the worker's position, and the time when the position
+        # last changed.
         self._stopped: dict[TopicPartition, tuple[int, str]] = {}
 
     def now(self) -> tuple[Trouble, ...]:
@@ -51,7 +52,7 @@ class Troubles:
         return "waiting for Kafka" in self._troubles
 
     def note_connection(self, problem: str | None, now: str) -> None:
-        """Record why Kafka is unavailable. None means that Kafka is available."""
+        """Record why Kafka is unavailable. If it is available, `problem` is None."""
         self._set("waiting for Kafka", problem, now)
 
     def note_progress(
@@ -91,7 +92,7 @@ class Troubles:
         self._set("too few partitions", detail if missing else None, now)
 
     def note_model(self, missing: str | None, now: str) -> None:
-        """Record whether there is a champion, but no model is in use.
+        """Record whether no model is in use although there is a champion.
 
         In this case, `missing` is the champion's digest; otherwise, it is None.
         """

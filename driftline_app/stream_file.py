@@ -7,7 +7,8 @@ from typing import Final
 from driftline.config.stream import Stream, load
 from driftline.errors import StreamFileError
 
-# A TOML file with two of these keys is treated as a stream file, in case the third was forgotten.
+# A TOML file with at least two of these keys is treated as a stream file, because the user may have
+# forgotten one.
 _KEYS: Final = frozenset({"version", "task", "target"})
 _ENOUGH_KEYS: Final = 2
 

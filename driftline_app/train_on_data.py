@@ -89,7 +89,7 @@ def train_on_data(
 def labelled_records(
     stream: Stream, data: str, limit: int | None = None
 ) -> tuple[list[bytes], list[Value]]:
-    """Return a data set's labelled records, encoded as for the features topic, and their labels.
+    """Return a data set's labelled records, encoded as in the features topic, and their labels.
 
     `limit` is the maximum number of rows to read. Raises DataError if no row has a label.
     """

@@ -89,7 +89,7 @@ class Reports:
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
             self._waiting.append((task.path, self._pool.submit(draw, task)))
-        except BrokenProcessPool:  # the process was killed; the next report starts a new process
+        except BrokenProcessPool:  # the process was killed; the next call starts a new process
             self._pool.shutdown(wait=False)
             self._pool = None
             raise
@@ -135,7 +135,8 @@ class Reports:
 
 
 def draw(task: Task) -> None:
-    """Write one report. Leave out columns without values in the reference or current data."""
+    """Write one report. Leave out columns that have no values in the reference or in the current
+    data."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # disable telemetry before the import
     import evidently
     import pandas as pd

@@ -213,7 +213,7 @@ def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
     """Return the metric for a confusion matrix.
 
     `shares` (k, k) is the confusion matrix, with labels as rows and predictions as columns. Its
-    entries sum to 1. For the underlying records, `evaluate` would return the same result.
+    entries sum to 1. `evaluate` returns the same result for the records that the matrix summarises.
     """
     right, actual, predicted = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
     if metric == "accuracy":
@@ -268,8 +268,9 @@ def compare_error(
     min_loss: float,
 ) -> ErrorComparison | None:
     """Compare a tally's mean error with the mean of the held-out errors, `reference` (m,). Return
-    None if there are no outcomes or no held-out errors. `is_degraded` is True if the tally's error
-    is higher by at least the fraction `min_loss`, with a p-value below `level`."""
+    None if there are no outcomes or no held-out errors. `is_degraded` is True if the tally's mean
+    error exceeds the held-out mean by at least the fraction `min_loss`, and the p-value is below
+    `level`."""
     if not len(reference) or not tally.records:
         return None
     before = float(np.mean(reference))

@@ -24,8 +24,9 @@ def optional(
     """Return the result of `compute`, or `fallback` if `compute` raises an error caused by the
     data.
 
-    The log line begins with `consequence`. Disk, memory, model store and installation errors do not
-    depend on the data, so they are re-raised and the service retries.
+    When the fallback is returned, a warning that begins with `consequence` is logged. Disk, memory,
+    model store and installation errors do not depend on the data, so they are re-raised and the
+    service retries.
 
     >>> optional(lambda: 1 / 0, None, "window w-1 has no estimate") is None
     True

@@ -1,4 +1,4 @@
-"""Track a partition's watermark and assign its records to slides and panes, computing on arrays.
+"""Track a partition's watermark and assign its records to slides and panes, using NumPy arrays.
 
 Input: the positions of a partition's records, in log order. Output: each record's bucket, the
 closed buckets, and the offset to commit. The results depend only on the partition's records, not
@@ -35,7 +35,7 @@ class Grid(msgspec.Struct, frozen=True):
 
     A new window starts at each slide and spans `overlap` slides (Traub et al., "Efficient window
     aggregation with general stream slicing", EDBT 2019). Slides and panes are numbered
-    consecutively. If `panes` does not divide a slide's size, the last pane is longer.
+    consecutively. If `panes` does not divide a slide's size, each slide's last pane is longer.
 
     >>> grid = Grid(size=110, pane=5)
     >>> grid.pane_of(-1), grid.pane_of(0), grid.pane_of(109)
@@ -89,8 +89,8 @@ class Grid(msgspec.Struct, frozen=True):
         return index * self.size, (index + self.overlap) * self.size
 
     def window_after(self, closed: int | None, slides: Iterable[int]) -> int | None:
-        """Return the first window at or after `closed` that contains one of `slides`, or None. No
-        slide may precede `closed`. On the row axis, no window starts before row 0."""
+        """Return the first window at or after `closed` that contains one of `slides`, or None. None
+        of `slides` may precede `closed`. On the row axis, no window starts before row 0."""
         first = min(slides, default=None)
         if first is None:
             return None
@@ -107,7 +107,7 @@ class PartitionCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     source: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1  # largest feature-record offset so far
     # First open bucket. The partial aggregates of all earlier buckets have been published.
     closed: Position | None = None
-    # All records before this offset had been read. A restart rereads from the committed offset.
+    # All records before this offset were read before the commit. A restart rereads some of them.
     published: Offset = 0
     grid: str = ""  # `Grid.name` of the grid that defines the bucket numbers
     log: str = ""  # id of the topic that `source` refers to, empty if unknown
@@ -127,7 +127,7 @@ class Arrivals(NamedTuple):
     # Position of each dead letter, at the index of its watermark record, or BEFORE_ALL if the
     # position is unknown. All other elements are arbitrary. None without watermark records.
     dead_letter_positions: Ints | None = None
-    # Number of records lost in each event's gaps. None without watermark records.
+    # Number of records lost in the gaps that each event reports. None without watermark records.
     lost: Ints | None = None
     # True for records that inference marked as implausibly far ahead; None if no record is marked.
     ahead: Bools | None = None
@@ -162,9 +162,9 @@ class PartitionWindowState(Generic[Partial]):
 
     The watermark is the largest position minus the lateness (plus 1 on the row axis), or the
     position of a watermark record if that is larger. A record is late if the watermark has passed
-    the end of the record's pane. A late record is counted in the bucket with the watermark.
-    A record that inference marked as implausibly far ahead is also counted as late, and does not
-    advance the watermark. A bucket is closed when the watermark has passed its end.
+    the end of the record's pane. A late record is counted in the bucket that contains the
+    watermark. A record that inference marked as implausibly far ahead is also counted as late, and
+    does not advance the watermark. A bucket is closed when the watermark has passed its end.
     """
 
     def __init__(
@@ -258,7 +258,7 @@ class PartitionWindowState(Generic[Partial]):
             panes = np.where(ahead, BEFORE_ALL, panes)
         late = fresh & (panes < watermark_panes)
         buckets: Ints = np.maximum(panes, watermark_panes) // self._panes_in_bucket
-        # 4. Assign buckets to dead letters and gaps, which arrive in watermark records.
+        # 4. Assign buckets to the dead letters and gaps that watermark records report.
         unscored = self._assign_unscored(arrivals, is_new, watermarks, newest, buckets)
         # 5. Skip events in buckets that were already published. Count all other events.
         if self.closed is not None:

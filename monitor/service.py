@@ -62,7 +62,7 @@ class MonitorHandler(Handler):
     - `predictions`, `outcomes`: the oldest record in an open slide or pane of the partition.
     - `parts`: the oldest record that an incomplete window needs.
     - `windows`: always 0. After a restart, detectors and open events are restored from the last
-      snapshot in the folder `state` or, without a snapshot, by rereading the topic from its
+      snapshot in the folder `state` or, without a snapshot, by rereading `windows` from its
       beginning. Decisions that were already published are not published again.
 
     `packages` provides the models' references. If `reports` is None, no reports are drawn.

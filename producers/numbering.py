@@ -1,7 +1,8 @@
 """Determine a stream's next record number (`@row`) from its Kafka topics.
 
 Input: the newest records of the features topic and, if records were deleted from that topic, also
-of the predictions and windows topics. Output: a number above all earlier records' numbers.
+of the predictions and windows topics. Output: a number above the plausible numbers of all earlier
+records.
 """
 
 import logging
@@ -53,9 +54,9 @@ def next_row(broker: Broker, stream: Stream) -> int:
     single record with a huge number from another program could use up all numbers.
 
     If retention has deleted all records of a partition, the result also exceeds the highest number
-    in `predictions` and `windows`. It then leaves a number for each record after the partition's
-    newest prediction. Run only one producer for a numbered stream, because concurrent producers
-    would use the same numbers.
+    in `predictions` and `windows`. One further number is then skipped for each record after the
+    partition's newest prediction, because these records' numbers are unknown. Run only one producer
+    for a numbered stream, because concurrent producers would use the same numbers.
 
     Raises BrokerError. Raises DataError if the numbers of earlier records cannot be determined, or
     if no number is left.

@@ -136,7 +136,8 @@ def assemble(
 
 
 def _scorer(fitted: Fitted, stream: Stream, conversion: Conversion) -> Scorer:
-    """Return the scorer that inference will use. The package's check records store its results."""
+    """Return the scorer that inference will use. The package's check records store this scorer's
+    results."""
     if conversion.scoring == "onnx" and conversion.onnx is not None:
         return OnnxScorer(conversion.onnx, stream.task, fitted.schema.classes)
     return SklearnScorer(fitted.estimator, stream.task, fitted.schema.classes)

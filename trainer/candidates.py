@@ -154,7 +154,7 @@ def _boosting(classifies: bool, parameters: Parameters, seed: int) -> Any:
 
 
 def _by_path(path: str, task: Task) -> Candidate:
-    """Return a candidate for a scikit-learn-compatible class, with the class's defaults."""
+    """Return a candidate for a scikit-learn-compatible class, with its default parameters."""
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
         raise TrainingError(f"unknown candidate {path!r}", hint=_HINT)

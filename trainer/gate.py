@@ -62,7 +62,7 @@ def judge(stream: Stream, labels: Values, challenger: Values, champion: Values |
     if not better(metric, ours, theirs):
         return Verdict(False, ours, theirs, f"{comparison}: the champion stays")
     noise = _noise(metric, stream, labels, challenger, champion)
-    # If the whole gain comes from one row, it equals `noise`, except for rounding errors.
+    # Allow for rounding errors: if the whole gain comes from one row, it equals `noise`.
     if abs(ours - theirs) <= noise * (1 + 1e-9):
         reason = f"{comparison}: the gain may be chance (± {noise:.2g}), so the champion stays"
         return Verdict(False, ours, theirs, reason)

@@ -47,8 +47,7 @@ class TrainingResult(msgspec.Struct, frozen=True):
     """A training job's result.
 
     `announcement` announces the new or earlier model to promote. It is None if the champion stays.
-    `wait_for` is the number of outcomes since the change that are still missing, or 0 if the result
-    is final.
+    `wait_for` is how many more outcomes since the change are needed, or 0 if the result is final.
     """
 
     reason: str
@@ -59,7 +58,7 @@ class TrainingResult(msgspec.Struct, frozen=True):
     removed: tuple[Removed, ...] = ()
     trials: tuple[Trial, ...] = ()
     wait_for: int = 0
-    passes: bool = False  # True if the model store was unreachable: retry later
+    passes: bool = False  # True if the model store was unreachable, so the job must be retried
 
 
 def retrain(
@@ -174,8 +173,9 @@ def ranges_and_held(
 
     `recent` contains the indices of rows since `request.since`, or of all rows if `since` is None.
     Only `recent` rows are held out, because the newest rows best show how well a model will serve.
-    The ranges are the remaining `recent` rows, all rows that are not held out, and the newest half
-    and newest quarter of the latter. The half and the quarter help if a change was not detected.
+    The ranges are the remaining `recent` rows, all rows that are not held out, and two shorter
+    ranges: the newest half and the newest quarter of all rows that are not held out. The shorter
+    ranges help if a change was not detected.
     Using the newest rows to decide how far back to train follows Klinkenberg, "Learning drifting
     concepts: example selection vs. example weighting" (2004).
     """

@@ -30,7 +30,7 @@ class Runner(Protocol):
         """Start a job. No other job may be running."""
 
     def poll(self) -> TrainingResult | None:
-        """Return the job's result once it is available, and None before and afterwards.
+        """Return the job's result in the first call after it is available, otherwise None.
 
         Raises BrokerError if the outcomes could not be read.
         """

@@ -30,8 +30,8 @@ from trainer.split import Places, split
 
 log = logging.getLogger(__name__)
 
-# With this many rows, differences between parameters exceed the noise, and tuning a whole grid
-# takes seconds.
+# With this many rows, the metric differs between parameters by more than its noise, and tuning a
+# whole grid takes only seconds.
 TUNE_ROWS: Final = 10_000
 NOT_FINITE: Final = "its predictions are not finite"
 # The controller that limits library threads, keyed by the number of modules loaded at its creation.

@@ -107,7 +107,7 @@ class TrainerHandler(Handler):
         self._work: _Work | None = None  # set by `_next`, reset by `_finish`
         self._decided: set[str] = set()  # ids of decided requests, from `handle` and `_decide`
         self._resumed: dict[TopicPartition, Committed] = {}  # set by `on_assigned`
-        self._sent: RolePointer | None = None  # our own pointer, until we read it back
+        self._sent: RolePointer | None = None  # our own pointer, until it is read back from Kafka
         self._restated: frozenset[ModelsEvent] = frozenset()  # events from the last `_restate` call
 
     @property

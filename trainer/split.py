@@ -2,7 +2,7 @@
 
 Input: an array of the cleaned rows' labels, in time order. Output: sorted indices of both parts.
 With `time`, the newest rows are held out, because a model serves records that are newer than its
-training rows. With `stratified`, the same share of each class is held out, chosen at random, which
+training rows. With `stratified`, the same share of each class, chosen at random, is held out. This
 suits data without a meaningful order.
 """
 

@@ -126,7 +126,7 @@ class Score(msgspec.Struct):
 
 
 def _next(stream: Drifting, result: WatcherResult, change: int, end: int) -> int | None:
-    """Return the index of the first late alarm: after `end`, but not after the next change."""
+    """Return the index of the first alarm after `end`, or None if the next change comes first."""
     until = [*(other.row for other in stream.changes), len(stream.y)][change + 1]
     return next((k for k, a in enumerate(result.alarms) if end < a.row <= until), None)
 

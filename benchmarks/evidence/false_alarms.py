@@ -124,7 +124,7 @@ def main(argv: list[str]) -> int:
 
 
 def columns_of(item: DataSet, data: Path) -> Columns:
-    """Read the columns that the monitor watches under the stream file that `driftline init` drafts.
+    """Read the columns that the monitor would watch with the stream file from `driftline init`.
 
     Rows after the data set's first known drift are left out.
     """

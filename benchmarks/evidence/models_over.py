@@ -125,7 +125,7 @@ class _Model:
 
 
 def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> WatcherResult:
-    """Watch a stream pane by pane. A new model serves from the pane after its last training row."""
+    """Watch a stream pane by pane. A new model serves from the first pane after its training."""
     watch = make(config)
     window = config.window_size
     size = window // PANES

@@ -6,7 +6,7 @@ PYTHON: the interpreter of a separate environment in which NannyML is installed
 Input: `reference.csv` and `analysis.csv` in the folder. Their columns are `prediction`, `truth`
 (the label, only in the reference), and either `score:CLASS` for each class or the features.
 Output: one line of JSON on standard output, with [value, low, high] for each chunk. This script
-imports nothing from Driftline, which is not installed in that environment.
+imports nothing from Driftline, which is not installed in NannyML's environment.
 """
 
 import json

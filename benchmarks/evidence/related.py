@@ -91,7 +91,7 @@ def _mixed(common: Floats, own: Floats, correlation: float) -> Floats:
 
 
 def real_source(seed: int, data: Path) -> WindowSource:
-    """Return a source of elec2 rows. A change shuffles `nswdemand` within a window."""
+    """Return a source of elec2 rows. Its changes shuffle `nswdemand` within a window."""
     columns = [values[_ELEC2_SINCE:] for values in columns_of(SETS["elec2"], data)]
     order = np.random.default_rng(seed).permutation(len(columns[0]))
     reference, others = order[:REFERENCE], order[REFERENCE:]

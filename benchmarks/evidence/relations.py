@@ -47,7 +47,10 @@ class Power(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """A test's CPU seconds per window, and per calibration for one reference and window size."""
+    """A test's CPU seconds per window and per calibration.
+
+    Each reference and window size needs its own calibration.
+    """
 
     data: str
     size: int

@@ -1,9 +1,9 @@
 """Compare the retrain policy `harm` with periodic and with no retraining, by replaying data files.
 
 Input: labelled data sets, each replayed through the services as in `driftline backtest`. Output for
-each data set: each policy's metric and retrain count, its difference from `harm` with a paired
-block standard error, wins and losses, and the drift events on the original and on shuffled rows. A
-plot shows the error against the retrain count.
+each data set: each policy's metric and retrain count; its difference from `harm`, with a standard
+error from paired blocks; wins and losses; and the drift events on the original and on shuffled
+rows. A plot shows the error against the retrain count.
 """
 
 import math
@@ -180,7 +180,7 @@ def _policy(stream: Stream, name: str, play: Played, harm: Played | None = None)
 
 
 def _never(stream: Stream, harm: Played) -> PolicyOnSet:
-    """Return the result without retraining: the first model's, as recorded in the `harm` replay."""
+    """Return the result without retraining: the first model's result in the `harm` replay."""
     compared = harm.compared
     mean = float(errors(stream.task, compared.labels, compared.predicted["static"]).mean())
     return PolicyOnSet(

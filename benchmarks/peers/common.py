@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-# The time between offset commits, and the duration of a transaction, both as in Driftline.
-# After a crash, the work since the last commit is repeated.
+# `COMMIT_INTERVAL_S` is the time between offset commits, and `TRANSACTION_S` is the duration of a
+# transaction. Both are as in Driftline. After a crash, the work since the last commit is repeated.
 COMMIT_INTERVAL_S = 1.0
 TRANSACTION_S = 0.2
 # Maximum number of records per batch. Larger batches would not be faster: in batches of a few

@@ -2,8 +2,8 @@
 
 Input: records from the `models` topic. Output: the model to score with. A champion that cannot be
 loaded or fails a check is rejected and retried later. Until it passes, the current model keeps
-serving. If there is no current model (after a restart), the champion's newest ancestor that passes
-the checks is used instead. Models are swapped only between two batches.
+serving. If there is no current model, for example after a restart, the champion's newest ancestor
+that passes the checks is used instead. Models are swapped only between two batches.
 """
 
 import logging
@@ -44,7 +44,7 @@ class _Failure(msgspec.Struct, frozen=True):
 class Champion:
     """Holds the model used for scoring, and replaces it with the catalog's champion.
 
-    With `background`, models are loaded in a background thread.
+    If `background` is True, models are loaded in a background thread.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Champion:
             self._loader.submit(import_sklearn)
         self._loading: Future[Model] | None = None  # set when loading starts; reset by `swap`
         self._wanted = ""  # digest of the model that `_loading` loads
-        self._failed: dict[str, _Failure] = {}  # failed loads by digest; removed on success
+        self._failed: dict[str, _Failure] = {}  # by model digest; removed once the model is loaded
         self.model: Model | None = None  # the model used for scoring; replaced by `swap`
 
     @property
@@ -83,8 +83,8 @@ class Champion:
     def swap(self) -> None:
         """Swap in the champion once it is loaded and checked.
 
-        Until then, the current model keeps serving. If there is no current model (after a restart),
-        also try the champion's ancestors, newest first.
+        Until then, the current model keeps serving. If there is no current model, for example after
+        a restart, try the champion's ancestors as well, newest first.
         """
         while True:
             if self._loading is None:

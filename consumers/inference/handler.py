@@ -49,7 +49,7 @@ _CHECKPOINT: Final = Kind(
 
 
 class InferenceHandler(Handler):
-    """Scores feature records. With `background`, new champions are loaded in a second thread."""
+    """Scores feature records. If `background` is True, a second thread loads new champions."""
 
     def __init__(
         self, stream: Stream, models: ModelLoader, clock: Clock, *, background: bool = False
@@ -241,8 +241,8 @@ class InferenceHandler(Handler):
     def _ignore_ahead(
         self, found: Messages, batch: Batch, values: list[bytes], positions: list[int | None]
     ) -> None:
-        """Replace `positions` that are implausibly far ahead with None, and set `ahead` in these
-        records' predictions."""
+        """Set the `positions` of records that are implausibly far ahead to None, and set `ahead` in
+        the predictions for these records."""
         others = batch.rows if self._stream.axis == "time" else batch.times_us
         if batch.rejected:
             known = dict(zip(batch.kept, others, strict=True))

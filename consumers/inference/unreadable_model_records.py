@@ -31,7 +31,7 @@ class Examined:
         return self._until or 0
 
     def read(self, message: Message, unreadable: str | None) -> None:
-        """Note a `models` record. `unreadable` is None if it is readable, otherwise the reason."""
+        """Note a `models` record. `unreadable` is the reason why it is unreadable, or None."""
         self._end = message.offset + 1
         if unreadable is not None:
             self._unreadable.append((message, unreadable))

@@ -10,12 +10,12 @@ from collections import deque
 from consumers.outcomes.buffer import BEFORE_ALL
 from consumers.outcomes.low_watermark import TopicProgress
 
-# The number of (offset, position) pairs to keep per topic. Their offsets are at least 1/16 of
-# `slack` apart, so 64 pairs span at least four times `slack`.
+# The number of (offset, position) pairs to keep per topic. The offsets of successive pairs are
+# at least 1/16 of `slack` apart, so 64 pairs span about four times `slack`, or more.
 _MARKS = 64
 _MARKS_OF_SLACK = 16
-# A paused topic resumes when its lead has dropped to 1/4 of `slack`. Refetching its records takes
-# milliseconds, during which the join can still read records of the other topic.
+# A paused topic resumes when its lead has dropped to 1/4 of `slack`. Refetching the paused topic's
+# records takes milliseconds, during which the join can still read records of the other topic.
 _SLACK_LEFT = 4
 
 
@@ -49,7 +49,7 @@ class _ReadHistory:
 
 
 class Backpressure:
-    """Limits how far one topic is read ahead of the other: by at most `slack` records."""
+    """Keeps the join from reading one topic more than `slack` records ahead of the other."""
 
     def __init__(self, predictions: TopicProgress, labels: TopicProgress) -> None:
         self.slack = 0  # set by `PartitionJoin.limit_memory` after each assignment

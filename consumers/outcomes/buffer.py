@@ -34,20 +34,20 @@ T = TypeVar("T", bound=Positioned)
 class Block(msgspec.Struct, omit_defaults=True):
     """Consecutive records that are evicted together: offsets `first` to `end` (exclusive).
 
-    Some fields have been renamed, but keep their original names in the cache.
+    A field that was renamed in the code keeps its old name in the cache.
     """
 
     first: int
     end: int
     newest: int = BEFORE_ALL  # the block is evicted one join window after this position
     count: int = 0
-    source: int = -1  # predictions: largest source offset before this block
-    last_source: int = -1  # predictions: largest source offset in this block
-    joined: int = 0  # predictions: number with an outcome
+    source: int = -1  # predictions: largest `source` offset before this block
+    last_source: int = -1  # predictions: largest `source` offset in this block
+    joined: int = 0  # predictions: how many have an outcome
     # Labels: the smallest offset among the predictions that the block's labels were matched with.
     dependency_offset: int = msgspec.field(name="needs", default=NEVER)
-    waiting: bool = False  # labels: whether any was read before its prediction
-    # Labels: whether any has no position yet.
+    waiting: bool = False  # labels: whether any label was read before its prediction
+    # Labels: whether any label has no position yet.
     unpositioned: bool = msgspec.field(name="placeless", default=False)
 
 
@@ -98,7 +98,7 @@ class Buffer(Generic[T]):
 
     @property
     def next_uncached(self) -> tuple[int, int] | None:
-        """Return the first offset not in the cache, and the largest source offset before it."""
+        """Return the first offset not in the cache, and the largest `source` offset before it."""
         if self._spilled:
             last = self.blocks[self._spilled - 1]
         elif self._evicted:
@@ -144,8 +144,8 @@ class Buffer(Generic[T]):
         positions: Sequence[int],
         sources: Sequence[int] = (),
     ) -> Iterator[tuple[Block, int, int]]:
-        """Buffer records whose ids are all new, as `add` does. Yield each block that receives
-        records, with the start and end indices of these records."""
+        """Buffer records whose ids are all new. Yield each block that receives records, with the
+        start and end indices of these records."""
         self._memory.update(zip(ids, records, strict=True))
         place, count = 0, len(ids)
         while place < count:
@@ -284,7 +284,7 @@ class Buffer(Generic[T]):
                 self._memory[record_id] = record
 
     def _remove_from_memory(self, ids: Sequence[str], end: int) -> list[T]:
-        """Remove each id's oldest record from memory. It must be before offset `end`."""
+        """Remove each id's oldest record, which must be before offset `end`, from memory."""
         memory = self._memory
         if not self._more:  # each id has one record
             return list(map(memory.pop, ids))
@@ -321,7 +321,7 @@ class Buffer(Generic[T]):
 
     def write(self, batch: CacheBatch, *, deletions: int, committed: int, everything: bool) -> None:
         """Delete the first `deletions` evicted blocks from the cache. Then spill the oldest blocks
-        before offset `committed` until `limit` records are in memory, or none if `everything`."""
+        before offset `committed` until `limit` records (0 if `everything`) are left in memory."""
         if self._cache is None:
             return
         for block in self._evicted[:deletions]:

@@ -7,7 +7,7 @@
 | repeated without a change | counted as repeated; nothing is published |
 | changed | an outcome with the next revision, even if the prediction is read last |
 | with an id shared by several predictions | matched with the first one for which it is in time |
-| known more than one join window after its record | a dead letter, whichever is read first |
+| known more than one join window after its record | a dead letter, in either reading order |
 | without a prediction within the join window | a dead letter |
 | with an outcome that is too large | a dead letter |
 | missing for a whole join window | the prediction is counted as unlabelled |
@@ -59,10 +59,11 @@ class OutcomesHandler(Handler):
     """Joins predictions with labels.
 
     `state` is the folder for the cache of records that do not fit in memory. Without a cache, or
-    after the cache has failed, all records within the join window stay in memory. After a failure,
-    all partitions are paused while `uncached_records` or more records are in memory. `counts` holds
-    the number of results since this worker started, by kind: outcomes, revised, repeated,
-    duplicates, unlabelled, late, orphans (labels without a prediction), oversized, invalid.
+    after the cache has failed, all records within the join window stay in memory. After a cache
+    failure, all partitions are paused while `uncached_records` or more records are in memory.
+    `counts` holds the number of results since this worker started, by kind: outcomes, revised,
+    repeated, duplicates, unlabelled, late, orphans (labels without a prediction), oversized,
+    invalid.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class OutcomesHandler(Handler):
         self._caches = Caches(state)
         self._memory_records = memory_records
         self._uncached_records = uncached_records
-        self._is_full = False  # last result of `_is_memory_full`, which logs when it becomes True
+        self._is_full = False  # last result of `_is_memory_full`; a change to True is logged
         self._topics = Topics(stream)
         self._reader = InputReader(stream)
         self._joins: dict[int, PartitionJoin] = {}  # the join of each assigned partition
@@ -170,9 +171,9 @@ class OutcomesHandler(Handler):
         return lost_unread(change, self._topics.outcomes)
 
     def _remembered(self, change: LogChange) -> LogChange:
-        """Return `change` with the first unread offset if the other topic's commit contains it.
+        """Return `change` with the first unread offset, if the other topic's commit contains one.
 
-        If a topic was recreated while no worker was running, its own commits are lost.
+        If a topic was recreated while no worker was running, the topic's own commits are lost.
         """
         progress = self._join(change.partition.partition).progress
         is_label = change.partition.topic == self._topics.labels

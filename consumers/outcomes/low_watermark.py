@@ -22,19 +22,19 @@ from driftline.wire.events import Log
 class JoinCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata stored with a committed offset: the join's progress at the commit.
 
-    Records from the committed offset up to `published` are reread only to rebuild state. Some
-    fields have been renamed, but keep their original names in the JSON.
+    Records from the committed offset up to `published` are reread only to rebuild state. A field
+    that was renamed in the code keeps its old name in the JSON.
     """
 
-    published: Offset = 0  # the first offset not handled before the commit
-    # Predictions: the largest source offset before the committed offset.
+    published: Offset = 0  # the first offset not yet handled at the commit
+    # Predictions: the largest `source` offset (of a scored record) before the committed offset.
     before: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
     max_position: Position = msgspec.field(name="reached", default=BEFORE_ALL)
     # Labels: predictions below this position no longer wait for labels.
     closed_up_to: Position = msgspec.field(name="passed", default=BEFORE_ALL)
     watermark: Position | None = None  # predictions: watermark that was read but not yet published
     token: str = ""  # identifies the commits that a cache belongs to
-    log: str = ""  # predictions: id of the topic that `before` refers to; empty if unknown
+    log: str = ""  # predictions: id of the features topic of `before`; empty if unknown
     # The other topic's next offset. It is stored here because Kafka deletes a topic's commits
     # together with the topic.
     beside: Offset = 0
@@ -123,8 +123,8 @@ class JoinProgress:
         if clock.max_position is None and self.labels.max_position > BEFORE_ALL:
             clock = ClockState(self.labels.max_position)
         self.label_clock = PartitionClock(stream.max_ahead, clock)
-        # Largest source offset of the predictions read so far. Raised by the join, reset by
-        # `take_log`.
+        # Largest `source` offset (of a scored record) among the predictions read so far. Raised by
+        # the join, reset by `take_log`.
         self.source = self.predictions.at.before
         self._log = self.predictions.at.log  # id of the features topic that `source` refers to
         self._log_offset = -1  # offset of the watermark record that named `_log`
@@ -148,13 +148,15 @@ class JoinProgress:
             self.low_watermark = max(both, self._closed_up_to)
 
     def take_log(self, offset: int, log: Log) -> None:
-        """Note that predictions after `offset` have source offsets in the features topic `log`."""
+        """Note that `source` offsets in predictions after `offset` refer to the features topic
+        `log`."""
         if log.topic_id != self._log:
             self._log, self._log_offset = log.topic_id, offset
             self.source = log.offset - 1
 
     def take_watermark(self, position: int) -> None:
-        """Note a watermark: no earlier prediction will follow. `pass_barrier` returns it later."""
+        """Note a watermark: no prediction before `position` will follow. `pass_barrier` returns the
+        watermark later."""
         self.predictions.raise_max_position(position - 1)
         if self._watermark is None or position > self._watermark:
             self._watermark = position
@@ -213,7 +215,7 @@ class JoinProgress:
         self, predictions: int | None, before: int | None, labels: int | None, token: str
     ) -> tuple[Committed, Committed]:
         """Return the commits for both topics. `predictions` and `labels` are the oldest offsets
-        still needed, or None. `before` is the largest source offset before `predictions`."""
+        still needed, or None. `before` is the largest `source` offset before `predictions`."""
         if self.is_rebuilding:
             return self.predictions.resumed, self.labels.resumed
         return (
@@ -227,8 +229,8 @@ class JoinProgress:
                     token=token,
                     axis=self._axis,
                     beside=self.labels.next_offset,
-                    # If the record that contains this topic id will be reread, `before` refers to
-                    # an older topic.
+                    # If the record that contains this topic id will be reread after a restart,
+                    # `before` refers to an older topic.
                     log=self._log if predictions is None or predictions > self._log_offset else "",
                 ),
             ),

@@ -51,7 +51,7 @@ def plain(value: bytes, event: Prediction) -> bytes:
 
 
 def _with_label_ahead(value: bytes, prediction: BufferedPrediction) -> bytes:
-    """Set `ahead` in an outcome whose label is ahead, unless its prediction was already ahead."""
+    """Set `ahead` in an outcome whose label is ahead, unless the prediction already sets it."""
     return value if prediction.ahead else marked_ahead(value)
 
 
@@ -186,7 +186,7 @@ class Publication:
         self._reject_label(message, reason, None if label.ahead else label.at)
 
     def _reject_label(self, message: Message, reason: str, position: int | None) -> None:
-        """Add a label's dead letter and, in place of an outcome, a watermark at its position.
+        """Add a label's dead letter and, in place of an outcome, the outcomes' current watermark.
 
         Without the watermark, windows could not close if every label were rejected.
         """

@@ -21,7 +21,7 @@ from driftline.wire.values import parse_time
 
 
 class _Source(Source, frozen=True, gc=False):
-    """A `Source` untracked by the garbage collector: each batch contains thousands of sources."""
+    """A `Source` that the garbage collector does not track: a batch contains thousands."""
 
 
 class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):

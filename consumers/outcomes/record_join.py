@@ -34,14 +34,15 @@ class RecordJoin:
         self._progress = progress
         self._predictions = predictions
         self._labels = labels
-        # The (offset, position) pairs of the latest consecutive predictions that are ahead.
-        # `_confirm` clears this deque when a prediction is not ahead.
+        # The (offset, position) pairs of the latest consecutive predictions marked `ahead`.
+        # `_confirm` clears this deque when a prediction is not marked `ahead`.
         self.ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
 
     def take_predictions(
         self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
     ) -> None:
-        """Join predictions with the record ids `ids`. Load cached records with these ids first."""
+        """Join predictions, whose record ids are `ids`. Any cached records with these ids must have
+        been loaded."""
         progress, side = self._progress, self._progress.predictions
         buffer, labels_of = self._predictions, self._labels.get
         for record_id, prediction in zip(ids, found, strict=True):
@@ -71,10 +72,10 @@ class RecordJoin:
         )
 
     def _confirm(self, position: int) -> None:
-        """Recheck the preceding predictions, which were ahead, against an accepted position.
+        """Use the accepted `position` to recheck the preceding predictions, marked `ahead`.
 
-        Predictions that are not ahead of this position stay buffered for one join window from their
-        own positions.
+        Predictions that are not far ahead of `position` stay buffered for one join window from
+        their own positions.
         """
         for offset, ahead in self.ahead:
             if self._progress.predictions.max_position < ahead <= position + self._max_ahead:
@@ -85,7 +86,8 @@ class RecordJoin:
     def take_labels(
         self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
     ) -> None:
-        """Join labels with the record ids `ids`. Load cached records with these ids first."""
+        """Join labels, whose record ids are `ids`. Any cached records with these ids must have been
+        loaded."""
         side, predictions_of = self._progress.labels, self._predictions.get
         for record_id, label in zip(ids, found, strict=True):
             at = label.at

@@ -56,7 +56,7 @@ class Spill:
             self._begin(cache)
 
     def begin_commit(self) -> None:
-        """Note the extent of the commit that the loop is about to make."""
+        """Note the offsets and evictions that the loop's next commit will cover."""
         if not self._progress.is_rebuilding:
             self._commit = _Commit(
                 self._progress.predictions.next_offset,
@@ -93,8 +93,8 @@ class Spill:
     def _begin(self, cache: Cache) -> None:
         predictions, labels = self._progress.predictions, self._progress.labels
         covered = cache.covered()
-        # Empty the cache if its extent is missing or unreadable, if it belongs to other topics or
-        # commits, or if it is newer than the commits.
+        # Empty the cache if the offsets that it covers are unknown, if it belongs to other topics
+        # or commits, or if it is newer than the commits.
         if (
             covered is None
             or covered.topics != self._topics

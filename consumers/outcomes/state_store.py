@@ -53,13 +53,13 @@ class Covered(msgspec.Struct, frozen=True):
     topics: tuple[str, str]
     token: str  # identifies the cache's commits, whose metadata contains the same token
     predictions: int = 0
-    source: int = -1  # largest source offset among these predictions
+    source: int = -1  # largest `source` offset in these predictions
     labels: int = 0
     version: int = _VERSION
 
 
 class CacheFailed(StateLost):
-    """A cache cannot be read or written: full disk, missing folder or damaged data."""
+    """Raised if a cache cannot be used: full disk, missing folder or damaged data."""
 
 
 class Caches:
@@ -113,8 +113,8 @@ class Cache:
         self._write.disable_wal = True
 
     def covered(self) -> Covered | None:
-        """Return the cache's extent, or None if the cache is new, unreadable or has another format
-        version."""
+        """Return the offsets up to which the cache is complete, or None if the cache is new,
+        unreadable or has another format version."""
         with self._guard() as db:
             value = db.get(b"C")
         if value is None:
@@ -165,7 +165,7 @@ class Cache:
             return decoder(value)
 
     def write(self, batch: "CacheBatch", covered: Covered) -> None:
-        """Atomically write a batch and the cache's resulting extent."""
+        """Atomically write a batch, and the offsets up to which it makes the cache complete."""
         batch.operations.put(b"C", msgspec.msgpack.encode(covered))
         with self._guard() as db:
             db.write(batch.operations, self._write)

@@ -80,7 +80,7 @@ class PartitionJoin:
     def watermark(self) -> int | None:
         """Return the position before which no more outcomes are expected, or None if unknown.
 
-        Either both topics were read past this position, so that outcomes of earlier labels were
+        Either both topics were read past this position and the outcomes of earlier labels were
         published, or earlier labels are too late. No single label can advance the watermark far;
         see `runtime.partition_clock`.
         """
@@ -104,8 +104,8 @@ class PartitionJoin:
     ) -> None:
         """Buffer predictions, and match them with labels read earlier.
 
-        `ids` are the predictions' record ids. The source offsets must increase, and all must exceed
-        `progress.source`.
+        `ids` are the predictions' record ids. The predictions' `source` offsets must increase,
+        and all must exceed `progress.source`.
         """
         if not found:
             return
@@ -134,7 +134,8 @@ class PartitionJoin:
         self.backpressure.read(side, found[0].offset, found[-1].offset, position)
 
     def reject_label(self, at: int | None) -> int | None:
-        """Note and return a rejected label's position, or return None if it is missing or ahead."""
+        """Note and return a rejected label's position, or return None if the position is missing or
+        implausibly far ahead."""
         if at is None or self.progress.label_clock.take([at]):
             return None
         self.progress.labels.raise_max_position(at)

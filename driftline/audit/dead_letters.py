@@ -16,9 +16,9 @@ from driftline.wire.column_decoders import id_reader
 from driftline.wire.envelope import DeadLetterOrigin, dead_letter_origin
 from driftline.wire.topics import Topics
 
-# Header of a replayed record. Its value is the dead letter's location, `PARTITION@OFFSET`.
+# Header that marks a replayed record. Its value is the dead letter's location, `PARTITION@OFFSET`.
 REPLAYED = "driftline_replayed"
-# The number of groups is limited, because reasons can contain values from records.
+# Reasons can quote values from records, so without a limit there could be a group per dead letter.
 MAX_GROUPS = 1000
 OTHER_REASONS = "(other reasons)"
 
@@ -56,7 +56,7 @@ class DeadLetterGroup(msgspec.Struct):
 class Replay(msgspec.Struct, frozen=True):
     """The numbers of dead letters that `replay` sent and skipped."""
 
-    sent: int  # dead letters sent, or with `dry_run`, dead letters that would have been sent
+    sent: int  # dead letters sent; with `dry_run`, dead letters that a real run would send
     again: int  # dead letters skipped because an earlier replay has resent them
     other: int  # dead letters skipped because they contain neither feature records nor labels
 
@@ -127,7 +127,7 @@ def replay(
 ) -> Replay:
     """Resend the records of dead letters to their original topics and partitions.
 
-    Only feature records and labels are sent, and only if the reason contains `reason`. Dead letters
+    Only feature records and labels whose rejection reason contains `reason` are sent. Dead letters
     that an earlier replay has already resent are skipped unless `again` is set. With `dry_run`,
     nothing is sent.
 
@@ -173,8 +173,8 @@ def _original(letter: Letter) -> Outgoing:
 def _replayed(broker: Broker, stream: Stream, targets: tuple[str, ...]) -> set[str]:
     """Return the locations (`PARTITION@OFFSET`) of the dead letters that were already resent.
 
-    A replayed record has a larger offset than the original record, so each partition is read from
-    its earliest original record onwards.
+    A replayed record has a larger offset than the original, so each partition is read from the
+    offset of its earliest rejected record onwards.
     """
     first: dict[TopicPartition, int] = {}
     for letter in letters(broker, stream):

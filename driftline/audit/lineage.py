@@ -58,8 +58,8 @@ class History:
     def __init__(self, broker: Broker, stream: Stream, *, also_window: str = "") -> None:
         """Read the topics. Raises BrokerError.
 
-        A stream can have many windows, so only `also_window` and the windows that caused drift
-        events are stored.
+        A stream can have many windows, so only the windows that caused drift events are stored,
+        and the window with the id `also_window`.
         """
         topics = Topics(stream)
         self._by_row = stream.axis == "row"
@@ -122,7 +122,7 @@ class History:
                     yield self.model(known, causes=True, effects=True)
 
     def window(self, id: str, *, effects: bool = False) -> Node:
-        """Return a window's node. With `effects`, add the drift events that it caused."""
+        """Return a window's node. With `effects`, add the drift events that the window caused."""
         known = self._windows.get(id)
         if known is None:
             return Node("window", id, "no longer in the topic")
@@ -208,7 +208,8 @@ class History:
         """Return a model's node, with its causes and effects if requested.
 
         The causes are the decisions that chose the model. A model can have several causes, because
-        it can be promoted again. With `request`, only decisions on that request are included.
+        it can be promoted more than once. With `request`, only decisions on that request are
+        included.
         """
         known = self._models.get(digest)
         if known is None:
@@ -253,7 +254,7 @@ class History:
 
 
 class _Window(msgspec.Struct, frozen=True):
-    """The fields of data windows, performance windows and performance panes that a `Node` shows."""
+    """The fields of a window or performance pane that appear in its `Node`."""
 
     type: str
     id: str

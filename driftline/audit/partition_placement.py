@@ -17,11 +17,12 @@ Side = Literal["records", "labels"]
 _KEYS_OF_A_BATCH: Final = 8
 # In a sample with fewer keys, all keys could match a partitioner by chance.
 _LEAST_KEYS: Final = 20
-# When a sample reaches this many keys, its counts are halved. Newer keys therefore weigh more, so
-# that a corrected producer is detected.
+# When a sample reaches this many keys, its counts are halved. Newer keys therefore count more, and
+# the check notices when a producer has been corrected.
 _REMEMBERED: Final = 2_000
-# Assume that a producer uses a partitioner if at least this share of its keys match it. The share
-# is below 1, because the sample may still contain keys from a producer that was replaced.
+# Assume that a producer uses a partitioner if at least this share of its keys are in the partitions
+# that the partitioner chooses. The share is below 1, because the sample may still contain keys from
+# a producer that was replaced.
 _MOST: Final = 0.95
 
 
@@ -36,8 +37,8 @@ class Placement:
     def see(self, side: Side, partition: int, keys: Sequence[bytes | None]) -> None:
         """Sample the keys of a batch from one partition.
 
-        Records without a key are skipped: watermarks have no key, and no partitioner chooses their
-        partition.
+        Records without a key are skipped, because watermarks have no key, and no partitioner
+        chooses a watermark's partition.
         """
         if self._partitions == 1:
             return
@@ -57,13 +58,13 @@ class Placement:
 
     @property
     def problem(self) -> str | None:
-        """Return why labels are not in their records' partitions. Return None if no problem is
-        detected, or if a sample is too small."""
+        """Return the reason why labels and records are in different partitions, or None if no
+        problem is detected or a sample is too small."""
         if min(self._seen["records"], self._seen["labels"]) < _LEAST_KEYS:
             return None
         records, labels = self._used("records"), self._used("labels")
         if records & labels or not records | labels:
-            return None  # both match the same partitioner, or neither matches any partitioner
+            return None  # records and labels use the same partitioner, or neither use a known one
         if not records:
             expected = MURMUR2 if MURMUR2 in labels else min(labels)
             wrong = self._seen["records"] - self._matching["records"][expected]

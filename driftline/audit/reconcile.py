@@ -113,7 +113,7 @@ def reconcile(
 
     Each list has at most `limit` entries, or all entries if `limit` is None. `total` is called once
     with the number of offsets to read, and `progress` is called repeatedly with the number of
-    offsets read since its last call. The services may keep running. Raises BrokerError.
+    offsets read since its last call. The services can keep running meanwhile. Raises BrokerError.
     """
     topics = Topics(stream)
     # Fetch the committed offsets first and the logs' end offsets second, so that the logs are read
@@ -162,7 +162,8 @@ def reconcile(
 def _committed(
     broker: Broker, topics: Topics
 ) -> tuple[list[Mapping[TopicPartition, Committed]], Mapping[str, str]]:
-    """Return the committed offsets of inference, outcomes and monitor, and the topics' ids."""
+    """Return the committed offsets of the inference, outcomes and monitor groups, and the topics'
+    ids."""
     admin = broker.admin()
     try:
         found: list[Mapping[TopicPartition, Committed]] = [

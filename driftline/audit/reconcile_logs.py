@@ -19,11 +19,11 @@ class ReadLogs:
         self._topic = topic
         self._topic_id = topic_id
         self._of: dict[int, str] = {}  # partition → id of the topic that inference read last
-        self._next: dict[int, int] = {}  # partition → offset after the last scored record
+        self._next: dict[int, int] = {}  # partition → offset right after the last scored record
         self._lost: dict[tuple[int, int], Lost] = {}
 
     def mark(self, partition: int, log: Log | None, gaps: Sequence[Gap]) -> None:
-        """Record the log and the gaps that a watermark reports."""
+        """Store the log and the gaps that a watermark reports."""
         for gap in gaps:
             self._lose(partition, gap.start, gap.end)
         if log is None:
@@ -37,8 +37,8 @@ class ReadLogs:
     def is_present(self, partition: int, offset: int) -> bool:
         """Return whether a prediction's source record was in the current topic.
 
-        Until a watermark has identified the partition's log, return True. Call this method for each
-        prediction, in order.
+        Also return True if no watermark has identified the partition's topic yet. Call this method
+        for each prediction, in order.
         """
         self._next[partition] = max(self._next.get(partition, 0), offset + 1)
         return self._of.get(partition, self._topic_id) == self._topic_id
@@ -47,8 +47,8 @@ class ReadLogs:
     def lost(self) -> Sequence[Lost]:
         """Return the ranges of records that were deleted before inference read them.
 
-        If inference has not yet read a partition of the current topic, all records of the earlier
-        topic after the last scored record are also lost.
+        If inference has read a partition only in an earlier topic, all of its records after the
+        last scored record count as lost, because that topic was deleted.
         """
         for partition, topic_id in self._of.items():
             if topic_id != self._topic_id:

@@ -71,9 +71,9 @@ class TableLoader:
         self._label = LabelCodec(stream).decode
         self.foreign_letters = self.foreign_records = 0
         self.logs = ReadLogs(self._topics.features, topic_id)
-        self.lost: list[Lost] = []  # lost records of the topics that outcomes and monitor read
-        # (output topic, partition) → publish time of the oldest record, if retention deleted
-        # earlier records.
+        self.lost: list[Lost] = []  # records deleted before outcomes or the monitor read them
+        # (output topic, partition) → publish time of the oldest remaining record, if retention
+        # has deleted earlier records.
         self._oldest_ms: dict[tuple[str, int], int] = {}
 
     def load(self, committed: Mapping[TopicPartition, Committed]) -> None:

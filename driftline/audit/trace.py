@@ -28,8 +28,8 @@ def trace(
 ) -> tuple[Node, ...]:
     """Return each event, model or record with this id, with its causes and effects.
 
-    Records are searched only if no event or model has this id. If nothing matches, the result is
-    empty. Raises BrokerError.
+    The topics with records are searched only if no event or model has this id. If nothing matches,
+    the result is empty. Raises BrokerError.
     """
     history = History(broker, stream, also_window=id)
     found = tuple(history.nodes(id))
@@ -70,7 +70,8 @@ class _Records:
     def nodes(self, progress: Progress | None) -> Iterator[Node]:
         """Yield a node for each feature record, label and deleted record with this id.
 
-        A record's effects are its results. Deleted records are inferred from their results.
+        A record's effects are its predictions, outcomes and dead letters. If the record itself has
+        been deleted, its node is inferred from them.
         """
         topics = self._topics
         sources: dict[str, Message] = {}

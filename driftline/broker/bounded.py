@@ -44,7 +44,7 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
         else:
             answers.put((result, None))
 
-    # Use a daemon thread, because a process waits for pool threads when it exits.
+    # Use a daemon thread, because Python waits for the threads of a thread pool when it exits.
     threading.Thread(target=work, name="driftline-call", daemon=True).start()
     try:
         result, failure = answers.get(timeout=timeout_s)

@@ -1,6 +1,6 @@
 """Connect to Kafka with kafka-python, which is pure Python and always installed, but slow.
 
-Input: broker addresses, and client properties by their dotted Kafka names. Output: clients that
+Input: broker addresses, and client properties keyed by dotted Kafka name. Output: clients that
 implement the interfaces in `port`. The clients never commit automatically, read uncommitted records
 or create topics implicitly.
 """
@@ -76,7 +76,7 @@ _CONSUMER: Mapping[str, object] = {
     "fetch_max_wait_ms": 100,  # seeks and resumes wait for any pending fetch; default 500 ms
     "session_timeout_ms": 10_000,  # time until a killed worker loses its partitions; default 45 s
     "heartbeat_interval_ms": 1000,  # interval at which members check for a rebalance; default 3 s
-    "metrics_enabled": False,  # metrics would take a tenth of each poll's time
+    "metrics_enabled": False,  # collecting metrics takes a tenth of each poll's time
 }
 # A send takes about 40 µs of CPU time, 27 µs of it in the client. Larger batches or a longer linger
 # time do not reduce the CPU time. The median time of a one-record transaction is 8 to 12 ms.
@@ -194,7 +194,7 @@ class KafkaPythonBroker:
                 raise unsupported_codec("write", error) from None
             except kafka_errors.KafkaError as error:
                 _close(made)
-                # Keep only the text. The error's traceback would keep the client alive.
+                # Keep only the text, because the error's traceback keeps the client alive.
                 reason = str(error) or type(error).__name__
             probe.raise_refusal(self._servers, self._given)
         raise probe.unreachable(self._servers, without_secrets(reason, self._given))
@@ -364,7 +364,7 @@ def _as_kafka_writes_it(topic_id: str) -> str:
 
 
 def _patiently(ask: Callable[[], Any]) -> Any:
-    """Repeat a request until the group has a coordinator. The client itself does not wait for one.
+    """Repeat a request until the group has a coordinator, because the client itself does not wait.
 
     In a new cluster, groups have no coordinator for several seconds. If a coordinator fails,
     another broker must take over. Raises the client's error after 10 s.

@@ -203,7 +203,7 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         # Input of the worker thread. `poll` adds its timeout and record limit; `abandon` adds None,
         # which ends the thread.
         self._requests: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
-        # Use a daemon thread. A pool thread would keep the process alive while a poll hangs.
+        # Use a daemon thread, so that the process can exit even while a poll hangs.
         threading.Thread(target=self._work, name="driftline-poll", daemon=True).start()
         self._events: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
         self._result: list[Any] = []  # the last poll's records; set by `_finish`, removed by `poll`

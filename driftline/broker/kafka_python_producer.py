@@ -129,7 +129,7 @@ class KafkaPythonProducer:
         self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
     ) -> None:
         for partition in offsets:
-            # Raise an error for an unknown topic. The client would wait for the topic forever.
+            # Raise an error for an unknown topic; otherwise, the client waits for it forever.
             self._limits.partitions(partition.topic)
         with self._translated("send offsets"):
             self._answered(

@@ -1,6 +1,6 @@
 """Connect to Kafka with librdkafka (confluent-kafka), the fast client in the extra `librdkafka`.
 
-Input: broker addresses, and client properties by their dotted librdkafka names. Output: clients
+Input: broker addresses, and client properties keyed by dotted librdkafka name. Output: clients
 that implement the interfaces in `port`. The clients never commit automatically, read uncommitted
 records or create topics implicitly.
 """

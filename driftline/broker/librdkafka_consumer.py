@@ -135,7 +135,7 @@ class LibrdkafkaConsumer:
             if not messages and self._out_of_range is not None:
                 raise OffsetOutOfRange(*self._out_of_range)
             if messages or time.monotonic() >= deadline_s:
-                return messages  # if empty, only notices arrived, such as a partition's end
+                return messages  # empty if only notices arrived, such as a partition's end
 
     def _note_out_of_range(self, records: Sequence[Any]) -> None:
         """Store an out-of-range error, so that `poll` first returns the records fetched with it."""
@@ -259,7 +259,7 @@ class LibrdkafkaConsumer:
         let_go(client.close)
 
     def _leave(self) -> None:
-        """Leave the group. On its own, the client does so only if it has no instance id."""
+        """Leave the group, which the client itself does only if it has no instance id."""
         try:
             self._client.unsubscribe()
             deadline_s = time.monotonic() + _LEAVE_TIMEOUT_S
@@ -367,7 +367,7 @@ _FENCED = ck.KafkaError(ck.KafkaError.FENCED_INSTANCE_ID).str()
 
 
 def _is_notice(record: Any, group: str | None) -> bool:
-    """Return whether `record` is only a notice. Raises BrokerError for a permanent error."""
+    """Return whether `record` is a notice, not data. Raises BrokerError for a permanent error."""
     error = record.error()
     if error is None:
         return False

@@ -75,7 +75,7 @@ def unpacked(batch: OutgoingBatch) -> Iterator[Outgoing]:
 
 
 def check_partition(record: Outgoing, partitions: int) -> None:
-    """Raise DeliveryFailed if the record's topic does not have the record's partition."""
+    """Raise DeliveryFailed if the record's partition does not exist in its topic."""
     if record.partition is not None and not 0 <= record.partition < partitions:
         raise DeliveryFailed(
             f"topic {record.topic!r} has no partition {record.partition}; its partition count is "

@@ -236,7 +236,7 @@ def _class_path() -> str:
     except ImportError as error:
         raise MissingExtra("jgo", "local-broker") from error
     try:
-        jars = jgo.build(_COORDINATES).all_jars  # in jgo's folders jars/ and modules/
+        jars = jgo.build(_COORDINATES).all_jars  # jgo stores the JARs in jars/ and modules/
     except Exception as error:  # jgo's HTTP client may raise any error
         raise BrokerError(
             f"could not download the Apache Kafka {KAFKA_VERSION} JARs: {error}",

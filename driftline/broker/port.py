@@ -83,7 +83,7 @@ class Messages(Sequence[Message]):
 
     @cached_property
     def runs(self) -> Sequence[tuple[TopicPartition, slice]]:
-        """Return the partition and the slice of each run of records from the same partition."""
+        """Return each run of consecutive records from one partition as its partition and slice."""
         topics, partitions = self.topics, self.partitions
         if not topics:
             return ()
@@ -191,8 +191,9 @@ class Consumer(Protocol):
 
         Raises BrokerUnavailable or BrokerError. Raises UnsupportedCodec if the client cannot
         decompress the records. If a partition's position is outside its log, because retention
-        deleted records or the topic was recreated, a group member raises OffsetOutOfRange until
-        `seek` is called. A consumer without a group resumes at the earliest record instead.
+        deleted records or the topic was recreated, `poll` raises OffsetOutOfRange for a group
+        member until `seek` is called. A consumer without a group resumes at the earliest record
+        instead.
         """
 
     def assignment(self) -> frozenset[TopicPartition]:

@@ -78,7 +78,7 @@ def raise_refusal(servers: str, properties: Mapping[str, str]) -> None:
         try:
             raise denied.with_traceback(None)
         finally:
-            # A reference cycle with this frame would keep the caller's client alive.
+            # Otherwise, a reference cycle with this frame would keep the caller's client alive.
             del denied
 
 
@@ -87,7 +87,7 @@ def check_files(properties: Mapping[str, str]) -> None:
     for name in _FILES:
         path = properties.get(name)
         if path is None or (name, path) == ("ssl.ca.location", "probe"):
-            continue  # the value `probe` makes librdkafka search for a CA file
+            continue  # with `probe`, librdkafka searches for a CA file itself
         try:
             if not Path(path).is_dir():
                 with Path(path).open("rb"):

@@ -129,8 +129,8 @@ def _decoded(
 def _without_repeats(events: Iterable[tuple[int, PredictionsEvent]]) -> Iterator[Prediction]:
     """Skip watermarks, and repeated predictions for the same feature record.
 
-    Within a partition, the offsets of the feature records increase. They start again only when the
-    feature topic is recreated, which a watermark announces with a new topic id.
+    Within a partition, the offsets of the feature records increase until the feature topic is
+    recreated. A watermark with the new topic id then precedes the first prediction for the new log.
     """
     logs: dict[int, Log] = {}  # partition → newest log of feature records
     newest: dict[int, int] = {}  # partition → largest offset of a feature record

@@ -72,5 +72,5 @@ def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path
 
 
 def has_topics(folder: Path) -> bool:
-    """Return whether a run's folder contains its topics. Either all topics are saved or none."""
+    """Return whether a run's folder contains its topics. A run saves all of its topics or none."""
     return (folder / TOPICS).is_dir()

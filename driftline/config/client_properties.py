@@ -2,8 +2,8 @@
 
 Input: properties by their dotted Kafka or librdkafka names, such as
 `{"security.protocol": "SASL_SSL", "ssl.ca.location": "ca.pem"}`. Output: checked properties for
-either client. Properties on which Driftline's guarantees depend are rejected. Error messages never
-contain a secret's value.
+kafka-python or librdkafka. Properties on which Driftline's guarantees depend are rejected. Error
+messages never contain a secret's value.
 """
 
 import re
@@ -37,8 +37,8 @@ OWNED = frozenset(
     }
 )
 
-# Dotted name → kafka-python's option, for options that are not just the dotted name with
-# underscores.
+# Dotted name → kafka-python's option name, for options whose name is not just the dotted name
+# with underscores instead of dots.
 _KAFKA_PYTHON_NAMES: Mapping[str, str] = {
     "compression.codec": "compression_type",
     "fetch.message.max.bytes": "max_partition_fetch_bytes",
@@ -61,7 +61,7 @@ _KAFKA_PYTHON_NAMES: Mapping[str, str] = {
     "ssl.key.password": "ssl_password",
 }
 _INTEGERS_WITHOUT_DEFAULT = frozenset({"receive_buffer_bytes", "send_buffer_bytes"})
-# Further names to suggest when the user sets an unknown property.
+# Common property names to suggest when the user sets an unknown property.
 _FREQUENT = (
     "client.dns.lookup",
     "compression.type",
@@ -152,7 +152,7 @@ def unknown_property(
 ) -> SettingsError:
     """Return the error for a property that the client rejects.
 
-    `known` contains names that the client accepts.
+    `known` contains names of properties that the client accepts.
     """
     names = dict.fromkeys((*_KAFKA_PYTHON_NAMES, *_FREQUENT, *known))
     near = [each for each in get_close_matches(name, names, 3, 0.75) if each not in (name, *OWNED)]
@@ -174,8 +174,8 @@ def for_kafka_python(
 ) -> dict[str, object]:
     """Convert the properties to kafka-python's option names and types.
 
-    `defaults` are the `DEFAULT_CONFIG` mappings of kafka-python's clients. Each option has the same
-    type as its default value.
+    `defaults` are the `DEFAULT_CONFIG` mappings of kafka-python's clients. Each value is
+    converted to the type of the option's default value.
 
     >>> for_kafka_python({"linger.ms": "20"}, [{"linger_ms": 0}])
     {'linger_ms': 20}

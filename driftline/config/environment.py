@@ -1,7 +1,8 @@
 """Read and check Kafka client properties, broker addresses and paths in environment variables.
 
 Input: the environment. Output: `Properties` for the Kafka client, broker addresses, paths. A secret
-can come from a file (`KAFKA_SASL_PASSWORD_FILE`). Error messages never quote a property's value.
+can be read from a file whose path is in a variable such as `KAFKA_SASL_PASSWORD_FILE`. Error
+messages never quote a property's value.
 """
 
 import re
@@ -33,7 +34,7 @@ _SERVER = re.compile(r"([A-Za-z_]+://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+)(:(?P<p
 
 
 def client_properties(environment: Mapping[str, str]) -> Properties:
-    """Return the Kafka client's properties: `KAFKA_SASL_USERNAME` sets `sasl.username`.
+    """Return the Kafka client properties; for example, `KAFKA_SASL_USERNAME` sets `sasl.username`.
 
     `KAFKA_SASL_PASSWORD_FILE` holds the path of a file that contains the password. Variables that
     Kubernetes sets are ignored. Raises SettingsError if a file is unreadable or empty, or if both
@@ -62,7 +63,8 @@ def client_properties(environment: Mapping[str, str]) -> Properties:
 def servers(text: str, where: str) -> str:
     """Check broker addresses and return them as `HOST:PORT,HOST:PORT`.
 
-    `where` is the source of the addresses, for error messages. Raises SettingsError.
+    `where` is the option or variable that holds the addresses, for error messages. Raises
+    SettingsError.
 
     >>> servers(" kafka-1:9092, [::1]:9093", "-b")
     'kafka-1:9092,[::1]:9093'
@@ -100,10 +102,11 @@ def store_url(text: str, where: str) -> str:
     """Check the folder or URL of the model store and return it unchanged.
 
     Model announcements publish the URL, so no part of an fsspec chain (`simplecache::s3://…`) may
-    contain credentials, that is, a user or a query. `where` is the name of the variable that holds
-    the URL, for error messages. Raises SettingsError without quoting a URL that has credentials.
+    contain credentials: a user name or a query string. `where` is the name of the variable that
+    holds the URL, for error messages. Raises SettingsError without quoting a URL that has
+    credentials.
     """
-    # Do not use `urlsplit`: it misses the user if the password has an unescaped `/`, `?` or `#`.
+    # Do not use `urlsplit`: it finds no user name if the password has an unescaped `/`, `?` or `#`.
     remote = False
     for part in text.split("::"):
         scheme, found, _ = part.partition("://")

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 # number.
 Term = Callable[[Mapping[str, Any]], Any]
 
-MAX_CHARACTERS: Final = 2000  # far more than users write; limits the parser's work
+MAX_CHARACTERS: Final = 2000  # far more than any user needs; limits the parser's work
 
 
 def _as_float(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +55,7 @@ _OPERATORS: Final[dict[type, Callable[..., Any]]] = {
     ast.GtE: _as_float(np.greater_equal),
 }
 # Function name → implementation and allowed argument counts. The count must be checked, because
-# NumPy would use an extra argument as the output array.
+# NumPy treats an extra argument as the output array.
 _FUNCTIONS: Final[dict[str, tuple[Callable[..., Any], tuple[int, ...]]]] = {
     "abs": (np.abs, (1,)),
     "ceil": (np.ceil, (1,)),

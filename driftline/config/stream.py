@@ -97,7 +97,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def has_time(self) -> bool:
-        """Return whether records have an event time. If not, they have only row numbers."""
+        """Return whether records have an event time. Otherwise, they have only row numbers."""
         return self.time.sequence is None
 
     @property
@@ -108,7 +108,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def watermark_offset(self) -> int:
         """Return the number to add to a position to get the watermark: minus the lateness, plus 1
-        on the row axis. The next row number is 1 higher, but the next event time may be equal."""
+        on the row axis. The next row number is 1 higher; the next event time may be the same."""
         return (1 if self.axis == "row" else 0) - self.lateness
 
     @property
@@ -150,7 +150,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def block(self) -> int | None:
-        """Return the distance at which records are independent, or None if it must be estimated.
+        """Return the distance beyond which records are independent; None if it must be estimated.
 
         The distance is measured on the windows' axis, in microseconds or records.
         """
@@ -174,7 +174,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def max_ahead(self) -> int:
-        """Return how far a single record may advance its partition's clock.
+        """Return how far one record may advance its partition's largest accepted position.
 
         The distance is measured on the windows' axis, in microseconds or records.
         """

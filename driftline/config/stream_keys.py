@@ -213,7 +213,7 @@ def _step(
 
 
 def _unknown(key: str, name: str, hint: Any, value: Any) -> str:
-    # A table such as `{ mn = 3 }` may stand for one of several structs. Choose the struct that
+    # The type may allow several structs for a table such as `{ mn = 3 }`. Choose the struct that
     # shares the most keys with the table.
     structs = [part for part in _alternatives(hint) if _is_struct(part)]
     given = set(value) if isinstance(value, Mapping) else set()
@@ -303,7 +303,7 @@ def _is_struct(hint: Any) -> bool:
 
 
 def _struct(hint: Any, field: str | None = None) -> Any:
-    """Return the first struct in a type, or None. With `field`, the struct must have this field."""
+    """Return the first struct in a type, or None. If `field` is given, skip structs without it."""
     for part in _alternatives(hint):
         if _is_struct(part) and (field is None or field in part.__struct_fields__):
             return part

@@ -94,7 +94,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The longest delay after which labels are still joined with predictions."""
+    """The longest delay after which a label is still joined with its prediction."""
 
     horizon: Annotated[
         Span | None,
@@ -308,7 +308,7 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Topics and delivery."""
+    """The settings of the Kafka topics and of record delivery."""
 
     topic_prefix: Annotated[
         Annotated[str, Meta(pattern=_PREFIX)],

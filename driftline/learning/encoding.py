@@ -21,8 +21,8 @@ MISSING: Final = ""  # the level that represents missing values of a category
 # The largest number of levels per category. Each level is a matrix column, which costs memory and
 # time in every model. A model learns little from values beyond the hundred most frequent.
 MAX_LEVELS: Final = 100
-# The schema also lists up to this many rarer values, so that they are not reported as unseen. A
-# column with more values is free text rather than a category.
+# The largest number of rarer values that the schema lists per category, so that they are not
+# reported as unseen. A column with even more values is free text rather than a category.
 MAX_RARE: Final = 10_000
 
 # Models reject infinite values. They also subtract the mean in float32, and the difference must be
@@ -47,7 +47,7 @@ class FeatureSpec(msgspec.Struct, frozen=True):
 
 
 class FeatureSchema(msgspec.Struct, frozen=True):
-    """A model's features (declared features first, then derived features) and sorted classes."""
+    """A model's features, declared ones before derived ones, and its classes in sorted order."""
 
     features: tuple[FeatureSpec, ...]
     classes: tuple[str, ...] = ()

@@ -40,7 +40,7 @@ def errors(task: Task, labels: Values, predictions: Values) -> NDArray[np.float6
 
 
 def evaluate(metric: Metric, task: Task, labels: Values, predictions: Values) -> float:
-    """Compute a metric over at least one record.
+    """Compute a metric over one or more records.
 
     `balanced_accuracy` is the mean recall over the classes that occur as labels. `f1_macro` is the
     mean F1 over the classes that occur as labels or predictions. Both follow scikit-learn's

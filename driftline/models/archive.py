@@ -27,7 +27,7 @@ _ENCRYPTED: Final = 0x1
 
 
 class ArchiveLimits(msgspec.Struct, frozen=True):
-    """Limits for an archive. `max_bytes` is the maximum total size of its unpacked files."""
+    """Limits for an archive. `max_bytes` is the maximum total size of the unpacked files."""
 
     max_files: int
     max_bytes: int

@@ -64,7 +64,7 @@ def key_of(event: ModelsEvent) -> str:
 
 
 def record_of(topics: Topics, event: ModelsEvent) -> Outgoing:
-    """Return any event of the `models` topic as an unsigned record."""
+    """Convert an event of any type to an unsigned record for the `models` topic."""
     match event:
         case ModelAnnounced():
             return announcement_record(topics, event)
@@ -283,7 +283,7 @@ class Catalog:
         return tuple(reversed(known[-count:]))
 
     def find(self, digest: str) -> tuple[ModelAnnounced, ...]:
-        """Return the announcements whose digest starts with `digest`; `sha256:` is optional."""
+        """Return the announcements whose digest starts with `digest`, which may omit `sha256:`."""
         start = digest if digest.startswith("sha256:") else f"sha256:{digest}"
         return tuple(a for d, a in self.announcements.items() if d.startswith(start))
 
@@ -299,8 +299,8 @@ class Catalog:
         """Return a pointer that makes `digest` the champion.
 
         The pointer becomes stale if another pointer is published first. A manual pointer, with `by`
-        set to `person`, ends the quarantine of `digest`. If it is a rollback, it also quarantines
-        the current champion.
+        set to `person`, ends the quarantine of `digest`. A manual rollback also quarantines the
+        current champion.
         """
         sequence = self._champion.next_sequence
         replaces = self.champion.id if self.champion else None

@@ -1,4 +1,4 @@
-"""Decide which pointer or freeze of the `models` topic is current, given its records in order.
+"""Decide which pointer and freeze record are current, given the `models` topic's records in order.
 
 The signed record with the highest `sequence` is current. If several records have this `sequence`,
 the first one in the log is current. The result therefore does not depend on how many records
@@ -19,7 +19,7 @@ T = TypeVar("T", RolePointer, Freeze)
 
 
 class Current(Generic[T]):
-    """The current record of one key: the champion's pointer or the freeze."""
+    """The current record for one key: the pointer to the champion, or the freeze record."""
 
     def __init__(self) -> None:
         self.value: T | None = None
@@ -52,7 +52,7 @@ class Current(Generic[T]):
         return f"stale: its sequence is {event.sequence}, the current one is {self.value.sequence}"
 
     def remember(self, event: T) -> bool:
-        """Replace the current record with `event` if `event` is newer. Return whether it was newer.
+        """Replace the current record with `event` if `event` is newer. Return whether it is newer.
 
         A reader saw `event` earlier, but the topic may no longer contain it.
         """

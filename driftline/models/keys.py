@@ -52,7 +52,8 @@ def new_key(folder: Path) -> str:
     """Create a signing key in `folder`, trust it there, and return its id.
 
     Raises SettingsError, and creates no key, if the folder already has a signing key or if a file
-    cannot be written. Packages signed with an old key still need the old public key.
+    cannot be written. Verifying packages signed with an old key still requires the old
+    public key.
     """
     private = Ed25519PrivateKey.generate()
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -100,7 +101,7 @@ def signing_key(folder: Path) -> str | None:
 
 
 def is_open(folder: Path) -> bool:
-    """Return whether users other than the file's owner and group can access the signing key."""
+    """Return whether users other than the signing key's owner and group can access the key."""
     return bool((folder / _PRIVATE).stat().st_mode & 0o007)
 
 
@@ -141,7 +142,7 @@ class Trusted:
         self._folder = folder / _TRUSTED
 
     def ids(self) -> tuple[str, ...]:
-        """Return the sorted ids of the trusted keys, or an empty tuple if there is no folder.
+        """Return the trusted keys' ids, sorted, or an empty tuple if the folder does not exist.
 
         Raises SettingsError if the folder cannot be read.
         """

@@ -1,7 +1,7 @@
 """Fetch packages from the model store, verify their digests and signatures, then load their models.
 
-Input: a package's bytes from any source. Output: a `VerifiedPackage`. Models are loaded only from
-verified packages.
+Input: a package's digest or announcement, or the package's bytes from any source. Output: a
+`VerifiedPackage`. Models are loaded only from verified packages.
 """
 
 import logging
@@ -33,7 +33,7 @@ def verify(
 ) -> "VerifiedPackage":
     """Verify a package's digest and then its signature, without deserializing the package.
 
-    Raises DigestMismatch, UntrustedPackage.
+    Raises DigestMismatch or UntrustedPackage.
     """
     if (found := digest_of(data)) != digest:
         raise DigestMismatch(

@@ -1,4 +1,4 @@
-"""Encode model packages as bytes, and decode them: zip files for serving and monitoring.
+"""Encode model packages, which are zip files, as bytes, and decode them.
 
 `manifest.json` describes the package. `model.joblib` contains the model, and so does `model.onnx`
 if the model can be converted. `reference.npz` contains samples of the training data. The same

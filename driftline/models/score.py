@@ -31,7 +31,8 @@ SCORE_TOLERANCE: Final = 1e-3
 ONNX_INPUT: Final = "features"
 
 
-# Model families that cannot be converted to ONNX, or that scikit-learn scores much faster.
+# Model families that cannot be converted to ONNX, or that are much faster with scikit-learn than
+# with ONNX Runtime.
 SCORED_BY_SKLEARN: Final = frozenset({"k_nearest_neighbours", "hist_gradient_boosting"})
 
 
@@ -213,7 +214,7 @@ class Model:
         return self.manifest.scoring
 
     def predict(self, columns: Columns) -> Scores:
-        """Score n ≥ 0 decoded records. Raises PackageCheckFailed if a feature has no column."""
+        """Score n decoded records, n ≥ 0. Raises PackageCheckFailed if a feature has no column."""
         if not len(columns):
             empty = np.zeros((0, len(self.schema.classes)))
             if self.manifest.task == "classification":

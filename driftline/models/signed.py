@@ -1,4 +1,4 @@
-"""Sign and verify records of the `models` topic, with the signature in two Kafka headers.
+"""Sign and verify records of the `models` topic. Two headers hold the signature and the key's id.
 
 A signature covers a fixed prefix, the topic, the key and the value. Readers can therefore detect
 that a record was changed, or that it was copied to another topic or key. `catalog` decides whether

@@ -14,8 +14,8 @@ import msgspec
 from driftline.errors import PackageError, PackageNotFound, StoreUnavailable
 from driftline.models.keys import Signature
 
-# Four times the size of the largest package measured, which contained a random forest. The size is
-# limited because readers load the whole package into memory.
+# The limit is four times the size of the largest package measured, which contained a random forest.
+# Package sizes are limited because readers load the whole package into memory.
 MAX_PACKAGE_BYTES: Final = 256 << 20
 _MAX_SIGNATURE_BYTES: Final = 4096
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")

@@ -96,8 +96,8 @@ def _rights(role: str, stream: Stream, topics: Topics) -> Iterator[_Right]:
             if (reads or writes) and operations == wanted:
                 yield "topic", topic.name, "literal", operations
     if any(role in topic.readers for topic in plan) and role != "producers":
-        # Use a prefix, because librdkafka reads broadcast topics with another group id, which
-        # starts with this group's name, and looks up that group's coordinator.
+        # Use a prefix: librdkafka needs a group id even to read broadcast topics, and looks up that
+        # group's coordinator. The id starts with the name of the role's own group.
         yield "group", topics.group(role), "prefixed", ("Read",)
     exactly_once = role != "inference" or stream.kafka.inference_delivery == "exactly_once"
     if role in SERVICES and exactly_once:

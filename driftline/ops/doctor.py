@@ -281,7 +281,7 @@ def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> C
     label = f"retention for {name}"
     kept = "forever" if shortest_ms is None else f"for {shortest_ms / _DAY_MS:g} days"
     if span is None or span.us is None:
-        # The span is a number of records, so its duration is unknown.
+        # The span is measured in records, so the time that it covers is unknown.
         return Check(label, "ok", f"{span}, topics keep records {kept}")
     if shortest_ms is not None and shortest_ms < span.us // 1000:
         todo = "raise [kafka] retention in the stream file, and retention.ms of the topics"

@@ -41,7 +41,7 @@ TroubleKind = Literal["waiting for Kafka", "too few partitions", "no progress", 
 T = TypeVar("T")
 R = TypeVar("R", bound="Running")
 
-# `kill` treats smaller numbers as process groups. Larger numbers do not fit in the kernel's type.
+# `kill` treats smaller numbers as process groups. Larger numbers overflow the kernel's pid type.
 Pid = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 # A service that exits this many times in a row soon after starting is in a crash loop.
@@ -155,7 +155,7 @@ def folder_of(settings: Settings, stream: Stream) -> Path:
 
 
 def file_digest(file: Path) -> str:
-    """Return a stream file's digest, which does not depend on comments, order or layout."""
+    """Return a stream file's digest, which does not depend on comments, key order or layout."""
     content = tomllib.loads(file.read_text(encoding="utf-8"))
     return f"sha256:{hashlib.sha256(msgspec.json.encode(content, order='sorted')).hexdigest()}"
 
@@ -309,7 +309,7 @@ def _send(process: Running, sign: signal.Signals) -> bool:
 
 
 def _look_again() -> None:
-    time.sleep(_LOOK_EVERY_S)  # `wait` would work for child processes only
+    time.sleep(_LOOK_EVERY_S)  # `wait` works only for child processes
 
 
 def _state_files(folder: Path) -> list[Path]:

@@ -89,7 +89,7 @@ class Supervisor:
         self._request = Request()
         self._kept: dict[str, _Kept] = {}
         self._left = {process.name: process for process in read_processes(folder) if process.alive}
-        # Failing task of a step → its last error, which has been logged.
+        # Task of `step` that is failing → its last error, which has already been logged.
         self._failing: dict[str, str] = {}
 
     def step(self) -> None:
@@ -112,7 +112,7 @@ class Supervisor:
         write_processes(self._folder, ())
 
     def _try(self, what: str, do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Run one task of a step. Log its error, unless it failed with the same error last time."""
+        """Run one task of a step. If it fails, log the error unless it is the same as last time."""
         try:
             do(*args, **kwargs)
         except Exception as error:
@@ -131,8 +131,8 @@ class Supervisor:
 
     def _processes(self) -> tuple[Process, ...]:
         kept = [kept.process for kept in self._kept.values() if kept.process is not None]
-        # Add services that an earlier supervisor left running and that no request includes, because
-        # `driftline down` must stop them.
+        # Add services that an earlier supervisor left running and that were not requested again,
+        # because `driftline down` must stop them too.
         return (*kept, *(process for process in self._left.values() if process.alive))
 
     def _write(self) -> None:
@@ -248,7 +248,7 @@ class _Kept:
         self.started_s = now_s
         self.process = Process(
             pid=child.pid,
-            # A process that exited at once has no start time. Its exit code shows that it exited.
+            # A process that exited at once has no start time; `has_ended` detects its exit.
             born=born(child.pid) or "ended at once",
             service=wanted.service,
             slot=wanted.slot,
@@ -315,7 +315,7 @@ def _myself(request: int) -> SupervisorState:
 
 
 def start_supervisor(folder: Path) -> subprocess.Popen[bytes]:
-    """Start the supervisor process for a folder. It exits at once if the folder already has one."""
+    """Start a folder's supervisor process. It exits at once if another one is already running."""
     command = (sys.executable, "-m", "driftline.ops.supervisor", str(folder.absolute()))
     return spawn(command, folder / "supervisor.err")
 

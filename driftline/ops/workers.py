@@ -1,4 +1,4 @@
-"""Determine from state files which of a stream's services run on this machine and are healthy.
+"""Use state files to find a stream's services on this machine and to judge their health.
 
 Input: the folder of the state files, and the current time. Output: `Workers`: each worker, and any
 problems found. This module does not connect to the broker.

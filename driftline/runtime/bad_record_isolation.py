@@ -1,9 +1,10 @@
 """Find the records in a batch that make the handler fail, so that no record can stop the stream.
 
 Input: batches, and whether handling each chunk failed. Output: smaller and smaller chunks, until a
-single record fails. Such a record is called a culprit. It is retried after another record has been
-handled. If it fails again, it becomes a dead letter after another record has been handled. If too
-many records in a row fail, the data is probably not to blame, so the service stops.
+single record fails. Such a record is called a bad record (in names, a culprit). It is retried after
+another record has been handled. If it fails again, it becomes a dead letter after another record
+has been handled. If too many records in a row fail, the data is probably not to blame, so the
+service stops.
 """
 
 from collections import Counter
@@ -34,18 +35,18 @@ def is_caused_by_data(error: Exception) -> bool:
 
 
 class Isolation:
-    """Search one worker's batches for culprits by bisection.
+    """Search one worker's batches for bad records by bisection.
 
     A failed batch is read again and handled in halves, then in quarters, and so on, until single
-    records fail. The records around each culprit may then form large chunks again, so finding k
-    culprits among n records takes about k log n handler calls. For each chunk of a batch, the loop
-    does the following:
+    records fail. The records around each bad record may then form large chunks again, so finding k
+    bad records among n records takes about k log n handler calls. For each chunk of a batch, the
+    loop does the following:
 
-    1. Call `quarantines`. If it returns True, skip the chunk, which is a culprit.
+    1. Call `quarantines`. If it returns True, skip the chunk, which is a bad record.
     2. Handle the chunk. If this fails, call `failed`, rewind and read again.
-    3. Call `try_again`. If it returns True, an earlier culprit has failed only once: rewind and
-       read again.
-    4. Call `take_proven`, and send the returned culprits as dead letters before the chunk's
+    3. Call `try_again`. If it returns True, an earlier bad record has failed only once, so rewind
+       and read again.
+    4. Call `take_proven`, and send the returned bad records as dead letters before the chunk's
        results.
     5. Call `succeeded`.
     """
@@ -56,20 +57,21 @@ class Isolation:
         # The largest number of suspect records in a chunk, or 0 for no limit. Set by `failed` and
         # `try_again`.
         self._limit = 0
-        # Records that failed on their own → the reason. `try_again` and `committed` remove entries.
+        # A record that failed when handled alone → the reason. `try_again` and `committed` remove
+        # entries.
         self._culprits: dict[_Place, str] = {}
-        # Skipped culprits. Cleared by `take_proven`, and by `reread` because they will be read
-        # again.
+        # Skipped bad records. Cleared by `take_proven`, and by `reread` because the records will be
+        # read again.
         self._unproven: list[Message] = []
-        # The number of times that each record has failed on its own. `committed` removes records
-        # that will not be read again.
+        # The number of times that each record has failed when handled alone. `committed` removes
+        # records that will not be read again.
         self._failures: Counter[_Place] = Counter()
-        self._in_a_row = 0  # dead letters since a record was last handled; reset by `succeeded`
+        self._in_a_row = 0  # dead letters since the last handled record; reset by `succeeded`
         self._has_succeeded = False  # set when the first record is handled; never reset
 
     def chunks(self, messages: Messages) -> Iterator[Messages]:
-        """Split a batch into chunks. A chunk is one culprit, at most `_limit` suspect records, or
-        any number of other records."""
+        """Split a batch into chunks. A chunk is one bad record, at most `_limit` suspect records,
+        or any number of other records."""
         if not self._suspect and not self._culprits:
             yield messages
             return
@@ -86,10 +88,10 @@ class Isolation:
             start = end
 
     def quarantines(self, messages: Messages) -> bool:
-        """Return whether a chunk is a culprit. A culprit is stored until `take_proven` returns it.
+        """Return whether a chunk is a bad record, and store it until `take_proven` returns it.
 
-        Raises DriftlineError after more than `MAX_CULPRITS_IN_A_ROW` consecutive culprits, because
-        the data is then probably not the cause.
+        Raises DriftlineError after more than `MAX_CULPRITS_IN_A_ROW` consecutive bad records,
+        because the data is then probably not the cause.
         """
         if not self._culprits or _place(messages[0]) not in self._culprits:
             return False
@@ -112,7 +114,7 @@ class Isolation:
             reason = f"cannot be processed: {type(error).__name__}: {error}"
             self._culprits[place] = reason[:_LONGEST_REASON]
             self._failures[place] += 1
-            self._limit = 0  # no limit, because `chunks` isolates the culprit
+            self._limit = 0  # no limit, because `chunks` isolates the bad record
             return self._failures[place] > 1
         if not self._is_suspect(messages[0]):
             for partition, at in messages.runs:
@@ -141,12 +143,12 @@ class Isolation:
 
     @property
     def is_unproven(self) -> bool:
-        """Return whether any skipped culprit has not yet become a dead letter."""
+        """Return whether any skipped bad record has not yet become a dead letter."""
         return bool(self._unproven)
 
     def try_again(self, *, is_idle: bool) -> bool:
-        """Return whether records must be read again because a culprit has failed only once, perhaps
-        due to a temporary problem. Call this before each `take_proven`."""
+        """Return whether records must be read again because a bad record has failed only once,
+        perhaps due to a temporary problem. Call this before each `take_proven`."""
         if is_idle and not self._has_succeeded:
             return False
         hasty = [at for at in self._unproven if self._failures[_place(at)] == 1]
@@ -157,10 +159,10 @@ class Isolation:
         return bool(hasty)
 
     def take_proven(self, *, is_idle: bool) -> list[tuple[Message, str]]:
-        """Return the culprits that now become dead letters, each with the reason for its failure.
+        """Return the bad records that now become dead letters, each with the reason why it failed.
 
         Call this after records have been handled, because their success proves that the handler
-        works. If no more records are available, call it with `is_idle`; any earlier success is then
+        works. If no more records are available, set `is_idle`; any earlier success is then
         sufficient.
         """
         if is_idle:
@@ -172,7 +174,7 @@ class Isolation:
         return proven
 
     def committed(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Forget failed records below these committed offsets. They will not be read again."""
+        """Forget failed records below these committed offsets, because they are not read again."""
         for topic, partition, offset in list(self._failures):
             committed = offsets.get(TopicPartition(topic, partition))
             if committed is not None and offset < committed.offset:

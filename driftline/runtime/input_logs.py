@@ -72,9 +72,9 @@ class InputLogs:
         """Return each partition's resume point.
 
         `found` contains the committed offsets of all of this worker's partitions, or is None if
-        committed offsets do not matter. Raises BrokerError. Raises BrokerUnavailable if Kafka does
-        not return an offset that this worker has committed, and a later commit may have replaced
-        that offset.
+        committed offsets do not matter. Raises BrokerError. Raises BrokerUnavailable if Kafka
+        has lost committed offsets, and this worker's own copy of them may be outdated or
+        incomplete.
         """
         wanted = list(partitions)
         topics = sorted({partition.topic for partition in wanted})

@@ -78,7 +78,7 @@ class Loop:
     - After any other failure, the session is abandoned and the error is raised. The next step opens
       a new session.
 
-    If an input topic was recreated, the session commits and is then abandoned. No error is raised.
+    If an input topic was recreated, the session commits and is then abandoned, without an error.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Loop:
         # Opened by `step`. Reset to None when abandoned, so that `close` cannot commit after a
         # failure.
         self._session: Session | None = None
-        # The next three objects outlive all sessions.
+        # All sessions share the next three objects.
         self._logs = InputLogs(broker)
         self._broadcasts = BroadcastReader(
             handler, broker, self._logs, client_id=self._client_id, max_records=max_records
@@ -240,8 +240,8 @@ class Loop:
                 self._report_progress(session)
             output.extend(self._handler.on_tick())
 
-        # Earlier culprits may still be waiting to become dead letters. Settle them before sending
-        # these results, because readers drop out-of-order results as duplicates.
+        # Bad records before this chunk may not be dead letters yet. Send them before these
+        # results, because readers drop out-of-order results as duplicates.
         if not (
             self._attempt(session, messages, handle)
             and self._settle_culprits(session, is_idle=False)
@@ -255,8 +255,8 @@ class Loop:
         return True
 
     def _attempt(self, session: Session, messages: Messages, work: Callable[[], None]) -> bool:
-        """Call `work` and return True. If the records make it fail, rewind so that they are read
-        again in smaller chunks, and return False."""
+        """Call `work` and return whether it succeeded. If the records make it fail, rewind so that
+        they are read again in smaller chunks."""
         try:
             work()
             return True
@@ -279,8 +279,8 @@ class Loop:
         return False
 
     def _settle_culprits(self, session: Session, *, is_idle: bool) -> bool:
-        """If a culprit has failed only once, rewind so that it is read again, and return False.
-        Otherwise, send dead letters for all culprits and return True."""
+        """Send the bad records found so far as dead letters. If one of them has failed only once,
+        rewind instead, so that it is read again. Return False after a rewind."""
         if self._isolation.try_again(is_idle=is_idle):
             session.rewind()
             return False
@@ -303,7 +303,7 @@ class Loop:
         if now_s < self._next_progress_s and not session.was_assigned:
             return
         if self._isolation.is_unproven:
-            return  # the positions are past culprits that are not yet dead letters
+            return  # the positions are past bad records that are not yet dead letters
         self._next_progress_s = now_s + PROGRESS_INTERVAL_S
         try:
             works = session.report_progress()
@@ -361,8 +361,8 @@ class Loop:
         return min(backoff_s, LONGEST_BACKOFF_S)
 
     def _check_rival(self, error: BrokerError) -> None:
-        """Raise the error if it is the second InstanceFenced within a minute. The first does not
-        prove that a rival exists, because a stalled broker also fences members."""
+        """Raise the error if it is the second InstanceFenced within a minute. One alone does not
+        prove that another worker has this slot, because a stalled broker also fences members."""
         if isinstance(error, InstanceFenced):
             now_s = self._clock.monotonic()
             if now_s - self._fenced_s < RIVAL_WITHIN_S:

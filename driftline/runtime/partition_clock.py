@@ -25,8 +25,8 @@ AGREEING: Final = 10
 # between independent records exceeds this limit only once in 10^5 records.
 _LONGER: Final = 4
 _STEPS: Final = 8
-# The limits for whichever axis, event time or rows, the stream's windows do not use. Cooldowns and
-# budgets may be measured on that axis, but it has no window length to serve as the limit.
+# Limits for the axis (event time or rows) that the stream's windows do not use. Cooldowns and
+# budgets may be measured on that axis, but there is no window length to serve as its limit.
 MAX_AHEAD_US: Final = 7 * 86_400_000_000
 MAX_AHEAD_ROWS: Final = 1_000_000
 
@@ -128,7 +128,7 @@ class PartitionClock:
             if position > self.max_position + limit:
                 break
             self.max_position = position
-        # Also store the leap as a step. If event times are dates, the next leap is equally long.
+        # Also store the leap as a step. If event times are whole days, the next is usually as long.
         if leap:
             self._steps.insert(0, leap)
         self._ahead = [position for position in self._ahead if position > self.max_position]

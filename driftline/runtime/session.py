@@ -145,9 +145,9 @@ class Session:
     def report_progress(self) -> bool:
         """Pass the group's progress to the handler. Return whether this proves that Kafka works.
 
-        If this worker has no partitions, no request is sent. In this case, only a new assignment,
-        even an empty one, is proof. If records are unread, reading them may still fail. In this
-        case, only the next commit is proof.
+        If this worker has no partitions, no request is sent, so only a new assignment, even an
+        empty one, is proof. If records are unread, reading them may still fail, so only the next
+        commit is proof.
         """
         was_assigned, self.was_assigned = self.was_assigned, False
         self._checks += 1
@@ -205,8 +205,8 @@ class Session:
         found = self._logs.compare(partitions, committed)
         starts = dict(self._handler.on_assigned({p: at.committed for p, at in found.items()}) or {})
         for partition, at in found.items():
-            # The log may start after the committed offset. A `LogChange` reports the loss only if
-            # unhandled records were deleted.
+            # The log may start after the committed offset. This counts as a `LogChange`
+            # only if unhandled records were deleted.
             start = max(starts.get(partition, at.committed.offset), at.start)
             self._consumer.seek(partition, start)
             self._positions[partition] = start
@@ -319,7 +319,7 @@ class Session:
         self.is_dirty = True
 
     def commit(self) -> Mapping[TopicPartition, Committed]:
-        """Commit if records were handled or sent since the last commit. Return the offsets.
+        """Commit if records were handled or sent since the last commit, and return the offsets.
 
         1. For each partition, get the handler's offset to commit or, by default, the next offset
            to handle.

@@ -14,8 +14,8 @@ from driftline.wire.values import shortened, text
 Scalar = str | int | float | bool | None
 IdType = str | int | float | None
 
-# UnicodeDecodeError comes from callers, which also check the encoding of fields that the schema
-# skips.
+# Callers raise UnicodeDecodeError when they check that all bytes are UTF-8, even in fields that the
+# schema skips.
 DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 

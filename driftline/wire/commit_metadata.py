@@ -20,7 +20,7 @@ from driftline.wire.column_decoders import DECODE_ERRORS
 log = logging.getLogger(__name__)
 
 # A position is a record number, or a time in the years 1 to 9999 in microseconds. This limit allows
-# for every position, plus or minus the longest span that a stream file may contain.
+# for every position, plus or minus the longest span that a stream file may set.
 _FURTHEST: Final = 2**59
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Position = Annotated[int, Meta(ge=-_FURTHEST, le=_FURTHEST)]
@@ -34,7 +34,8 @@ _BY: Final[Mapping[Axis, str]] = {"time": "by event time (`span`)", "row": "in r
 class Kind(NamedTuple):
     """Describes the metadata that is committed with a topic's offsets.
 
-    `struct` is the metadata's type. `otherwise` says what happens if the metadata is invalid.
+    `struct` is the metadata's type. `otherwise` describes, for a warning, what happens if
+    the metadata is invalid.
     """
 
     struct: type[msgspec.Struct]

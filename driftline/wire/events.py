@@ -65,7 +65,8 @@ class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
     """A model's prediction for one record. `record` contains the record's raw bytes.
 
     `ahead` is true if the record's position is implausibly far ahead of earlier records in the same
-    partition. Windows, watermarks and training ignore such records.
+    partition. Such a record counts as late in windows, does not advance the watermark, and is not
+    used for training.
     """
 
     record_id: str
@@ -181,7 +182,7 @@ class DriftEvent(Event, frozen=True, tag="drift"):
     onset: Position | None  # estimated position of the change
     model: str | None
     detector: str | None
-    windows: tuple[str, ...]  # id of the window or pane that caused this change
+    windows: tuple[str, ...]  # one element: id of the window or pane that caused this change
     report: str | None = None  # file name of the HTML report in the reports folder, or None
     # For data, prediction and quality: the estimated increase in the error, as a fraction of the
     # held-out error. 0.0 if the increase may be due to chance; None if there is no estimate.
@@ -265,7 +266,7 @@ class ModelAnnounced(Event, frozen=True, tag="model"):
 
 
 class RolePointer(Event, frozen=True, tag="role"):
-    """A pointer to the model that has a role. The record's key is `role/champion`.
+    """A pointer to the model that holds a role. The record's key is `role/champion`.
 
     `sequence` is one more than the replaced pointer's `sequence`. A pointer whose `sequence` is not
     larger than the current pointer's is stale and is ignored. Pointers from earlier versions of

@@ -105,7 +105,7 @@ class Pair(msgspec.Struct, frozen=True):
 
 class ErrorSums(msgspec.Struct, frozen=True):
     """Sums of the absolute errors and of their squares (both scaled by 2^64), and of their fourth
-    powers (scaled by 2^128). All sums are integers of any size, written as text."""
+    powers (scaled by 2^128). The sums are arbitrarily large integers, written as text."""
 
     errors: str
     squares: str

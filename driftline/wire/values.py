@@ -82,7 +82,9 @@ def format_time(us: int) -> str:
 
 
 def moment_of(us: int) -> datetime | None:
-    """Convert microseconds since 1970 UTC to a datetime. Return None outside the years 1 to 9999.
+    """Convert microseconds since 1970 UTC to a datetime.
+
+    Return None for a time outside the years 1 to 9999.
 
     >>> moment_of(1_500_000)
     datetime.datetime(1970, 1, 1, 0, 0, 1, 500000, tzinfo=datetime.timezone.utc)

@@ -49,9 +49,9 @@ class DependenceDrift(msgspec.Struct, frozen=True):
     """Columns whose mutual dependence has drifted although none of them has drifted on its own.
 
     For a pair of columns, `effect` is the share of records that moved to another cell of a 3 × 3
-    table, beyond what each column's own change explains. If only the classifier detected the
-    change, `columns` are the columns that the classifier relies on most (at most three), and
-    `effect` is the classifier's Gini coefficient.
+    table, beyond what each column's own change explains. If the change was detected
+    only by the classifier that separates the window from the reference, `columns` are the columns
+    that it relies on most (at most three), and `effect` is its Gini coefficient.
     """
 
     columns: tuple[str, ...]
@@ -88,7 +88,7 @@ class MetricEstimate(msgspec.Struct, frozen=True):
 
 
 class DataGroup(msgspec.Struct, frozen=True):
-    """The records of a window that one model scored.
+    """The records that one model scored in a window.
 
     `sampled` is the number of records that were tested, or 0 if nothing was tested. It is at most
     `windows.max_sample` and excludes records that cannot be decoded with the current stream file.
@@ -129,8 +129,8 @@ class DataWindow(Event, frozen=True, tag="data_window"):
     end of their pane, and records that are marked `ahead`. Both are counted in the window that the
     watermark had reached when they arrived, and are not used otherwise. `row` and `time` are the
     largest row number and time of all records. `dead_letters` counts records that could not be
-    scored. `lost` counts records that were deleted before they were read (a recreated topic counts
-    as one record). `records` includes neither dead letters nor lost records. `quality` contains
+    scored. `lost` counts records that were deleted before they were read; recreating a topic counts
+    as one lost record. `records` includes neither dead letters nor lost records. `quality` contains
     `dead_letters` or `gaps` if the number of dead letters or lost records is too high.
     """
 

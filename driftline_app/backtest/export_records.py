@@ -40,7 +40,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 def as_recorded(stream: Stream) -> Stream:
-    """Return a copy of the stream that replays labels at their recorded positions.
+    """Return a copy of the stream, set to replay labels at their recorded positions.
 
     Only the `[simulate]` section differs.
     """
@@ -58,9 +58,10 @@ def write_recorded(
     """Read both topics up to their current ends and write `file`.
 
     Within a partition, records keep their order. Partitions are merged by position; a late record
-    is sorted by the largest earlier position in its partition. `total` is called once with the
-    number of offsets to read, and `progress` with the number read since its last call. Raises
-    DataError if there are no records or no labels, and BrokerError if a topic does not exist.
+    is placed as if it had the largest position read before it in its partition. `total` is called
+    once with the number of offsets to read, and `progress` with the number read since its last
+    call. Raises DataError if there are no records or no labels, and BrokerError if a topic does not
+    exist.
     """
     topics = Topics(stream)
     span = ranges(broker, [topics.features, topics.labels])
@@ -93,7 +94,7 @@ def write_recorded(
 class _Record(NamedTuple):
     """A decoded record. The first three fields define the order in which partitions are merged."""
 
-    reached: int  # the largest accepted position in the partition, up to and including this record
+    reached: int  # the partition's max position (see `PartitionClock`) after this record
     partition: int
     offset: int
     position: int

@@ -149,8 +149,8 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
 def _shifts(window: DataWindow) -> list[ColumnResult]:
     """Return each column's largest shift in a window.
 
-    If the model changed within the window, each model has its own group of records, and a column
-    may drift in any group.
+    If the model changed within the window, each model's records form a separate group. A shift that
+    was detected as drift takes precedence over a larger shift that was not.
     """
     most: dict[str, ColumnResult] = {}
     for group in window.groups:
@@ -225,7 +225,7 @@ def _where(window: DataWindow) -> str:
 def _samples(
     stream: Stream, rows: Playback, chosen: dict[str, DataWindow]
 ) -> dict[str, NDArray[Any]]:
-    """Return each chosen column's values in the window that was chosen for the column."""
+    """For each column in `chosen`, return the column's values in its window."""
     codec = RecordCodec(stream)
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in chosen}
     records = (play.value for play in rows.play() if play.kind == "record")

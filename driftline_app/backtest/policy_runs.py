@@ -75,7 +75,7 @@ def with_policy(stream: Stream, policy: Policy) -> Stream:
 
 
 def periodic(stream: Stream, records: int, trainings: int) -> Stream:
-    """Return a copy of the stream that retrains `trainings` times within `records` records.
+    """Return a copy of the stream, set to retrain `trainings` times within `records` records.
 
     The retrainings are evenly spaced, without cooldown. The budget prevents an additional
     retraining at the end of the data, because its model would never be used.
@@ -91,7 +91,7 @@ def periodic(stream: Stream, records: int, trainings: int) -> Stream:
 
 
 def every_window(stream: Stream) -> Stream:
-    """Return a copy of the stream that retrains after each window, without cooldown or budget."""
+    """Return a copy of the stream, set to retrain after each window, without cooldown or budget."""
     return _with_retrain(
         stream,
         msgspec.structs.replace(

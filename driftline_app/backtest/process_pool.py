@@ -78,8 +78,8 @@ def start_ignoring_interrupts(process: multiprocessing.process.BaseProcess) -> N
     Ctrl-C reaches all processes in the group. The parent process then terminates its children.
     """
     resource_tracker.ensure_running()  # starting the tracker later would unblock SIGINT
-    # The child inherits the signal mask. If Ctrl-C is pressed meanwhile, the parent handles it when
-    # its own mask is restored.
+    # The child inherits the signal mask. If Ctrl-C is pressed while SIGINT is blocked, the parent
+    # handles it when its own mask is restored.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()

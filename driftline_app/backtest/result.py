@@ -29,9 +29,9 @@ from monitor.estimates.coverage import Coverage
 class PolicyResult(msgspec.Struct, frozen=True):
     """The result of one policy.
 
-    `gain` is the improvement over never retraining, and `gain_error` is its paired standard error
-    over blocks. `periodic_gain` is the improvement over retraining the same number of times at
-    regular intervals.
+    `gain` is the improvement over never retraining, and `gain_error` is its standard error,
+    computed from the improvement in each block of rows. `periodic_gain` is the improvement over
+    retraining the same number of times at regular intervals.
     """
 
     metric: float | None
@@ -50,7 +50,8 @@ class PolicyResult(msgspec.Struct, frozen=True):
 class Baselines(msgspec.Struct, frozen=True, rename={"every_window": "every-window"}):
     """The baselines' metrics. A metric is None if its baseline does not apply to the data.
 
-    `periodic` retrains as many times as the first policy.
+    `periodic` is the metric with as many retrainings as under the first policy, at regular
+    intervals.
     """
 
     never: float | None
@@ -198,7 +199,7 @@ def comparison(found: Backtest) -> list[ComparisonRow]:
 
 
 def format_gain(gain: float | None, error: float | None) -> str:
-    """Format an improvement and its error, so that the error has two significant digits.
+    """Format an improvement and its error, with two significant digits for the error.
 
     >>> format_gain(0.10436, 0.01794), format_gain(22.3066, 4.2149), format_gain(None, None)
     ('+0.104 ± 0.018', '+22.3 ± 4.2', '–')

@@ -23,7 +23,7 @@ _DATA_SUFFIXES: Final = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json
 
 
 def stream_files(incomplete: str) -> list[str]:
-    """Return the matching stream files and folders. Any folder may contain a stream file."""
+    """Return the matching stream files, and the matching folders, which may contain such files."""
     return _paths(incomplete, _is_readable_stream_file)
 
 
@@ -69,7 +69,7 @@ def _is_readable_stream_file(path: Path) -> bool:
 
 
 def _paths(incomplete: str, is_wanted: Callable[[Path], bool]) -> list[str]:
-    """Return all folders that match `incomplete`, and the matching files that are wanted."""
+    """Return the folders matching `incomplete`, and the matching files that `is_wanted` accepts."""
     folder, slash, beginning = incomplete.rpartition("/")
     try:
         return list(_matching(f"{folder}{slash}", beginning, is_wanted))

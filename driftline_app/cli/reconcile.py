@@ -63,7 +63,8 @@ def reconcile(
         raise typer.Exit(1)
 
 
-# Field → its description. A count of zero is printed only for fields in `_ALWAYS`.
+# Field → the description printed with its count. A count of zero is printed only for fields in
+# `_ALWAYS`.
 _RECORDS = {
     "records": "feature records",
     "predictions": "predicted",

@@ -74,7 +74,7 @@ class ComparedPredictors:
     def gain(self, ours: str, theirs: str) -> tuple[float | None, float | None]:
         """Return the mean improvement of `ours` over `theirs`, and its standard error.
 
-        Both are computed over blocks.
+        Both are computed from the improvement in each of `BLOCKS` blocks of rows.
         """
         if len(self.rows) < 2 * BLOCKS:
             return None, None
@@ -93,8 +93,8 @@ class ComparedPredictors:
     ) -> "ComparedPredictors":
         """Return a comparison of this object's predictor `name` with `other`'s predictor `theirs`.
 
-        The comparison contains only the rows that both objects have, and calls predictor `theirs`
-        `as_name`.
+        The comparison contains only the rows that both objects have. In the comparison, `other`'s
+        predictor is called `as_name`.
         """
         at = {row: place for place, row in enumerate(other.rows)}
         both = ComparedPredictors(self._metric_name, self._task, (name, as_name))

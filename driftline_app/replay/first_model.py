@@ -18,7 +18,7 @@ class FirstModel(msgspec.Struct, frozen=True):
     """The model trained on the warm-up rows, which precede the streamed rows."""
 
     trained: TrainedModel
-    prior: Value  # what a model without inputs would always predict
+    prior: Value  # the constant prediction of a model without inputs
     rows: int  # number of warm-up rows
 
 
@@ -42,7 +42,7 @@ def train_on_warm_up(
 
 
 def prior_prediction(stream: Stream, labels: Sequence[Value]) -> Value:
-    """Return what a model without inputs would always predict.
+    """Return the constant prediction of a model without inputs.
 
     For classification, this is the most frequent class. For regression, it is the median if the
     metric is `mae`, and the mean otherwise.

@@ -38,8 +38,8 @@ from producers.delivery import Delivery, TooLarge
 from producers.playback import Play, Playback
 
 # Number of rows to send before the services run again. A larger number delays new models, and makes
-# the rows reported for events less exact. On Kafka, the number is larger, because the services wait
-# for commits each time.
+# the rows reported for events less exact. On Kafka, the number is larger, because each time the
+# services run, they wait for their commits.
 ROWS_A_TURN = 100
 ROWS_A_TURN_ON_KAFKA = 2000
 # The simulated clock starts in the year 2000, so that every run has the same timestamps.

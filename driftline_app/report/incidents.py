@@ -13,7 +13,7 @@ from driftline_app.report.elements import format_value, title_of
 from driftline_app.report.values import MetricOverTime, RunEvent, RunReport
 from producers.rows import Change
 
-# Number of blocks before a change over which the metric is averaged: enough to average out noise.
+# The metric before a change is averaged over this many blocks, enough to average out noise.
 _BLOCKS_BEFORE = 20
 
 
@@ -24,7 +24,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     detected: int  # the row at which the first drift event opened
     findings: tuple[str, ...]  # messages of the drift events
     swaps: tuple[int, ...]  # rows at which a new model took over
-    resolved: int | None  # row at which the last drift event was resolved; None if one is open
+    resolved: int | None  # row where the last drift event was resolved; None if one is still open
 
     @property
     def began(self) -> int:
@@ -126,7 +126,7 @@ def _sentence(incident: Incident, report: RunReport) -> str:
 
 
 class Levels(msgspec.Struct, frozen=True):
-    """The mean metric before, during and after an incident; None if there are no blocks."""
+    """The mean metric before, during and after an incident; None if a period has no blocks."""
 
     before: float | None
     meanwhile: float | None  # from the change to the first new model, or to the incident's end
@@ -157,10 +157,11 @@ def levels_of(incident: Incident, over: MetricOverTime) -> Levels:
 
 
 def extra_errors(incident: Incident, report: RunReport) -> int | None:
-    """Return how many additional predictions were wrong between the change and the recovery.
+    """Estimate how many wrong predictions an incident caused.
 
-    The reference is the accuracy before the change. Return None if this accuracy is unknown, or if
-    the stream's metric is not accuracy.
+    This is the number of wrong predictions between the change and the recovery, minus the number
+    expected at the accuracy before the change. Return None if this accuracy is unknown, or if the
+    stream's metric is not accuracy.
     """
     if report.metric != "accuracy":
         return None

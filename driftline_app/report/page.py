@@ -18,7 +18,8 @@ STYLE = Path(__file__).with_name("report.css")
 
 # Content Security Policy that keeps the browser from executing or loading anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-# Links to other files must match this pattern, because the file names come from the topics.
+# Links to other files must match this pattern, because the file names are read from topics and are
+# not trusted.
 _REPORT = re.compile(r"reports/[\w.-]+\.html")
 
 # Event names, as `driftline run` prints them.
@@ -236,7 +237,7 @@ def _name(event: RunEvent) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Return a count with its noun.
+    """Return a count followed by its noun in the singular or plural.
 
     >>> plural(1, "model"), plural(4800, "record")
     ('1 model', '4,800 records')

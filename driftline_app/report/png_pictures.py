@@ -14,7 +14,7 @@ from driftline.errors import DriftlineError, MissingExtra
 from driftline_app.report.elements import element
 from driftline_app.report.page import STYLE
 
-# The first installed font is used. If none is installed, the machine may substitute another font.
+# The first installed font is used. If none is installed, another font may be substituted.
 FONTS: Final = (
     "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans", "Noto Sans",
 )  # fmt: skip

@@ -160,7 +160,8 @@ class _Pieces:
 
     def add(self, value: float) -> None:
         count, total, pieces, sign = 1, value, self.pieces, self._sign
-        # Pool with the previous segment unless the previous mean is lower (for sign -1, higher).
+        # Merge the new segment with its predecessor until the predecessor's mean is lower (for
+        # sign -1, higher).
         while pieces and sign * pieces[-1][1] * count >= sign * total * pieces[-1][0]:
             more, of_more = pieces.pop()
             count += more

@@ -186,7 +186,7 @@ class Decider:
         return (window.end - window.start) // self._stream.overlap
 
     def _newest_part(self, window: DataWindow | PerformanceWindow) -> int:
-        """Return the start of the window's newest part: one slide, which no earlier window has."""
+        """Return the start of the window's last slide, the part that no earlier window covers."""
         return window.end - self._slide(window)
 
     # ---- performance ----------------------------------------------------------------------------

@@ -38,8 +38,8 @@ class ErrorWatch:
         self._detectors = [
             ErrorDetector(name, stream.task) for name in dict.fromkeys(stream.drift.detectors)
         ]
-        # The serving model. A new model's first pane sets it, and resets the detectors, `_panes`,
-        # `_recent` and `_early`.
+        # The serving model. At a new model's first pane, `update` sets this attribute, and resets
+        # the detectors, `_panes`, `_recent` and `_early`.
         self._model: str | None = None
         self._newest: int | None = None  # largest record position so far, across all models
         # Each recent pane's first position, last position and number of errors.

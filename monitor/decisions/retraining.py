@@ -1,10 +1,10 @@
 """Decide when to request a new model, based on drift events, outcomes and the retrain policy.
 
-Input: the open drift events, and performance panes. Panes measure the stream's progress, because no
-model can be trained without labels. Output: a `RetrainRequest` or None. This module does not track
-whether a request leads to a new model. While the cause lasts, the module repeats the request after
-one window. It renews a request when enough new outcomes have arrived, because a model trained soon
-after a change has learned from few records.
+Input: the open drift events, and performance panes. The stream's progress is measured in these
+panes, which contain only labelled records, because no model can be trained without labels. Output:
+a `RetrainRequest` or None. This module does not track whether a request leads to a new model. While
+the cause lasts, the module repeats the request after one window. It renews a request when enough
+new outcomes have arrived, because a model trained soon after a change has learned from few records.
 """
 
 from collections import deque
@@ -82,13 +82,13 @@ class RetrainState(State, frozen=True):
 class RetrainRule:
     """Decides when to retrain, based on the `[retrain]` section of a stream file.
 
-    Policies that wait for drift also renew their requests. A renewal is due when the number of
-    outcomes since the last request is at least `renew` times the number that was available for
-    training at that request. Before the first request, the first model's training size is used
-    instead. Errors fall as a power of the training size (Cortes et al., "Learning curves:
-    asymptotic values and rate of convergence", 1993), so doubling the number of outcomes justifies
-    a new model. Renewals end once `train_on` has passed since the original request, because
-    `train_on` would then exclude the oldest outcomes.
+    Policies that request a model only when there is drift renew their requests. A renewal is due
+    when the number of outcomes since the last request is at least `renew` times the number that was
+    available for training at that request. Before the first request, the first model's training
+    size is used instead. Errors fall as a power of the training size (Cortes et al., "Learning
+    curves: asymptotic values and rate of convergence", 1993), so doubling the number of outcomes
+    justifies a new model. Renewals end once the span `train_on` has passed since the original
+    request, because a later training would exclude the oldest outcomes.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -98,14 +98,14 @@ class RetrainRule:
         self._panes: deque[tuple[int, int]] = deque()
         self._outcomes = 0  # number of records in `_panes`
         self._began: _StreamPoint | None = None  # set by the first pane, never changed
-        self._current: _StreamPoint | None = None  # advanced by each pane
+        self._current: _StreamPoint | None = None  # advanced by `update`
         # The last requests: as many as the budget allows, but at least one.
         self._requests: deque[_StreamPoint] = deque(maxlen=_remembered(stream))
         # State for renewals. `_trigger` is the last trigger that was not a renewal, and
-        # `_triggered_at` is the point at which `request_if_due` accepted it. Each pane adds its
-        # number of outcomes to `_to_learn` and `_since`. A trigger with an onset sets `_to_learn`
-        # to the number of outcomes since the onset, and each request resets `_since` to 0.
-        # `_trained_on` is the value of `_to_learn` at the last request, or the first model's
+        # `_triggered_at` is the point at which `request_if_due` accepted it. `update` adds each
+        # pane's number of outcomes to `_to_learn` and `_since`. A trigger with an onset sets
+        # `_to_learn` to the number of outcomes since the onset, and each request resets `_since`
+        # to 0. `_trained_on` is the value of `_to_learn` at the last request, or the first model's
         # training size.
         self._trigger = _RetrainTrigger("schedule", "")
         self._triggered_at: _StreamPoint | None = None

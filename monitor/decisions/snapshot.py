@@ -78,7 +78,7 @@ class Snapshots:
         # The next snapshot, as its offset and content. `checkpoint` encodes it, `save` writes it
         # after the commit, and `resume` discards it.
         self._taken: tuple[int, bytes] | None = None
-        self._cannot_write = False  # True after a failed write; only the first is logged
+        self._cannot_write = False  # True after a failed write; only the first failure is logged
         if self._path is not None and Decider(stream).state() is None:
             self._path = None
             log.info(

@@ -81,7 +81,7 @@ class Calibration:
         return len(self._actual)
 
     def fit(self, places: Places) -> list[Map]:
-        """Return one calibration map per class, fitted to the held-out records with the
+        """Return one calibration map per class, fitted to the held-out records at the
         indices `places`."""
         return [
             isotonic(self._predicted.scores[places, place], self._actual[places] == place)

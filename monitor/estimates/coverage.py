@@ -74,7 +74,8 @@ class Truth:
                 self._tallies[key].add(labels, predictions)
 
     def compare(self, windows: Iterable[DataWindow]) -> list[EstimateComparison]:
-        """Return a comparison for each group that has an estimate and outcomes, in window order."""
+        """Return a comparison for each window and model with both an estimate and outcomes, in
+        window order."""
         return [
             EstimateComparison(
                 window.end,

@@ -48,10 +48,10 @@ class Approach(Protocol[Inputs, Fitted]):
         """Return m, the number of held-out records."""
 
     def fit(self, places: Places) -> Fitted:
-        """Fit the method to the held-out records with the indices `places`, and to no others."""
+        """Fit the method only to the held-out records at the indices `places`."""
 
     def held(self, places: Places) -> Inputs:
-        """Return the held-out records with the indices `places`, without their labels."""
+        """Return the held-out records at the indices `places`, without their labels."""
 
     def inputs(self, sample: Sample) -> Inputs | None:
         """Return the sample's records, or None if they lack a required field."""
@@ -60,7 +60,7 @@ class Approach(Protocol[Inputs, Fitted]):
         """Return the expected metric of the n ≥ 1 records in `inputs`."""
 
     def residuals(self, fitted: Fitted, places: Places) -> tuple[Array, Array]:
-        """Return two arrays for the held-out records with the indices `places`: each record's
+        """Return two arrays for the held-out records at the indices `places`: each record's
         actual contribution to the metric minus its expected contribution, and the contribution's
         expected variance."""
 

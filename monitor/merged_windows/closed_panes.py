@@ -25,7 +25,7 @@ _MAX_METADATA_BYTES: Final = 4000
 class KindProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """Merge progress for one kind of partial aggregate. `closed` is the first unpublished bucket.
     `closed_up_to` (`passed` in JSON) contains one element per partition: the partition's first open
-    bucket at the committed offset, minus `low`, or None if the partition had not closed any bucket.
+    bucket at the committed offset, minus `low`, or None if the partition had no closed bucket.
     """
 
     closed: Position | None = None
@@ -41,8 +41,8 @@ class KindProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         return cls(closed, low, tuple(None if c is None else c - low for c in closed_up_to))
 
     def buckets(self, partitions: int) -> list[int | None]:
-        """Return the first open bucket for each partition, or None for a partition that had not
-        closed any bucket."""
+        """Return the first open bucket for each partition, or None for a partition without
+        closed buckets."""
         known = [None if bucket is None else bucket + self.low for bucket in self.closed_up_to]
         return [*known, *[None] * (partitions - len(known))][:partitions]
 
@@ -50,7 +50,7 @@ class KindProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 class MergeCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata stored with the offset committed for `parts`."""
 
-    # All records before this offset had been read. A restart rereads from the committed offset.
+    # All records before this offset were read before the commit. A restart rereads some of them.
     published: Offset = 0
     data: KindProgress = KindProgress()
     performance: KindProgress = KindProgress()
@@ -100,8 +100,8 @@ class MergeProgress:
         self._closed_up_to[kind][partition] = closed_up_to
 
     def complete(self, kind: Kind) -> int | None:
-        """Return the first bucket that is still open in at least one partition, or None if any
-        partition has not closed a bucket yet."""
+        """Return the first bucket that is still open in at least one partition, or None if at
+        least one partition has no closed bucket yet."""
         known = [bucket for bucket in self._closed_up_to[kind] if bucket is not None]
         return None if len(known) < len(self._closed_up_to[kind]) else min(known)
 
@@ -124,8 +124,9 @@ class MergeProgress:
             skipped += 1
         metadata = self._metadata(offset, before)
         if len(metadata) > _MAX_METADATA_BYTES:
-            # If hundreds of partitions are at very different buckets, the metadata is too long.
-            # Commit the previous offset again: a restart then rereads older records as well.
+            # The metadata is too long if hundreds of partitions have very different first open
+            # buckets. Commit the previous offset again: a restart then rereads older records as
+            # well.
             return Committed(
                 self._committed_offset, self._metadata(self._committed_offset, self._before)
             )

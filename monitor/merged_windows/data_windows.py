@@ -61,9 +61,9 @@ class DataWindows:
             self._merge(slide, aggregates.partition, aggregate)
 
     def close(self, closed: int | None, complete: int) -> tuple[int, DataWindow | None]:
-        """Return the first window that is still unpublished after this call, and the next complete
-        window, if any. Windows before `closed` have already been published. All slides before
-        `complete` are complete."""
+        """Return the index of the first window that remains unpublished, and the window to publish
+        now, or None. Windows before `closed` have already been published. All slides with an index
+        below `complete` are complete."""
         end = complete - self._grid.overlap + 1
         # After a restart, windows from `end` on may already have been published.
         if closed is not None and end <= closed:
@@ -161,8 +161,8 @@ class DataWindows:
         categories: dict[str, NDArray[Any]] = {}
         for (name, kind, _), values in zip(self._columns, rows.values, strict=False):
             (numbers if kind == "number" else categories)[name] = values
-        # Equal ids have equal hashes. In a window of 10,000 records, the probability that any two
-        # different ids share a hash is about 1.2%.
+        # Equal ids have equal hashes. In a window of 10,000 records, the probability that at least
+        # two different ids have equal hashes is about 1.2%.
         repeated = len(rows) - len(np.unique(rows.hashes))
         columns = Columns(numbers, categories, len(rows))
         return Sample(columns, rows.values[-1], rows.scores, repeated)

@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 
 class Merger:
-    """Merges one stream's windows. After a restart, rereading `parts` rebuilds open windows."""
+    """Merges one stream's partial aggregates into windows. After a restart, rereading `parts`
+    rebuilds open windows."""
 
     def __init__(
         self, stream: Stream, references: References, profiles: Profiles, committed: Committed

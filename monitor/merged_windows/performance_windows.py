@@ -60,9 +60,10 @@ class PerformanceWindows:
     def close(
         self, closed: int | None, complete: int
     ) -> tuple[int, list[PerformancePane | PerformanceWindow]]:
-        """Return the first pane that is still unpublished after this call, and the first open
-        window's events: its newly complete panes, then the window itself if it is complete. Panes
-        before `closed` have already been published. All panes before `complete` are complete."""
+        """Return the index of the first pane that remains unpublished, and the first open window's
+        events: its newly complete panes, then the window itself if it is complete. Panes before
+        `closed` have already been published. All panes with an index below `complete` are complete.
+        """
         first = None if closed is None else self._first_open(closed)
         index = self._grid.window_after(first, self._slides)
         if index is None:

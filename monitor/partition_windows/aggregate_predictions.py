@@ -1,7 +1,7 @@
 """Aggregate each Kafka partition's predictions by slide and model into counts and samples.
 
 Input: Kafka messages from `predictions`, one partition at a time. Output: `DataAggregates` for the
-topic `parts`, as soon as a partition closes a slide. Memory grows with the number of columns and
+topic `parts`, as soon as a slide is closed in a partition. Memory grows with the number of columns and
 the sample size, not with traffic. If most records cannot be in a sample, only the others are fully
 decoded.
 """
@@ -41,7 +41,7 @@ class PredictionAggregator:
         # Window state by partition: set by `resume`, removed by `drop`.
         self._states: dict[int, PartitionWindowState[_PartialAggregate]] = {}
         # Sample thresholds by slide and model, shared by this worker's partitions. A threshold
-        # exists as long as any of these partitions has the slide open. Sharing is safe: a record
+        # exists as long as the slide is open in any of these partitions. Sharing is safe: a record
         # excluded because of another partition's records would not be in the merged sample either.
         # This remains true if the other partition is revoked, because the worker that takes it over
         # rereads its unpublished records.

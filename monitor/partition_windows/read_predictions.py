@@ -167,7 +167,7 @@ class ScoredReader:
 
 def _decode_scores(raw: Sequence[msgspec.Raw]) -> Sequence[Mapping[str, float] | None]:
     """Return each record's scores by class, or None if the record's scores are invalid."""
-    try:  # decoding all scores in one call is three times as fast
+    try:  # one call for all scores is three times as fast as one call per record
         return _all_scores.decode(b"[" + b",".join(map(bytes, raw)) + b"]")
     except msgspec.DecodeError:
         return [_scores_or_none(value) for value in raw]

@@ -1,4 +1,4 @@
-"""Estimate the autocorrelation of an array in time order, and its effect on the array's mean.
+"""Estimate an array's autocorrelation, and how much it increases the variance of the mean.
 
 Input: columns or errors in time order. Output: the block length for resampling the values, and the
 variance inflation of their mean.

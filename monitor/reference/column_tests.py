@@ -30,7 +30,7 @@ DISTANCES: Final[dict[Kind, tuple[str, ...]]] = {
     "number": ("wasserstein", "jensenshannon", "hellinger", "kl_div", "psi", "ed"),
     "category": ("jensenshannon", "hellinger", "kl_div", "psi"),
 }
-# Evidently's unsupported tests for numbers and categories, each with the reason.
+# Evidently's numeric and categorical tests that Driftline does not support, each with the reason.
 LEFT_OUT: Final = {
     "fisher_exact": "it needs a window as long as the reference",
     "g_test": "it needs a window as long as the reference",
@@ -89,7 +89,7 @@ def compare(
     else:
         reference, current = _coded(reference, current)
     if test == "z" and len({*reference, *current}) > 2:
-        test = "chisquare"  # the z-test would test one category against all others
+        test = "chisquare"  # the z-test compares only one category with all others
     if test in DISTANCES[kind]:
         distance = _run(kind, test, reference, current)
         return None if distance is None else Comparison(test, None, min(distance, MAX_EFFECT))
@@ -105,8 +105,8 @@ def compare(
 def _scaled(
     reference: NDArray[np.float64], current: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # The tests divide by at least `MIN_STD`. If the reference's standard deviation is
-    # smaller, scale both arrays so that the effect is still measured in standard deviations.
+    # The tests divide by the reference's standard deviation, or by `MIN_STD` if that is larger. If
+    # `MIN_STD` is larger, scale both arrays, so that effects are still in standard deviations.
     std = float(np.std(reference))
     if 0.0 < std < MIN_STD and np.isfinite(1.0 / std):
         return reference / std, current / std
@@ -116,8 +116,9 @@ def _scaled(
 def _coded(
     reference: NDArray[np.object_], current: NDArray[np.object_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return categories as integer codes. Evidently sums over a set. The order of a set of strings
-    differs between processes, which would change the last digit of the sum."""
+    """Return categories as integer codes, whose order in a set is the same in every process.
+    Evidently sums over a set, so with strings, the last digit of the sum would differ between
+    processes."""
     codes = {value: code for code, value in enumerate(sorted({*reference, *current}))}
     return (
         np.array([codes[value] for value in reference], dtype=np.int64),

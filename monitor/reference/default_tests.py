@@ -31,9 +31,9 @@ _p_values: dict[tuple[int, int, int], float] = {}
 def ks(reference: Floats, current: Floats) -> float:
     """Return the p-value of the two-sample Kolmogorov-Smirnov test.
 
-    The p-value depends only on the two sizes and the statistic. If the sizes differ, computing the
-    exact p-value (for up to 10,000 values) takes twenty times as long as the rest of the test.
-    P-values are therefore cached, because windows of the same size produce few distinct statistics.
+    The p-value depends only on the two sizes and the statistic. For samples of up to 10,000 values,
+    the exact p-value is computed. If the sizes differ, this takes twenty times as long as the rest
+    of the test, so p-values are cached: windows of the same size produce few distinct statistics.
     If the p-value is certainly below 1e-12, the limiting distribution is used, as for larger
     samples.
     """

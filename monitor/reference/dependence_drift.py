@@ -74,8 +74,8 @@ def _strengths(found: Sequence[ColumnPair], columns: Sequence[Codes]) -> Iterato
 
 
 def _thirds(codes: Codes) -> Codes:
-    """Return an array that maps each bin code to the third of the reference's rows (0 to 2) in
-    which the bin lies. The last element, which belongs to code -1, is -1."""
+    """Return an array that maps each bin code to one of three groups (0 to 2), each with about a
+    third of the reference's rows. The last element, which belongs to code -1, is -1."""
     known = codes[codes >= 0]
     counts = np.bincount(known, minlength=int(codes.max(initial=0)) + 1)
     middles = np.cumsum(counts) - counts / 2

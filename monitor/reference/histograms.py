@@ -144,8 +144,8 @@ class Histograms:
         return found
 
     def distances(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
-        """Return distances (columns and pairs, …) between two sets of counts (bins, …), or 0 where
-        either set is empty."""
+        """Return distances (columns and pairs, …) between two sets of counts (bins, …). A column's
+        or pair's distance is 0 if all its counts in either set are 0."""
         found = np.empty((len(self._statistics), *np.broadcast_shapes(one.shape, other.shape)[1:]))
         for place, (statistic, at) in enumerate(zip(self._statistics, self._slices, strict=True)):
             first, second = _shares(one[at]), _shares(other[at])

@@ -28,10 +28,11 @@ from monitor.reference.quality import (
 from monitor.watched_columns import WatchedColumn, present, watched
 
 # A column pair has dependence drift only if its effect is at least this fraction of `effect_size`.
-# For example, a new correlation of 0.18 moves 5% of the records to other cells.
+# For example, a new correlation of 0.18 moves 5% of the records to other cells of
+# the pair's 3 × 3 table.
 DEPENDENCE_EFFECT: Final = 0.5
-# Maximum number of pairs to report. If a column becomes independent, its dependence on every
-# related column changes.
+# Maximum number of pairs to report. If one column becomes independent of all others, every pair
+# that contains it may have dependence drift.
 MAX_DEPENDENCE_RESULTS: Final = 10
 
 
@@ -159,7 +160,7 @@ class Judge:
         profile: ReferenceProfile,
     ) -> tuple[DependenceDrift, ...]:
         """Run the domain classifier unless a column has drifted. Return the classifier's result if
-        it shows drift."""
+        it shows drift, otherwise an empty tuple."""
         if any(column.drifted for column in columns):
             return ()
         drift = optional(

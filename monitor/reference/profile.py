@@ -75,8 +75,8 @@ class ReferenceProfile:
         )
 
     def domain_classifier_drift(self, sample: Sample, limits: Limits) -> DependenceDrift | None:
-        """Return the domain classifier's result, with a score scaled to `limits`. Return None if
-        the result is not an alarm."""
+        """Return the domain classifier's result, or None if it is not an alarm. An effect equal to
+        the classifier's own limit gets the score `limits.alarm`."""
         drift = self._classifier.test(self._columns(sample)) if self._classifier else None
         if drift is None or drift.excess < 1.0 or limits.alarm is None:
             return None

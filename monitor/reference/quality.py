@@ -53,8 +53,8 @@ def count_categories(values: NDArray[Any], levels: Collection[str]) -> Counts:
 def rising(
     counts: Counts, records: int, reference: Counts, reference_records: int, *, level: float
 ) -> tuple[Quality, ...]:
-    """Return the qualities whose shares rose by at least `MIN_INCREASE`, if the increase is
-    significant at `level`.
+    """Return the quality problems (see `QUALITIES`) whose shares of the records rose by at least
+    `MIN_INCREASE`, if the increase is significant at `level`.
 
     Counts are often small, so significance is tested with a one-sided Fisher's exact test.
 
@@ -105,7 +105,7 @@ def longest_run(values: NDArray[Any]) -> int:
 
 
 def is_stuck(run: int, records: int, reference_run: int) -> bool:
-    """Return whether `run`, the length of a window's longest run, is too long. `reference_run` is
-    the length of the reference's longest run."""
+    """Return whether a column is stuck, given `run`, the length of its longest run of equal values
+    in a window. `reference_run` is the length of the reference's longest run."""
     least = max(STUCK_RECORDS, STUCK_SHARE * records, STUCK_TIMES * reference_run)
     return run >= least

@@ -52,7 +52,7 @@ class Thresholds(msgspec.Struct, frozen=True):
 
     @property
     def calibrated(self) -> bool:
-        """Return whether the false-alarm rate is known."""
+        """Return whether the thresholds were calibrated to the requested false-alarm rate."""
         return self.alarm is not None
 
     def scores(self, distances: Floats) -> Floats:
