@@ -1,8 +1,9 @@
 """Aggregate each Kafka partition's outcomes by pane and model into sums and error samples.
 
 Input: Kafka messages from `outcomes`, one partition at a time. Output: `PerformanceAggregates` for
-the topic `parts`, as soon as a pane is closed in a partition. The join publishes each outcome exactly
-once, so this module does not check for repeats. Only a record's first label is added to the sums.
+the topic `parts`, as soon as a pane is closed in a partition. The join publishes each outcome
+exactly once, so this module does not check for repeats. Only a record's first label is added to the
+sums.
 """
 
 from collections.abc import Iterator, Sequence

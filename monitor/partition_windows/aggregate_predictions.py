@@ -1,9 +1,9 @@
 """Aggregate each Kafka partition's predictions by slide and model into counts and samples.
 
 Input: Kafka messages from `predictions`, one partition at a time. Output: `DataAggregates` for the
-topic `parts`, as soon as a slide is closed in a partition. Memory grows with the number of columns and
-the sample size, not with traffic. If most records cannot be in a sample, only the others are fully
-decoded.
+topic `parts`, as soon as a slide is closed in a partition. Memory grows with the number of columns
+and the sample size, not with traffic. If most records cannot be in a sample, only the others are
+fully decoded.
 """
 
 from collections.abc import Iterator, Sequence
