@@ -183,7 +183,7 @@ class PartitionWindowState(Generic[Partial]):
         self.source = at.source  # largest feature-record offset so far; reset when a new log starts
         # Id of the topic that `source` refers to. `admit` sets it when a new log starts.
         self._log = at.log
-        self._log_offset = -1  # offset of the record that started `_log`; -1 if restored
+        self._log_offset = -1  # offset of the watermark record that named `_log`; -1 if unknown
         self.closed = at.closed  # first open bucket, set by `close`; None until a bucket is closed
         if at.grid != self._grid.name:
             # The stream's window settings have changed. Skip the watermark's incomplete bucket.

@@ -1,10 +1,10 @@
-"""Join a batch of decoded predictions or labels column by column, if the batch is ordinary.
+"""Fast path of the join: join a batch of predictions or labels column by column, in memory.
 
-Input: decoded records of one topic. Output: outcomes, passed to `Results`. Joining by
-columns is three times as fast as `record_join`. In an ordinary batch, no record is reread, each
-id is unique and new to its topic, each record has at most one match, and no match is near a time
-limit. The result therefore does not depend on the order of records within the batch. For any other
-batch, the functions change nothing and return False.
+Input: decoded records of one topic. Output: outcomes, passed to `Results`. The fast path is three
+times as fast as `record_join`. It applies to an ordinary batch: no record is reread, each id is
+unique and new to its topic, each record has at most one match, and no match is near a time limit.
+The result therefore does not depend on the order of records within the batch. For any other batch,
+the functions change nothing and return False.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ class Join(Protocol):
 def take_ordinary_predictions(
     join: Join, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
 ) -> bool:
-    """Join a batch of predictions and return True, or return False if it is not ordinary."""
+    """Join a batch of predictions on the fast path. Return False if it needs `record_join`."""
     progress, side = join.progress, join.progress.predictions
     if found[0].offset < side.published or not join.buffered_predictions.knows_none(ids):
         return False
@@ -71,7 +71,7 @@ def take_ordinary_predictions(
 def take_ordinary_labels(
     join: Join, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
 ) -> bool:
-    """Join a batch of labels and return True, or return False if it is not ordinary."""
+    """Join a batch of labels on the fast path. Return False if it needs `record_join`."""
     progress, side = join.progress, join.progress.labels
     if found[0].offset < side.published or not join.buffered_labels.knows_none(ids):
         return False

@@ -90,8 +90,8 @@ class Barrier(msgspec.Struct):
 
     predictions_end: int
     labels_end: int
-    labels_read: int  # next offset in the labels topic at the snapshot
-    max_position: int  # predictions' max position at the snapshot
+    labels_read: int  # next offset in the labels topic when the snapshot was taken
+    max_position: int  # highest position of a prediction when the snapshot was taken
     watermark: int | None  # the watermark to publish once labels have passed the barrier
     is_passed_by_predictions: bool = False
     is_passed_by_labels: bool = False

@@ -309,7 +309,7 @@ class Admin(Protocol):
         """Return each partition's readable offsets. Raises BrokerError for an unknown topic."""
 
     def group_offsets(self, group: str) -> dict[TopicPartition, Committed]:
-        """Return all of a group's checkpoints."""
+        """Return all of a group's committed offsets, with their metadata."""
 
     def group_members(self, group: str) -> int:
         """Return the number of members in a group, or 0 if the group is unknown."""

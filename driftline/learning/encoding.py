@@ -33,9 +33,9 @@ _LARGEST: Final = float(np.finfo(np.float32).max) / 2
 class FeatureSpec(msgspec.Struct, frozen=True):
     """The encoding of one feature.
 
-    For a category, `levels` are the sorted values that have their own matrix columns; the level
-    `""` represents missing values. `rare` contains other values from the training data, which have
-    no columns. For a number, `impute` is the median, which replaces missing values.
+    For a categorical feature, `levels` are the sorted values that have their own matrix columns;
+    the level `""` represents missing values. `rare` contains other values from the training data,
+    which have no columns. For a number, `impute` is the median, which replaces missing values.
     """
 
     name: str

@@ -228,7 +228,7 @@ def _scaled(value: Any, by: int) -> int:
 
 
 def bounded_time(us: int) -> int:
-    """Return the time unchanged. Raises ValueError if it is outside the years 1 to 9999 UTC.
+    """Check a time, and return it unchanged. Raises ValueError outside the years 1 to 9999 UTC.
 
     >>> bounded_time(1_500_000)
     1500000

@@ -1,9 +1,9 @@
 """Train a classifier on arrays to distinguish a window's records from the reference's records.
 
-Input: a window's columns and the reference's columns in time order, as bin codes. Output: how much
-better than chance the classifier performs, and which columns it relies on. The classifier detects
-changes that neither a single column nor a column pair shows, such as a column whose sign has become
-the product of two other columns' signs.
+Input: the columns of a window and of the reference as bin codes, rows in time order. Output: how
+much better than chance the classifier performs, and which columns it relies on. The classifier
+detects changes that neither a single column nor a column pair shows, such as a column whose sign
+has become the product of two other columns' signs.
 """
 
 from collections.abc import Sequence

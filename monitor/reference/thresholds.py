@@ -1,6 +1,6 @@
 """Calibrate drift thresholds for windows, by resampling the arrays of a model's reference.
 
-Input: the reference's columns as bin codes, in time order. Output: for each window size, the
+Input: the reference's columns as bin codes, rows in time order. Output: for each window size, the
 distance that each column reaches by chance, and the scores that cause a warning or an alarm. The
 windows' own data is not used.
 """
