@@ -83,7 +83,7 @@ class Histograms:
     the pairs' values, so that summing many samples over few bins is fast."""
 
     def __init__(self, columns: Sequence[NDArray[Any]], *, paired: int = 0) -> None:
-        """`columns` are arrays (n,), rows in time order: float64 for numbers, object for categories.
+        """`columns` are arrays (n,), rows in time order: float64 (numbers) or object (categories).
         The first `paired` columns are also compared in pairs."""
         self.records = len(columns[0])
         self._columns = [
@@ -100,8 +100,8 @@ class Histograms:
         self.total = self.count(columns)
 
     def ranks(self) -> list[Floats]:
-        """Return the reference's columns as bin indices, rows in time order. Categories are numbered
-        in order of decreasing frequency. Missing values are replaced by the mean index."""
+        """Return the reference's columns as bin indices, rows in time order. Categories are sorted
+        by decreasing frequency. Missing values are replaced by the mean index."""
         found = []
         for codes in self.codes():
             values = codes.astype(np.float64)
