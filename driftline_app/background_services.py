@@ -142,7 +142,7 @@ def wait_for_supervisor(folder: Path, request: Request, started: Supervisor | No
 def _no_supervisor(folder: Path, started: Supervisor | None) -> DriftlineError:
     """Return the error to raise when the supervisor does not accept a request.
 
-    If a supervisor was started and no service is running, stop this supervisor first.
+    If no service is running, first stop the supervisor `started`.
     """
     logs = _last_lines(folder / "supervisor.log", folder / "supervisor.err")
     hint = "check that the disk is not full and the folder is writable, then try again"

@@ -39,7 +39,7 @@ Timer = Callable[[], float]
 
 
 class Conversion(msgspec.Struct, frozen=True):
-    """The chosen library. `onnx` is None if the conversion failed or its result is unusable."""
+    """The library to score with. `onnx` is None if the conversion failed or gave wrong scores."""
 
     onnx: bytes | None
     scoring: Scoring

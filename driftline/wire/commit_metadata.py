@@ -78,7 +78,7 @@ def usable(
                 f"processed with windows {_BY[before]}",
                 hint="change `windows` back, or give the stream another name and new topics",
             )
-        is_empty = committed.metadata in ("", "{}")  # `{}`: only the topic's id was stored
+        is_empty = committed.metadata in ("", "{}")  # `{}` remains if only a topic id was stored
         if kind is not None and not is_empty and stored is None:
             log.warning(
                 "group %s, %s[%d]: ignoring the metadata of the committed offset %d, which "
