@@ -192,7 +192,7 @@ def _never(stream: Stream, harm: Played) -> PolicyOnSet:
 
 
 def table(results: Sequence[SetResult]) -> str:
-    """Format the results as Markdown: metrics, drift events, and comparisons of `harm` with others."""
+    """Format the results as Markdown: metrics, drift events, and how `harm` compares."""
     lines = [
         "| set | metric | harm | trainings | seconds | never | harm − never | periodic, as many "
         "trainings | harm − periodic | best of the grid | its trainings | previous label |",
