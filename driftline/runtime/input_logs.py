@@ -2,7 +2,7 @@
 
 Input: committed offsets, and a broker. Output: the offsets to resume from, and a `LogChange` if
 unread records were deleted, the topic was recreated, or the group reads the topic for the first
-time. Each committed offset's metadata contains its topic's id.
+time. Each committed offset's metadata contains its topic's id and the number of the commit.
 """
 
 import logging
@@ -19,7 +19,8 @@ from driftline.wire.events import Gap, Watermark
 
 log = logging.getLogger(__name__)
 
-_TOPIC_ID = re.compile(r'^\{"topic_id":"([\w.-]*)",?')
+# In the metadata of old commits, the number is missing.
+_PREFIX = re.compile(r'^\{"topic_id":"([\w.-]*)"(?:,"commit":(\d{1,18}))?,?')
 
 
 class ResumePoint(NamedTuple):
@@ -29,15 +30,17 @@ class ResumePoint(NamedTuple):
     start: int
     end: int
     change: LogChange | None
+    is_lost: bool = False  # True if Kafka has lost the checkpoint, but this worker remembers it
 
 
 class InputLogs:
     """The logs of one worker's input topics. One object serves all of the worker's sessions.
 
     It remembers the worker's latest commits, for two reasons. First, Kafka deletes a topic's
-    committed offsets together with the topic. Second, for minutes after a crash, a broker
-    (Kafka 4.1.0) may report that the group has committed nothing. Reading all records again would
-    then publish all results twice.
+    committed offsets together with the topic. Second, for minutes after a crash, a broker (seen in
+    Kafka 4.1.0 and 4.1.2) may return no commits or outdated ones. Reading the records since then
+    again would publish their results twice. Commits are numbered, so that outdated ones are
+    recognised even if their offsets are equal.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -86,9 +89,11 @@ class InputLogs:
                 spans |= admin.offsets(topic)
         finally:
             admin.close()
-        found = {} if found is None else self._check_commits(wanted, found)
+        current = {} if found is None else self._check_commits(wanted, found)
         return {
-            partition: self._compare(partition, found.get(partition), spans[partition])
+            partition: self._compare(partition, current.get(partition), spans[partition])._replace(
+                is_lost=found is not None and current.get(partition) != found.get(partition)
+            )
             for partition in wanted
         }
 
@@ -118,9 +123,11 @@ class InputLogs:
     def committed(
         self, offsets: Mapping[TopicPartition, Committed]
     ) -> dict[TopicPartition, Committed]:
-        """Return the offsets to commit, with each topic's id added to the metadata."""
+        """Return the offsets to commit, with topic ids and commit numbers added to the metadata."""
         return {
-            partition: _with_topic_id(at, self._ids.get(partition.topic, ""))
+            partition: _numbered(
+                at, self._ids.get(partition.topic, ""), 1 + _number(self._known.get(partition))
+            )
             for partition, at in offsets.items()
         }
 
@@ -146,21 +153,22 @@ class InputLogs:
         missing = {
             partition: at
             for partition, at in known.items()
-            if partition not in found
-            and without_topic_id(at)[0] == self._ids.get(partition.topic, "unknown")
+            if without_topic_id(at)[0] == self._ids.get(partition.topic, "unknown")
+            and _is_older(found.get(partition), at)
         }
         if missing:
             first = next(iter(missing))
             where = f"{first.topic}[{first.partition}]"
             if self._is_outcome_unknown or not all(p in found or p in known for p in wanted):
                 raise BrokerUnavailable(
-                    f"Kafka returns no committed offset for {where}, but this worker remembers one",
+                    f"Kafka returns no committed offset for {where}, or an outdated one, but this "
+                    "worker remembers a later one",
                     hint="restart the broker that coordinates the group, so that it reloads the "
                     "offsets; if the offsets were deleted on purpose, restart this service",
                 )
             log.error(
-                "Kafka returns no committed offsets for %d partitions, such as %s: resuming at the "
-                "offsets that this worker committed",
+                "Kafka returns no committed offsets or outdated ones for %d partitions, such as "
+                "%s: resuming at the offsets that this worker committed",
                 len(missing),
                 where,
             )
@@ -208,27 +216,50 @@ class InputLogs:
         return ResumePoint(at, *span, None)
 
 
-def _with_topic_id(at: Committed, topic_id: str) -> Committed:
-    """Prepend the topic's id to the metadata.
+def _numbered(at: Committed, topic_id: str, number: int) -> Committed:
+    """Prepend the topic's id and the commit's number to the metadata.
 
-    >>> _with_topic_id(Committed(7, '{"watermark":5}'), "abc").metadata
-    '{"topic_id":"abc","watermark":5}'
-    >>> _with_topic_id(Committed(7, "any text"), "abc").metadata
-    '{"topic_id":"abc"} any text'
+    >>> _numbered(Committed(7, '{"watermark":5}'), "abc", 3).metadata
+    '{"topic_id":"abc","commit":3,"watermark":5}'
+    >>> _numbered(Committed(7, "any text"), "abc", 3).metadata
+    '{"topic_id":"abc","commit":3} any text'
     """
-    own, rest = f'{{"topic_id":"{topic_id}"', at.metadata
+    own, rest = f'{{"topic_id":"{topic_id}","commit":{number}', at.metadata
     if len(rest) > 2 and rest.startswith("{"):
         return Committed(at.offset, f"{own},{rest[1:]}")
     return Committed(at.offset, f"{own}}} {rest}" if rest.strip("{}") else f"{own}}}")
 
 
+def _number(at: Committed | None) -> int:
+    """Return a commit's number, or 0 if it has none.
+
+    >>> _number(Committed(7, '{"topic_id":"abc","commit":3}'))
+    3
+    """
+    match = None if at is None else _PREFIX.match(at.metadata)
+    return int(match[2] or 0) if match is not None else 0
+
+
+def _is_older(found: Committed | None, known: Committed) -> bool:
+    """Return whether a commit is missing, or precedes the known commit. A commit without a topic id
+    was made by a tool that resets offsets, so it is not older.
+
+    >>> known = Committed(7, '{"topic_id":"abc","commit":3}')
+    >>> _is_older(Committed(7, '{"topic_id":"abc","commit":2}'), known)
+    True
+    >>> _is_older(Committed(5), known)
+    False
+    """
+    return found is None or (bool(without_topic_id(found)[0]) and _number(found) < _number(known))
+
+
 def without_topic_id(at: Committed) -> tuple[str, Committed]:
     """Return the topic's id (empty if unknown) and the checkpoint with the handler's own metadata.
 
-    >>> without_topic_id(Committed(7, '{"topic_id":"abc","watermark":5}'))
+    >>> without_topic_id(Committed(7, '{"topic_id":"abc","commit":3,"watermark":5}'))
     ('abc', Committed(offset=7, metadata='{"watermark":5}'))
     """
-    match = _TOPIC_ID.match(at.metadata)
+    match = _PREFIX.match(at.metadata)
     if match is None:
         return "", at
     rest = at.metadata[match.end() :]

@@ -213,7 +213,7 @@ class Session:
             self._unread[partition] = max(start, handled(at.committed))
         self._changes += [at.change for at in found.values() if at.change is not None]
         # Recommit offsets that Kafka has lost, even if no more records arrive.
-        self.is_dirty |= any(at.change is None and p not in committed for p, at in found.items())
+        self.is_dirty |= any(at.is_lost for at in found.values())
         self.was_assigned = True
 
     def _recover_position(self, partition: TopicPartition) -> None:

@@ -1,6 +1,6 @@
 """Records deleted before they were read are detected at the start and while reading."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import pytest
@@ -80,6 +80,10 @@ class Setting:
     def forget_commits(self) -> None:
         """Let the broker answer as if the group had committed nothing."""
         self.broker._state.group(GROUP).committed.clear()
+
+    def restore_commits(self, outdated: Mapping[TopicPartition, Committed]) -> None:
+        """Let the broker return commits that have been replaced since then."""
+        self.broker._state.group(GROUP).committed.update(outdated)
 
     def got(self) -> list[str]:
         consumer = self.broker.consumer()
@@ -289,9 +293,74 @@ def test_a_worker_resumes_at_its_own_commit_if_kafka_has_lost_it(
     drain(loop)
     loop.close()
     assert setting.got() == ["0", "1", "2"][: 2 + len(later)]
-    assert "Kafka returns no committed offsets for 1 partitions, such as in[0]" in caplog.text
+    assert "offsets or outdated ones for 1 partitions, such as in[0]" in caplog.text
     setting.run()  # the next worker finds the commit
     assert setting.got() == ["0", "1", "2"][: 2 + len(later)]
+
+
+@by_delivery
+@pytest.mark.parametrize("later", [(), (2,)])
+def test_a_worker_ignores_a_commit_that_is_older_than_its_own(
+    delivery: Delivery, later: Sequence[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broker that has loaded its offsets only in part returns an outdated commit."""
+    setting = Setting(delivery)
+    loop, _ = setting.loop()
+    setting.put(0)
+    drain(loop)
+    outdated = setting.admin.group_offsets(GROUP)
+    setting.put(1)
+    drain(loop)
+    setting.restore_commits(outdated)
+    rejoin(setting, loop)
+    setting.put(*later)
+    drain(loop)
+    loop.close()
+    assert setting.got() == ["0", "1", "2"][: 2 + len(later)]
+    assert "offsets or outdated ones for 1 partitions, such as in[0]" in caplog.text
+    setting.run()  # the next worker finds the commit
+    assert setting.got() == ["0", "1", "2"][: 2 + len(later)]
+
+
+def test_commits_with_equal_offsets_are_ordered_by_number() -> None:
+    """The monitor always commits offset 0 of `windows`, and only the metadata changes."""
+    setting = Setting("exactly_once")
+    setting.put(0)
+    logs = InputLogs(setting.broker)
+    commits = []
+    found: Mapping[TopicPartition, Committed] = {}
+    for published in (1, 2):
+        logs.compare([AT], found)
+        found = logs.committed({AT: Committed(0, f'{{"token":{published}}}')})
+        logs.remember(found)
+        commits.append(found)
+    point = logs.compare([AT], commits[0])[AT]
+    assert (point.committed, point.is_lost) == (Committed(0, '{"token":2}'), True)
+    point = logs.compare([AT], commits[1])[AT]
+    assert (point.committed, point.is_lost) == (Committed(0, '{"token":2}'), False)
+
+
+def test_an_outdated_commit_is_not_used_while_the_outcome_of_the_last_one_is_unknown() -> None:
+    setting = Setting("exactly_once")
+    setting.put(0, 1, 2)
+    logs = InputLogs(setting.broker)
+    logs.compare([AT], {})
+    outdated = logs.committed({AT: Committed(1)})
+    logs.remember(outdated)
+    logs.remember(logs.committed({AT: Committed(2)}))
+    logs.begin_commit()
+    with pytest.raises(BrokerUnavailable, match=r"in\[0\], or an outdated one"):
+        logs.compare([AT], outdated)
+
+
+@pytest.mark.parametrize("metadata", ["", "set by an operator", '{"watermark":7}'])
+def test_an_operator_may_reset_offsets_while_a_worker_waits_for_kafka(metadata: str) -> None:
+    setting = Setting("exactly_once")
+    setting.put(0, 1, 2)
+    logs = InputLogs(setting.broker)
+    logs.compare([AT], {})
+    logs.remember(logs.committed({AT: Committed(2)}))
+    assert logs.compare([AT], {AT: Committed(0, metadata)})[AT].committed.offset == 0
 
 
 def test_a_lost_commit_of_unknown_outcome_is_waited_for() -> None:

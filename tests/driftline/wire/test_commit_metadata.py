@@ -142,7 +142,7 @@ def test_a_service_continues_despite_unusable_commit_metadata(
         loop.close()
     if service != "trainer":  # the trainer needs no metadata and logs nothing
         topic = next(iter(inputs(service)))
-        said = [line for line in caplog.messages if f"{topic}[0]: the metadata" in line]
+        said = [line for line in caplog.messages if f"{topic}[0]: ignoring the metadata" in line]
         assert len(said) == 1
         assert f"group {TOPICS.group(service)}" in said[0]
     assert not [record for record in caplog.records if record.levelno > logging.WARNING]
