@@ -102,6 +102,15 @@ def look_at_clock(column: str, values: Sequence[Any]) -> TimeColumn:
     return TimeColumn(column, format_, start, step, backwards, unreadable, tuple(notes))
 
 
+def are_times(values: Sequence[Any]) -> bool:
+    """Return whether nearly all values are times as text, in a known format, or time objects."""
+    tried = values[:: max(1, len(values) // 100)]
+    if any(isinstance(value, datetime | date) for value in tried):
+        return True
+    texts: list[str | None] = [value for value in tried if isinstance(value, str)]
+    return len(texts) == len(tried) > 0 and _text_format(texts, [])[0] is not None
+
+
 def _number(value: Any) -> float | None:
     if isinstance(value, str):
         value = as_number(value)

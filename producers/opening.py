@@ -24,8 +24,13 @@ def readable(name: str, lines: Iterable[T]) -> Iterator[T]:
             yield line
             number += 1
     except UnicodeDecodeError as error:
+        # A file is decoded block by block, so the byte may be some lines further on.
         raise DataError(
-            f"{name}: not UTF-8 after line {number}", hint="convert the file to UTF-8"
+            f"{name}: not UTF-8 somewhere after line {number}", hint="convert the file to UTF-8"
+        ) from error
+    except gzip.BadGzipFile as error:
+        raise DataError(
+            f"{name}: not a gzip file, although its name ends in .gz", hint="rename the file"
         ) from error
     except (OSError, EOFError, zlib.error) as error:  # raised for a damaged gzip file
         raise DataError(f"{name}: cannot be read after line {number}: {error}") from error

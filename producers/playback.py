@@ -218,7 +218,8 @@ class Playback:
             raise DataError(f"the warm-up must be a share between 0 and 1, got {share}")
         if (total := self.total) is None:
             raise DataError(
-                f"{self._source.name}: cannot take a share of an unknown number of rows",
+                f"{self._source.name}: the number of rows is unknown, so the warm-up (--warmup), a "
+                "fraction of the rows, cannot be determined",
                 hint="write the data to a file first",
             )
         return int(total * share)

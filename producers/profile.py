@@ -8,7 +8,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from datetime import date, datetime
 from decimal import Decimal
 from itertools import islice, pairwise
 from typing import Any, Final, Literal
@@ -18,7 +17,7 @@ import msgspec
 from driftline.config.stream_sections import Kind, Task
 from driftline.errors import DataError
 from driftline.wire.values import text
-from producers.clocks import TimeColumn, look_at_clock
+from producers.clocks import TimeColumn, are_times, look_at_clock
 from producers.rows import RowSource
 from producers.shaping import as_number
 
@@ -111,6 +110,9 @@ def look(
     notes: list[str] = []
     if unreadable:
         notes.append(f"{unreadable} lines cannot be parsed as rows: they will be dead-lettered")
+    for option, name in (("--time", time), ("--id", id)):
+        if name == target:
+            raise DataError(f"{option} {name}: this column is the target", hint="omit this option")
     task, classes, baseline = _target(table[target], textual=source.textual, notes=notes)
     own_labels, records = _identity(table, id, target, rows, notes)
     uses: dict[str, Use] = {
@@ -160,6 +162,11 @@ def _read(source: RowSource) -> tuple[dict[str, list[Any]], int, int]:
             # `value != value` is true for NaN.
             values.append(None if value == "" or value != value else value)
         rows += 1
+    if unreadable and not rows:
+        raise DataError(
+            f"{source.name}: none of the {unreadable} lines can be parsed as a row",
+            hint='check the file type; standard input ("-") must be JSON Lines',
+        )
     if not rows:
         raise DataError(f"{source.name}: no rows")
     order = next(row for row in source.rows() if not isinstance(row, bytes))
@@ -188,8 +195,15 @@ def _target(
     if not known:
         raise DataError("the target is empty in all rows")
     numbers = [number for value in known if (number := _float(value, textual)) is not None]
-    numeric = len(numbers) == len(known)
     distinct = Counter(map(text, known))
+    # If most values are numbers and nearly all are different, the others are probably mistakes.
+    others = len(known) - len(numbers)
+    numeric = not others or (others < len(numbers) and len(distinct) > max(_FEW, MAX_CLASSES))
+    if numeric and others:
+        notes.append(
+            f"{others} of {len(known)} values of the target are not numbers: they will be "
+            "dead-lettered"
+        )
     whole = numeric and all(number.is_integer() for number in numbers)
     if len(known) < len(values):
         notes.append(f"the target is missing in {len(values) - len(known)} of {len(values)} rows")
@@ -205,7 +219,7 @@ def _target(
         notes.append(f"the target has {len(distinct)} classes: is it the right column?")
     share = distinct.most_common(1)[0][1] / len(known)
     same = sum(a == b for a, b in pairwise(known)) / max(1, len(known) - 1)
-    if share > 0.8:
+    if share > 0.8 and len(distinct) > 1:
         notes.append(
             f"{share:.0%} of the labels belong to one class: "
             'metric = "balanced_accuracy" is more informative than accuracy'
@@ -272,12 +286,15 @@ def _column(name: str, values: list[Any], use: Use | None, textual: bool) -> Col
         if distinct <= 1:
             use = "left_out"
             notes.append("constant" if known else "empty")
+        elif kind == "category" and are_times(known):
+            use = "left_out"
+            notes.append("contains times: is it the event time (--time)?")
+        elif kind == "category" and (mixed := _mixed(known, textual)):
+            use = "left_out"
+            notes.append(mixed)
         elif kind == "category" and distinct > _FEW and distinct > _NEAR_UNIQUE * len(known):
             use = "left_out"
             notes.append("most rows have different texts: is it an id?")
-        elif _is_time(known[0]):
-            use = "left_out"
-            notes.append("contains times: is it the event time (--time)?")
         elif distinct > max(_FEW, 0.01 * len(known)) and _grows(known, kind, textual):
             use = "left_out"
             notes.append("increases throughout, like a clock or a counter: is it --time or --id?")
@@ -320,8 +337,13 @@ def _float(value: Any, textual: bool) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _is_time(value: object) -> bool:
-    return isinstance(value, datetime | date)
+def _mixed(known: list[Any], textual: bool) -> str:
+    """Describe a column in which most values, but not all, are numbers. Return "" for others."""
+    others = [value for value in known if _float(value, textual) is None]
+    if not textual or not 0 < len(others) < len(known) / 2:
+        return ""
+    share = 1.0 - len(others) / len(known)
+    return f"{share:.0%} of the values are numbers; the others are not, such as {others[0]!r}"
 
 
 def _grows(known: list[Any], kind: Kind, textual: bool) -> bool:

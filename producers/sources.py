@@ -52,7 +52,9 @@ def _by_name(name: str) -> RowSource:
     path = Path(name)
     if path.is_dir():
         path = _only_file(path)
-    if not path.is_file():
+    if path.exists() and not path.is_file():
+        raise DataError(f"{name}: not a regular file", hint="write the data to a file first")
+    if not path.exists():
         raise DataError(
             f"no such file: {name}",
             hint='other data: "-" (JSON lines on standard input), "iris", "iris-drift", "river:…"',

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from driftline.config.stream_keys import quoted, quoted_key, toml
+from driftline.config.stream_sections import ROW
 from driftline.errors import DataError
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ def problems(stream: "Stream") -> Iterator[Problem]:
     if retrain.policy != "drift" and retrain.on != type(retrain)().on:
         reason = f'Expected only with policy = "drift", got "{retrain.policy}"'
         yield Problem("retrain.on", reason)
+    train_on = retrain.train_on
+    if train_on is not None and (train_on.records or retrain.min_outcomes) < retrain.min_outcomes:
+        least = f"Expected at least `min_outcomes`, {retrain.min_outcomes}, got {toml(train_on)}"
+        yield Problem("retrain.train_on", least, "with fewer records, no model is ever trained")
     yield from _axes(stream)
     yield from _topics(stream)
 
@@ -104,6 +109,12 @@ def _columns(stream: "Stream") -> Iterator[Problem]:
         yield Problem("metric", reason)
     if not stream.features:
         yield Problem("features", "Expected at least one feature")
+    for name, feature in stream.inputs.items():
+        if feature.min is not None and feature.max is not None and feature.min > feature.max:
+            reason = f"Expected at most `max`, {feature.max:g}, got {feature.min:g}"
+            yield Problem(f"features.{quoted_key(name)}.min", reason)
+    if stream.record.id.startswith("@") and stream.record.id != ROW:
+        yield Problem("record.id", f'Expected a column or "{ROW}", got "{stream.record.id}"')
     if stream.target in stream.features:
         reason = f"Expected features without the target, {stream.target!r}"
         yield Problem("features", reason)

@@ -66,9 +66,12 @@ def init(
         print(json_line(profile))
         return
     _show(profile)
+    run = f"driftline run {quote(data)} --stream {path}"
     if profile.time is None or profile.time.format or profile.time.step:
         _try_out(loads(content, name=str(path)), source)
-    stdout.print(f"wrote {path}; next: driftline run {quote(data)} --stream {path}", soft_wrap=True)
+    else:
+        run = f"set [time] format in {path}, then {run}"
+    stdout.print(f"wrote {path}; next: {run}", soft_wrap=True)
 
 
 def _write(profile: DataProfile, name: str, force: bool) -> tuple[Path, str]:
@@ -107,8 +110,9 @@ def _show(profile: DataProfile) -> None:
     stdout.print(table)
     classes = f": {', '.join(profile.classes[:10])}" if profile.classes else ""
     stdout.print(f"{profile.task} of {escape(profile.target)}{escape(classes)}")
-    if profile.time is not None and not profile.time.backwards:
-        stdout.print(f"{escape(profile.time.column)} never decreases")
+    clock = profile.time
+    if clock is not None and not clock.backwards and clock.unreadable < profile.rows:
+        stdout.print(f"{escape(clock.column)} never decreases")
     for note in profile.notes:
         stdout.print(f"- {escape(note)}")
 

@@ -75,8 +75,8 @@ _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
 
 # Operating-system error number → hint that tells the user what to do.
 _HINTS: Final[dict[int, str]] = {
-    errno.EACCES: "check the folder's owner and permissions, or set DRIFTLINE_HOME",
-    errno.EROFS: "choose a writable folder, for example by setting DRIFTLINE_HOME",
+    errno.EACCES: "check the owner and permissions, or choose another folder",
+    errno.EROFS: "choose a writable folder",
     errno.ENOSPC: "free some space on this disk",
     errno.EDQUOT: "free some space on this disk",
     errno.EEXIST: "a folder is needed here, but this is a file or a broken link; rename or move it",

@@ -122,7 +122,7 @@ def _show(found: Reconciliation) -> None:
         more = found.misplaced_labels - len(found.named_misplaced)
         _red(f"and {more:,} more misplaced labels; --all lists them")
     if found.clean:
-        stdout.print("nothing is missing or duplicated", style="green")
+        stdout.print("nothing is missing, and no result is duplicated", style="green")
 
 
 def _explained(lost: Lost) -> str:

@@ -349,7 +349,7 @@ def test_a_warm_up_must_be_a_share_between_0_and_1(share: float) -> None:
 
 
 def test_a_warm_up_needs_a_source_of_known_length() -> None:
-    with pytest.raises(DataError, match="an unknown number of rows"):
+    with pytest.raises(DataError, match="the number of rows is unknown"):
         Playback(stream("label_delay = 0"), Rows(rows([1]), count=False)).warm_up(0.5)
 
 

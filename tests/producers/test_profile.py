@@ -14,7 +14,7 @@ from producers.csv_files import CsvSource
 from producers.draft import draft
 from producers.playback import Playback
 from producers.profile import Column, DataProfile, look
-from producers.sources import open_source
+from producers.sources import JsonLinesSource, open_source
 
 DATA = Path(
     os.environ.get("DRIFTLINE_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -225,3 +225,49 @@ def test_drafts_for_real_data_load_and_decode_their_records(
     if folder == "car_loan_nml":
         assert stream.time.format == "%Y-%m-%d %H:%M:%S.%f"
         assert stream.windows.records == 5000
+
+
+def test_times_as_text_are_recognised_in_a_column_that_is_not_the_event_time(
+    tmp_path: Path,
+) -> None:
+    lines = [
+        f"2026-01-01T00:{at // 60:02}:{at % 60:02}Z,{at % 7},{'ab'[at % 2]}" for at in range(900)
+    ]
+    profile = look(csv(tmp_path, "ts,x,y", *lines), "y")
+    found = column(profile, "ts")
+    assert found.use == "left_out"
+    assert found.notes == ("contains times: is it the event time (--time)?",)
+
+
+def test_a_column_of_numbers_with_some_text_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    lines = [f"{at / 7 if at % 5 else 'broken'},{at % 7},{'ab'[at % 2]}" for at in range(900)]
+    found = column(look(csv(tmp_path, "x,z,y", *lines), "y"), "x")
+    assert found.use == "left_out"
+    assert found.notes == ("80% of the values are numbers; the others are not, such as 'broken'",)
+
+
+def test_a_target_of_numbers_with_some_text_is_a_regression(tmp_path: Path) -> None:
+    lines = [f"{at % 7},{at / 7 if at % 10 else 'inf'}" for at in range(2000)]
+    profile = look(csv(tmp_path, "x,y", *lines), "y")
+    assert profile.task == "regression"
+    note = "200 of 2000 values of the target are not numbers: they will be dead-lettered"
+    assert note in profile.notes
+
+
+def test_a_target_with_one_class_gets_no_advice_on_metrics(tmp_path: Path) -> None:
+    profile = look(csv(tmp_path, "x,y", *(f"{at},ok" for at in range(30))), "y")
+    assert "the target has only one class: there is nothing to learn" in profile.notes
+    assert not [note for note in profile.notes if "metric" in note]
+
+
+@pytest.mark.parametrize("option", ["time", "id"])
+def test_the_target_is_neither_the_time_nor_the_id(tmp_path: Path, option: str) -> None:
+    source = csv(tmp_path, "x,y", "1,a", "2,b")
+    with pytest.raises(DataError, match=f"--{option} y: this column is the target"):
+        look(source, "y", **{option: "y"})
+
+
+def test_lines_that_are_not_rows_are_reported_as_such() -> None:
+    source = JsonLinesSource("standard input", [b"a,b\n", b"1,2\n"])
+    with pytest.raises(DataError, match="none of the 2 lines can be parsed as a row"):
+        look(source, "b")

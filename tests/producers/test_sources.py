@@ -48,7 +48,7 @@ def test_csv_lines_with_too_many_cells_are_passed_on_as_bytes(tmp_path: Path) ->
     [
         (b"", "the file is empty"),
         (b"a,a\n1,2\n", "two columns are called 'a'"),
-        (b"a,b\n1,\xff\n", "not UTF-8 after line"),
+        (b"a,b\n1,\xff\n", "not UTF-8 somewhere after line"),
         (b'a,b\n1,2\n"3,4\n5,6\n', "unterminated quote from line 3"),
         (b'a,b\n1,2\n"3,4\n5,6\n"7",8\n', "unterminated quote from line 3"),
         (b'a,b\n1,"2\n3"\n"4,5', "unterminated quote from line 4"),
@@ -177,6 +177,7 @@ def test_river_sets_and_generators_are_opened_by_name() -> None:
         ("river:Phishing:n=3", "takes no parameters"),
         ("river:SEA/SEA/SEA", "at most two"),
         ("nowhere.csv", "no such file"),
+        ("/dev/null", "not a regular file"),
     ],
 )
 def test_an_error_for_an_unknown_name_lists_the_known_ones(name: str, problem: str) -> None:

@@ -29,6 +29,18 @@ SMALL = HEAD + 'features = { a = "number" }\n'
             HEAD + 'features = { a = "number", b = { kind = "number", min = "x" } }',
             '[features.b.min] Expected a number, got "x" (smaller values are out of range)',
         ),
+        (
+            HEAD + 'features = { b = { kind = "number", min = 5, max = 1 } }',
+            "[features.b.min] Expected at most `max`, 1, got 5",
+        ),
+        (
+            SMALL + '[record]\nid = "@rows"',
+            '[record.id] Expected a column or "@row", got "@rows"',
+        ),
+        (
+            SMALL + "[retrain]\ntrain_on = 10",
+            "[retrain.train_on] Expected at least `min_outcomes`, 200, got 10",
+        ),
         (HEAD + 'featurs = { a = "number" }', "[featurs] Unknown key. Did you mean 'features'?"),
         (HEAD, "[features] Missing. Expected a table"),
         (SMALL + "[windows]\nrecords = 3", "[windows.records] Expected a whole number from 20"),
