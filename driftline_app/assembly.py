@@ -74,6 +74,7 @@ def build_loop(
     clock: Clock,
     slot: int = 0,
     commit_interval_s: float | None = None,
+    commits_file: Path | None = None,
     on_connection: OnConnection = lambda problem: None,
 ) -> Loop:
     """Return the loop that runs a handler as worker number `slot` of a service.
@@ -93,6 +94,7 @@ def build_loop(
         slot=slot,
         max_records=stream.kafka.max_batch,
         commit_interval_s=commit_interval_s,
+        commits_file=commits_file,
         on_connection=on_connection,
     )
 

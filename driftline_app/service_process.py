@@ -81,6 +81,7 @@ def run_service(
             handler,
             clock=SystemClock(),
             slot=slot,
+            commits_file=folder_of(settings, stream) / f"{service}-{slot}.commits",
             on_connection=handler.on_connection,
         )
         servers, client = settings.bootstrap_servers, settings.client

@@ -3,6 +3,7 @@
 A stream's folder contains:
 
 - `<service>-<slot>.json`: a service's state, which the service writes about once a second
+- `<service>-<slot>.commits`: the worker's latest commits (`driftline.runtime.commits_file`)
 - `wanted.json`: the services that `driftline up` requests
 - `processes.json` and `supervisor.json`: the service processes, and the supervisor's own state;
   the supervisor writes both files

@@ -8,10 +8,12 @@ time. Each committed offset's metadata contains its topic's id and the number of
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from driftline.broker.port import Broker, Committed, OffsetRange, Outgoing, TopicPartition
 from driftline.errors import BrokerUnavailable
+from driftline.runtime.commits_file import Commits, CommitsFile
 from driftline.runtime.handler import LogChange
 from driftline.wire.commit_metadata import handled
 from driftline.wire.envelope import encode
@@ -40,19 +42,22 @@ class InputLogs:
     committed offsets together with the topic. Second, for minutes after a crash, a broker (seen in
     Kafka 4.1.0 and 4.1.2) may return no commits or outdated ones. Reading the records since then
     again would publish their results twice. Commits are numbered, so that outdated ones are
-    recognised even if their offsets are equal.
+    recognised even if their offsets are equal. A file carries them over to the next process.
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, commits_file: Path | None = None) -> None:
+        """Read the commits of the slot's previous process from `commits_file`."""
         self._broker = broker
         # Topic ids by name. Updated by `compare` and `compare_broadcasts`.
         self._ids: dict[str, str] = {}
+        self._file = CommitsFile(commits_file) if commits_file is not None else None
+        before = self._file.read() if self._file is not None else Commits({}, is_final=True)
         # Each partition's latest known commit. Set by `remember` and `_check_commits`.
         # `_check_commits` also removes partitions that now belong to other workers.
-        self._known: dict[TopicPartition, Committed] = {}
-        # True if a transaction may have committed newer offsets than `_known`. Set by
-        # `begin_commit`; reset by `remember`, and when Kafka returns the committed offsets.
-        self._is_outcome_unknown = False
+        self._known: dict[TopicPartition, Committed] = dict(before.offsets)
+        # True if there may be newer commits than `_known`. Set by `begin_commit`, or because the
+        # previous process was killed; reset by `remember`, and when Kafka returns all commits.
+        self._is_outcome_unknown = not before.is_final
 
     def partitions(self, topics: Iterable[str]) -> tuple[TopicPartition, ...]:
         """Fetch all partitions of these topics. Raises BrokerError."""
@@ -139,6 +144,13 @@ class InputLogs:
         """Store offsets that have been committed."""
         self._is_outcome_unknown = False
         self._known |= offsets
+        if self._file is not None:
+            self._file.write(Commits(self._known, is_final=False))
+
+    def close(self) -> None:
+        """Register that this process makes no more commits."""
+        if self._file is not None and not self._is_outcome_unknown:
+            self._file.write(Commits(self._known, is_final=True))
 
     def _check_commits(
         self, wanted: Sequence[TopicPartition], found: Mapping[TopicPartition, Committed]
@@ -164,7 +176,7 @@ class InputLogs:
                     f"Kafka returns no committed offset for {where}, or an outdated one, but this "
                     "worker remembers a later one",
                     hint="restart the broker that coordinates the group, so that it reloads the "
-                    "offsets; if the offsets were deleted on purpose, restart this service",
+                    f"offsets; if they were deleted on purpose, {self._forget()}",
                 )
             log.error(
                 "Kafka returns no committed offsets or outdated ones for %d partitions, such as "
@@ -177,6 +189,10 @@ class InputLogs:
         found = {**found, **missing}
         self._known = {**known, **found}
         return found
+
+    def _forget(self) -> str:
+        file = "" if self._file is None else f"stop this service, delete {self._file.path}, and "
+        return f"{file}start it again" if file else "restart this service"
 
     def _compare(
         self, partition: TopicPartition, found: Committed | None, span: OffsetRange

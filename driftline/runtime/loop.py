@@ -10,6 +10,7 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from driftline.broker.port import Broker, Messages, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import Clock
@@ -92,12 +93,13 @@ class Loop:
         slot: int = 0,
         max_records: int = 5000,
         commit_interval_s: float | None = None,
+        commits_file: Path | None = None,
         on_connection: OnConnection = lambda problem: None,
     ) -> None:
         """Prepare a loop, which connects in its first step.
 
-        `on_connection` is called with the reason after each Kafka failure, and with None once Kafka
-        works again.
+        `commits_file` is for `InputLogs`. `on_connection` is called with the reason after each
+        Kafka failure, and with None once Kafka works again.
         """
         self._handler = handler
         self._broker = broker
@@ -112,13 +114,11 @@ class Loop:
             )
         self._commit_interval_s = commit_interval_s
         self._last_commit_s = clock.monotonic()  # set by `_commit`, even if nothing is committed
-        # The time at which the next `on_group_progress` is due.
-        self._next_progress_s = self._last_commit_s + PROGRESS_INTERVAL_S
-        # Opened by `step`. Reset to None when abandoned, so that `close` cannot commit after a
-        # failure.
+        self._next_progress_s = self._last_commit_s + PROGRESS_INTERVAL_S  # next `_report_progress`
+        # Opened by `step`; None once abandoned, so that `close` cannot commit after a failure.
         self._session: Session | None = None
         # All sessions share the next three objects.
-        self._logs = InputLogs(broker)
+        self._logs = InputLogs(broker, commits_file)
         self._broadcasts = BroadcastReader(
             handler, broker, self._logs, client_id=self._client_id, max_records=max_records
         )
@@ -193,6 +193,7 @@ class Loop:
         try:
             if session is not None:
                 session.close()
+                self._logs.close()
         except BrokerError as error:
             log.warning(
                 "closed without a final commit; uncommitted records will be handled again: %s",

@@ -1,6 +1,7 @@
 """Records deleted before they were read are detected at the start and while reading."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -42,12 +43,13 @@ class Copier(Handler):
 class Setting:
     """A broker, and loops that run on it one after the other."""
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, commits_file: Path | None = None) -> None:
         self.clock = ManualClock()
         self.broker = MemoryBroker(self.clock)
         self.admin = self.broker.admin()
         self.admin.create([NewTopic(IN, 1), NewTopic(OUT, 1)])
         self._delivery = delivery
+        self._commits_file = commits_file
 
     def loop(self) -> tuple[Loop, Copier]:
         handler = Copier()
@@ -58,6 +60,7 @@ class Setting:
             delivery=self._delivery,
             clock=self.clock,
             commit_interval_s=0,
+            commits_file=self._commits_file,
         )
         return loop, handler
 
@@ -400,3 +403,93 @@ def test_a_worker_does_not_use_its_old_commit_of_a_partition_that_moved_away_and
     logs.compare([first], {first: commits[first]})  # another worker has the second one
     with pytest.raises(BrokerUnavailable):
         logs.compare([first, second], {})
+
+
+def test_a_new_process_knows_the_commits_of_the_previous_one_in_its_slot(tmp_path: Path) -> None:
+    setting = Setting("exactly_once")
+    setting.put(0, 1, 2)
+    logs = InputLogs(setting.broker, tmp_path / "commits")
+    logs.compare([AT], {})
+    outdated = logs.committed({AT: Committed(1, '{"token":1}')})
+    logs.remember(outdated)
+    logs.begin_commit()
+    newest = logs.committed({AT: Committed(2, '{"token":2}')})
+    logs.remember(newest)
+    logs.close()
+    for found in ({}, outdated, newest):
+        logs = InputLogs(setting.broker, tmp_path / "commits")
+        assert logs.compare([AT], found)[AT].committed == Committed(2, '{"token":2}')
+        logs.close()
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_process_waits_for_the_commits_of_a_killed_one(tmp_path: Path, is_lost: bool) -> None:
+    """A killed process may have made one more commit than its file contains."""
+    setting = Setting("exactly_once")
+    setting.put(0, 1, 2)
+    file = tmp_path / "commits"
+    logs = InputLogs(setting.broker, file)
+    logs.compare([AT], {})
+    outdated = logs.committed({AT: Committed(1)})
+    logs.remember(outdated)
+    newest = logs.committed({AT: Committed(2)})
+    logs.remember(newest)
+    for _ in range(2):  # waiting changes nothing in the file
+        logs = InputLogs(setting.broker, file)
+        with pytest.raises(BrokerUnavailable) as caught:
+            logs.compare([AT], {} if is_lost else outdated)
+        assert f"delete {file}" in caught.value.hint
+        logs.close()
+    assert InputLogs(setting.broker, file).compare([AT], newest)[AT].committed.offset == 2
+
+
+def test_the_commits_of_a_recreated_topic_are_not_waited_for(tmp_path: Path) -> None:
+    setting = Setting("exactly_once")
+    setting.put(0, 1, 2)
+    logs = InputLogs(setting.broker, tmp_path / "commits")
+    logs.compare([AT], {})
+    logs.remember(logs.committed({AT: Committed(2)}))
+    setting.create_again()
+    logs = InputLogs(setting.broker, tmp_path / "commits")
+    assert logs.compare([AT], {})[AT].committed.offset == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"is_final":1}', b"\xff", b'{"is_final":true}'])
+def test_a_damaged_file_of_commits_is_ignored(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = Setting("exactly_once")
+    setting.put(0)
+    file = tmp_path / "commits"
+    file.write_bytes(content)
+    assert InputLogs(setting.broker, file).compare([AT], {})[AT].committed.offset == 0
+    assert f"ignoring the commits in {file}" in caplog.text
+
+
+def test_a_file_of_commits_that_cannot_be_written_is_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = Setting("exactly_once")
+    setting.put(0)
+    (tmp_path / "folder").write_bytes(b"a file, not a folder")
+    logs = InputLogs(setting.broker, tmp_path / "folder" / "commits")
+    logs.compare([AT], {})
+    for offset in (0, 1):
+        logs.remember(logs.committed({AT: Committed(offset)}))
+    assert caplog.text.count("continuing without it") == 1
+
+
+@by_delivery
+def test_a_worker_that_starts_while_kafka_returns_outdated_commits_publishes_nothing_twice(
+    delivery: Delivery, tmp_path: Path
+) -> None:
+    setting = Setting(delivery, commits_file=tmp_path / "commits")
+    setting.put(0)
+    setting.run()
+    outdated = setting.admin.group_offsets(GROUP)
+    setting.put(1)
+    setting.run()
+    setting.restore_commits(outdated)
+    setting.put(2)
+    setting.run()
+    assert setting.got() == ["0", "1", "2"]
