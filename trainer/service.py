@@ -223,7 +223,7 @@ class TrainerHandler(Handler):
         if self._work.attempt > MAX_ATTEMPTS:
             tried = self._work.attempt - 1
             failed = TrainingResult(
-                reason=f"abandoned: the trainer exited {tried} times during training"
+                reason=f"abandoned: the trainer exited {tried} times before it had finished"
             )
             return self._finish(self._work, failed)
         self._begin(self._work)

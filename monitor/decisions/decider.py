@@ -28,7 +28,7 @@ from monitor.decisions.error_watch import ErrorWatch, ErrorWatchState, loss
 from monitor.decisions.event_lifecycle import EventLifecycle, Finding, LifecycleState
 from monitor.decisions.plain_state import State
 from monitor.decisions.retraining import RetrainRule, RetrainState
-from monitor.estimates.harm import harm_of, severity
+from monitor.estimates.harm import describe_harm, harm_of, severity
 from monitor.reference.quality import MIN_INCREASE
 from monitor.reference.thresholds import IN_A_ROW
 
@@ -302,7 +302,7 @@ def _drifted(
         return None
     harm = harm_of(group.estimate)
     if harm:
-        messages.append(f"the error is estimated to be {harm:.0%} higher")
+        messages.append(describe_harm(group.estimate))
     if group.limits is not None and group.limits.alarm is None:
         messages.append("uncalibrated: the reference is too short")
     names = [c.column for c in drifted] + [name for r in pairs for name in r.columns]

@@ -37,6 +37,23 @@ def harm_of(estimate: MetricEstimate | None) -> float | None:
     return round(min(MAX_HARM, (value - before) / before), 6) if before > 0.0 else MAX_HARM
 
 
+def describe_harm(estimate: MetricEstimate | None) -> str:
+    """Describe the harm of an estimate, or return "" if there is none.
+
+    >>> describe_harm(MetricEstimate("accuracy", 0.85, 0.83, 0.87, 0.9))
+    'the error is estimated to be 50% higher'
+    >>> describe_harm(MetricEstimate("accuracy", 0.992, 0.99, 0.995, 1.0))
+    'accuracy is estimated at 0.992, but was 1 on held-out records'
+    """
+    harm = harm_of(estimate)
+    if estimate is None or not harm:
+        return ""
+    if harm < MAX_HARM:
+        return f"the error is estimated to be {harm:.0%} higher"
+    now, before = f"{estimate.value:.3g}", f"{estimate.reference:.3g}"
+    return f"{estimate.metric} is estimated at {now}, but was {before} on held-out records"
+
+
 def severity(effect: float, harm: float | None) -> float:
     """Return a drift event's severity: the shift's `effect` plus the `harm`, or only the effect if
     no harm was estimated.

@@ -336,7 +336,7 @@ def test_a_request_that_repeatedly_crashes_the_trainer_is_given_up() -> None:
     bench.ask("r1")
     bench.tick()
     assert bench.runner.jobs == []
-    ended = f"the trainer exited {MAX_ATTEMPTS} times during training"
+    ended = f"the trainer exited {MAX_ATTEMPTS} times before it had finished"
     assert bench.decisions[0].reason == f"abandoned: {ended}"
 
 
