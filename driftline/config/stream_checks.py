@@ -159,8 +159,12 @@ def _windows(stream: "Stream") -> Iterator[Problem]:
     windows = stream.windows
     if windows.records is not None and windows.span is not None:
         yield Problem("windows", "Expected `records` or `span`, not both")
-    if windows.span is not None and (windows.span.us is None or not stream.has_time):
-        yield Problem("windows.span", "Expected a duration, on a stream with event time")
+    if windows.span is not None and not stream.has_time:
+        reason = "Expected `records` instead, because the stream has no event time"
+        yield Problem("windows.span", reason, "for event time, set [time] column")
+    elif windows.span is not None and windows.span.us is None:
+        reason = f'Expected a duration such as "1h", got {toml(windows.span)}'
+        yield Problem("windows.span", reason)
     by_row = windows.records is not None
     unit = "a number of records" if by_row else "a duration"
     if windows.lateness is not None and (windows.lateness.records is None) == by_row:

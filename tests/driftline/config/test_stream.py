@@ -34,6 +34,10 @@ SMALL = HEAD + 'features = { a = "number" }\n'
             "[features.b.min] Expected at most `max`, 1, got 5",
         ),
         (
+            SMALL + '[windows]\nspan = "1h"',
+            "[windows.span] Expected `records` instead, because the stream has no event time",
+        ),
+        (
             SMALL + '[record]\nid = "@rows"',
             '[record.id] Expected a column or "@row", got "@rows"',
         ),
