@@ -141,7 +141,9 @@ def start(world: World, course: Course, contestant: Contestant, peers: Peers) ->
         group, sink = topics.group("inference"), topics.predictions
         world.delete_group(group)
         world.renew(course.file, sink)
-        program = world.service("inference", course.files[contestant.delivery])
+        program = world.service(
+            "inference", course.files[contestant.delivery], home=world.fresh_home()
+        )
         return RunningProgram(program, sink, group)
     group = sink = f"{course.plan.name}.by.{contestant.name}"
     world.delete_group(group)

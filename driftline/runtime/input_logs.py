@@ -180,9 +180,11 @@ class InputLogs:
                 )
             log.error(
                 "Kafka returns no committed offsets or outdated ones for %d partitions, such as "
-                "%s: resuming at the offsets that this worker committed",
+                "%s: resuming at the offsets that this worker committed. If they were deleted on "
+                "purpose, %s",
                 len(missing),
                 where,
+                self._forget(),
             )
         else:
             self._is_outcome_unknown = False
