@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from driftline.errors import DriftlineError
-from driftline.models.package import JOBLIB, MANIFEST, ONNX, REFERENCE, read_file, read_manifest
+from driftline.models.package import JOBLIB, MANIFEST, ONNX, REFERENCE, read_manifest, read_member
 from driftline.models.package_reference import load_reference, save_reference
 from driftline.models.store import ModelStore
 from tests.training import CLASSIFICATION, first_model, settings
@@ -32,25 +32,25 @@ def seeds() -> Sequence[bytes]:
     stored = io.BytesIO()
     with zipfile.ZipFile(stored, "w") as package:
         for name in (MANIFEST, REFERENCE):
-            package.writestr(name, read_file(_package(), name) or b"")
+            package.writestr(name, read_member(_package(), name) or b"")
         package.writestr(JOBLIB, b"no pickle")
     return [_package(), stored.getvalue()]
 
 
 def manifests() -> Sequence[bytes]:
     """Return the manifest of the package."""
-    return [read_file(_package(), MANIFEST) or b""]
+    return [read_member(_package(), MANIFEST) or b""]
 
 
 def references() -> Sequence[bytes]:
     """Return the reference of the package."""
-    return [read_file(_package(), REFERENCE) or b""]
+    return [read_member(_package(), REFERENCE) or b""]
 
 
 def check(value: bytes) -> None:
     """Read all parts of a package that are read before the model is loaded."""
     failed: DriftlineError | None = None
-    for read in (read_manifest, _reference_of, lambda data: read_file(data, ONNX)):
+    for read in (read_manifest, _reference_of, lambda data: read_member(data, ONNX)):
         try:
             read(value)
         except DriftlineError as error:
@@ -60,7 +60,7 @@ def check(value: bytes) -> None:
 
 
 def _reference_of(data: bytes) -> None:
-    if (found := read_file(data, REFERENCE)) is not None:
+    if (found := read_member(data, REFERENCE)) is not None:
         load_reference(found)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from driftline.errors import PackageCheckFailed
 from driftline.models.archive import ArchiveLimits, archive
-from driftline.models.package import JOBLIB, MANIFEST, read_file, read_manifest
+from driftline.models.package import JOBLIB, MANIFEST, read_manifest, read_member
 from driftline.models.package_reference import load_reference
 
 SMALL = ArchiveLimits(4, 1000, frozenset({"a", "b"}))
@@ -185,13 +185,13 @@ def test_an_archive_bomb_is_rejected_without_using_much_memory(kind: str, tmp_pa
     code = """
         import resource, sys
         from driftline.errors import PackageCheckFailed
-        from driftline.models.package import MANIFEST, read_file
+        from driftline.models.package import MANIFEST, read_member
         data = open(sys.argv[1], "rb").read()
         pages = int(open("/proc/self/statm").read().split()[0])
         limit = pages * resource.getpagesize() + (64 << 20)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         try:
-            read_file(data, MANIFEST)
+            read_member(data, MANIFEST)
         except PackageCheckFailed as error:
             print("refused", error)
     """
@@ -206,4 +206,4 @@ def test_an_archive_bomb_is_rejected_without_using_much_memory(kind: str, tmp_pa
 
 
 def test_a_missing_file_of_a_package_is_read_as_none() -> None:
-    assert read_file(zipped((MANIFEST, b"{}")), JOBLIB) is None
+    assert read_member(zipped((MANIFEST, b"{}")), JOBLIB) is None
