@@ -85,7 +85,7 @@ WRONGS = {
     "client certificate of another CA": (
         "MTLS",
         lambda kafka: kafka.tls("client-stranger"),
-        ("rejects the certificate", "client-stranger.pem", "which the broker trusts"),
+        ("rejects the certificate", "client-stranger.pem", "that the broker trusts"),
     ),
     "wrong mechanism": (
         "SASLTLS",
