@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -126,3 +127,5 @@ def test_ctrl_c_while_a_process_of_a_backtest_starts_is_not_lost() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         start_ignoring_interrupts(process)
+        # If another thread receives the signal, the main thread learns of it a moment later.
+        time.sleep(5)
