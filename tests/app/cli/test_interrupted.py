@@ -125,7 +125,10 @@ def test_ctrl_c_while_a_process_of_a_backtest_starts_is_not_lost() -> None:
     process = MagicMock()
     process.start = lambda: os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    def start() -> None:
         start_ignoring_interrupts(process)
         # If another thread receives the signal, the main thread learns of it a moment later.
         time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
