@@ -289,12 +289,9 @@ def _column(name: str, values: list[Any], use: Use | None, textual: bool) -> Col
         elif kind == "category" and are_times(known):
             use = "left_out"
             notes.append("contains times: is it the event time (--time)?")
-        elif kind == "category" and (mixed := _mixed(known, textual)):
-            use = "left_out"
-            notes.append(mixed)
         elif kind == "category" and distinct > _FEW and distinct > _NEAR_UNIQUE * len(known):
             use = "left_out"
-            notes.append("most rows have different texts: is it an id?")
+            notes.append(_mixed(known, textual) or "most rows have different texts: is it an id?")
         elif distinct > max(_FEW, 0.01 * len(known)) and _grows(known, kind, textual):
             use = "left_out"
             notes.append("increases throughout, like a clock or a counter: is it --time or --id?")

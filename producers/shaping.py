@@ -19,7 +19,7 @@ from driftline.wire.events import MAX_ROW
 from driftline.wire.labels import LabelCodec
 from driftline.wire.values import key_bytes, text, time_reader
 
-# Texts that stand for a missing number in data files. In a category column, they are kept as
+# Texts that represent a missing number in data files. In a category column, they are kept as
 # values, because a category may be called "None" or "NA".
 MISSING_NUMBERS: Final = frozenset({"NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"})
 

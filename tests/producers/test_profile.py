@@ -246,6 +246,12 @@ def test_a_column_of_numbers_with_some_text_is_left_out_with_its_reason(tmp_path
     assert found.notes == ("80% of the values are numbers; the others are not, such as 'broken'",)
 
 
+def test_codes_of_which_most_are_digits_remain_a_category(tmp_path: Path) -> None:
+    lines = [f"{'1234x'[at % 5]},{at % 7},{'ab'[at % 2]}" for at in range(900)]
+    found = column(look(csv(tmp_path, "grade,z,y", *lines), "y"), "grade")
+    assert (found.use, found.kind) == ("feature", "category")
+
+
 def test_a_target_of_numbers_with_some_text_is_a_regression(tmp_path: Path) -> None:
     lines = [f"{at % 7},{at / 7 if at % 10 else 'inf'}" for at in range(2000)]
     profile = look(csv(tmp_path, "x,y", *lines), "y")
