@@ -1,4 +1,4 @@
-"""Format a message from any topic as one line: text for people, or JSON for programs."""
+"""Format a message from any topic as one line: text for users, or JSON for programs."""
 
 import msgspec
 

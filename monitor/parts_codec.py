@@ -185,7 +185,7 @@ def _pack(values: NDArray[Any]) -> bytes | Codes:
 def _unpack(column: bytes | Codes) -> NDArray[Any]:
     if isinstance(column, bytes):
         return np.frombuffer(column, _FLOAT)
-    # Code -1 stands for a missing value: as an index, it selects the last element, None.
+    # Code -1 represents a missing value: as an index, it selects the last element, None.
     levels = np.array([*column.levels, None], dtype=object)
     values: NDArray[np.object_] = levels[np.frombuffer(column.codes, _CODE)]
     return values

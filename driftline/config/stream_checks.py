@@ -72,10 +72,10 @@ def problems(stream: "Stream") -> Iterator[Problem]:
     if retrain.policy != "drift" and retrain.on != type(retrain)().on:
         reason = f'Expected only with policy = "drift", got "{retrain.policy}"'
         yield Problem("retrain.on", reason)
-    train_on = retrain.train_on
-    if train_on is not None and (train_on.records or retrain.min_outcomes) < retrain.min_outcomes:
-        least = f"Expected at least `min_outcomes`, {retrain.min_outcomes}, got {toml(train_on)}"
-        yield Problem("retrain.train_on", least, "with fewer records, no model is ever trained")
+    train_on = None if retrain.train_on is None else retrain.train_on.records
+    if retrain.policy != "never" and train_on is not None and train_on < retrain.min_outcomes:
+        reason = f"Expected at least `min_outcomes`, {retrain.min_outcomes}, got {train_on}"
+        yield Problem("retrain.train_on", reason, "with fewer records, no model is ever trained")
     yield from _axes(stream)
     yield from _topics(stream)
 

@@ -32,7 +32,7 @@ class ResumePoint(NamedTuple):
     start: int
     end: int
     change: LogChange | None
-    is_lost: bool = False  # True if Kafka has lost the checkpoint, but this worker remembers it
+    is_lost: bool = False  # True if only this worker has the checkpoint, and Kafka an older or none
 
 
 class InputLogs:
@@ -155,7 +155,7 @@ class InputLogs:
     def _check_commits(
         self, wanted: Sequence[TopicPartition], found: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, Committed]:
-        """Return the committed offsets, including offsets that Kafka has lost or not yet loaded.
+        """Return the committed offsets. Replace outdated ones, and add those that Kafka has lost.
 
         If a topic's id shows that the topic was recreated, its old offsets are not included.
         """
@@ -193,8 +193,10 @@ class InputLogs:
         return found
 
     def _forget(self) -> str:
-        file = "" if self._file is None else f"stop this service, delete {self._file.path}, and "
-        return f"{file}start it again" if file else "restart this service"
+        """Return what an operator must do so that this worker forgets its commits."""
+        if self._file is None:
+            return "restart this service"
+        return f"stop this service, delete {self._file.path}, and start it again"
 
     def _compare(
         self, partition: TopicPartition, found: Committed | None, span: OffsetRange
