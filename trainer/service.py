@@ -195,7 +195,9 @@ class TrainerHandler(Handler):
     def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         if self._work is not None:
             asked = self._work.asked
-            metadata = msgspec.json.encode(_Held(self._work.attempt)).decode()
+            # While the request waits, no training can end the process, so no attempt is counted.
+            attempt = self._work.attempt - (self._work.until is not None)
+            metadata = msgspec.json.encode(_Held(attempt)).decode()
             return {asked.partition: Committed(asked.offset, metadata)}
         if self._queue:
             return {self._queue[0].partition: Committed(self._queue[0].offset)}

@@ -352,7 +352,7 @@ def test_a_request_waits_for_enough_outcomes_since_a_change(bench: Bench) -> Non
     bench.ask("r1")
     bench.tick(WAIT)
     assert bench.decisions == []
-    assert bench.handler.offsets_to_commit() == {RETRAIN: Committed(0, '{"attempt":1}')}
+    assert bench.handler.offsets_to_commit() == {RETRAIN: Committed(0, '{"attempt":0}')}
     bench.outcomes = 569
     bench.clock.advance(2)
     bench.tick()
@@ -362,6 +362,20 @@ def test_a_request_waits_for_enough_outcomes_since_a_change(bench: Bench) -> Non
     bench.tick(LOST)
     assert len(bench.runner.jobs) == 2
     assert [decision.request for decision in bench.decisions] == ["r1"]
+
+
+def test_a_restart_while_a_request_waits_is_not_an_attempt() -> None:
+    held = Committed(0)
+    for _ in range(2 * MAX_ATTEMPTS):
+        bench = Bench(resume=held)
+        bench.ask("r1")
+        bench.tick(WAIT)
+        held = bench.handler.offsets_to_commit()[RETRAIN]
+    bench.outcomes = 1000
+    bench.clock.advance(2)
+    bench.tick()
+    assert bench.decisions == []
+    assert bench.handler.offsets_to_commit() == {RETRAIN: Committed(0, '{"attempt":1}')}
 
 
 def test_a_newer_request_replaces_a_waiting_one(bench: Bench) -> None:
