@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -21,6 +21,9 @@ from tests.faults.cluster import Cluster
 from tests.faults.disturbances import FAULTS
 from tests.faults.results import Result
 from tests.faults.round import KINDS, Fault, Kind, Round
+
+# The logs of good runs whose recovery took longer than this are kept too.
+_SLOW_S: Final = 60.0
 
 stderr = Console(stderr=True)
 
@@ -53,7 +56,9 @@ def run(
     ] = False,
     folder: Annotated[
         Path | None,
-        typer.Option(help="Folder for the logs of bad runs. Default: .driftline/faults/TIME."),
+        typer.Option(
+            help="Folder for the logs of bad and slow runs. Default: .driftline/faults/TIME."
+        ),
     ] = None,
 ) -> None:
     """Run the services under faults, as processes on a real Apache Kafka, and judge each run.
@@ -109,7 +114,7 @@ def run(
                 results.append(file, result)
                 say(_line(result))
                 bad += not result.good
-                if result.good:
+                if result.good and (result.recovery_s or 0.0) <= _SLOW_S:
                     shutil.rmtree(place / round.name(result.client, result.delivery))
             done += len(found)
     finally:
