@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from driftline.broker.port import Broker, Committed, OffsetRange, Outgoing, TopicPartition
+from driftline.clock import Clock
 from driftline.errors import BrokerUnavailable
 from driftline.runtime.commits_file import Commits, CommitsFile
 from driftline.runtime.handler import LogChange
@@ -42,12 +43,14 @@ class InputLogs:
     committed offsets together with the topic. Second, for minutes after a crash, a broker (seen in
     Kafka 4.1.0 and 4.1.2) may return no commits or outdated ones. Reading the records since then
     again would publish their results twice. Commits are numbered, so that outdated ones are
-    recognised even if their offsets are equal. A file carries them over to the next process.
+    recognised even if their offsets are equal. A file passes them to the slot's next process and
+    to the service's other workers on this machine.
     """
 
-    def __init__(self, broker: Broker, commits_file: Path | None = None) -> None:
+    def __init__(self, broker: Broker, clock: Clock, commits_file: Path | None = None) -> None:
         """Read the commits of the slot's previous process from `commits_file`."""
         self._broker = broker
+        self._clock = clock
         # Topic ids by name. Updated by `compare` and `compare_broadcasts`.
         self._ids: dict[str, str] = {}
         self._file = CommitsFile(commits_file) if commits_file is not None else None
@@ -128,10 +131,18 @@ class InputLogs:
     def committed(
         self, offsets: Mapping[TopicPartition, Committed]
     ) -> dict[TopicPartition, Committed]:
-        """Return the offsets to commit, with topic ids and commit numbers added to the metadata."""
+        """Return the offsets to commit, with topic ids and commit numbers added to the metadata.
+
+        A commit's number is the time in ms, or the last commit's number plus 1 if that is larger.
+        So the first commit after an operator has reset the offsets, which removes the last number,
+        also has a larger number than all before.
+        """
+        now_ms = int(1000 * self._clock.time())
         return {
             partition: _numbered(
-                at, self._ids.get(partition.topic, ""), 1 + _number(self._known.get(partition))
+                at,
+                self._ids.get(partition.topic, ""),
+                max(now_ms, 1 + _number(self._known.get(partition))),
             )
             for partition, at in offsets.items()
         }
@@ -162,6 +173,15 @@ class InputLogs:
         known = {
             partition: self._known[partition] for partition in wanted if partition in self._known
         }
+        is_unknown = dict.fromkeys(known, self._is_outcome_unknown)
+        for other in self._file.read_others() if self._file is not None else ():
+            newer = {
+                partition: at
+                for partition, at in other.offsets.items()
+                if partition in wanted and _is_older(known.get(partition), at)
+            }
+            known |= newer
+            is_unknown |= dict.fromkeys(newer, not other.is_final)
         missing = {
             partition: at
             for partition, at in known.items()
@@ -171,7 +191,8 @@ class InputLogs:
         if missing:
             first = next(iter(missing))
             where = f"{first.topic}[{first.partition}]"
-            if self._is_outcome_unknown or not all(p in found or p in known for p in wanted):
+            is_complete = all(p in found or p in known for p in wanted)
+            if not is_complete or any(is_unknown[p] for p in missing):
                 raise BrokerUnavailable(
                     f"Kafka returns no committed offset for {where}, or an outdated one, but this "
                     "worker remembers a later one",
@@ -193,10 +214,10 @@ class InputLogs:
         return found
 
     def _forget(self) -> str:
-        """Return what an operator must do so that this worker forgets its commits."""
+        """Return what an operator must do so that the service forgets its commits."""
         if self._file is None:
             return "restart this service"
-        return f"stop this service, delete {self._file.path}, and start it again"
+        return f"stop this service, delete {self._file.all_slots}, and start it again"
 
     def _compare(
         self, partition: TopicPartition, found: Committed | None, span: OffsetRange

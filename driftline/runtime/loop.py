@@ -118,7 +118,7 @@ class Loop:
         # Opened by `step`; None once abandoned, so that `close` cannot commit after a failure.
         self._session: Session | None = None
         # All sessions share the next three objects.
-        self._logs = InputLogs(broker, commits_file)
+        self._logs = InputLogs(broker, clock, commits_file)
         self._broadcasts = BroadcastReader(
             handler, broker, self._logs, client_id=self._client_id, max_records=max_records
         )

@@ -255,7 +255,7 @@ def test_metadata_that_claims_results_beyond_the_end_of_the_log_is_ignored(
     setting.put(0, 1, 2)
     metadata = f'{{{topic_id}"published":9}}'
     setting.broker.consumer(GROUP).commit({AT: Committed(1, metadata)})
-    logs = InputLogs(setting.broker)
+    logs = InputLogs(setting.broker, setting.clock)
     found = setting.broker.consumer(GROUP).committed([AT])
     assert logs.compare([AT], found)[AT].committed == Committed(1)
     assert "the log ends at 3" in caplog.text
@@ -267,7 +267,7 @@ def test_metadata_that_claims_results_up_to_the_end_of_the_log_is_used() -> None
     setting = Setting("exactly_once")
     setting.put(0, 1, 2)
     found = {AT: Committed(1, '{"topic_id":"memory-1","published":3}')}
-    compared = InputLogs(setting.broker).compare([AT], found)[AT]
+    compared = InputLogs(setting.broker, setting.clock).compare([AT], found)[AT]
     assert compared.committed == Committed(1, '{"published":3}')
 
 
@@ -313,7 +313,7 @@ def test_commits_with_equal_offsets_are_ordered_by_number() -> None:
     """The monitor always commits offset 0 of `windows`, and only the metadata changes."""
     setting = Setting("exactly_once")
     setting.put(0)
-    logs = InputLogs(setting.broker)
+    logs = InputLogs(setting.broker, setting.clock)
     commits = []
     found: Mapping[TopicPartition, Committed] = {}
     for published in (1, 2):
@@ -330,7 +330,7 @@ def test_commits_with_equal_offsets_are_ordered_by_number() -> None:
 def test_an_outdated_commit_is_not_used_while_the_outcome_of_the_last_one_is_unknown() -> None:
     setting = Setting("exactly_once")
     setting.put(0, 1, 2)
-    logs = InputLogs(setting.broker)
+    logs = InputLogs(setting.broker, setting.clock)
     logs.compare([AT], {})
     outdated = logs.committed({AT: Committed(1)})
     logs.remember(outdated)
@@ -344,7 +344,7 @@ def test_an_outdated_commit_is_not_used_while_the_outcome_of_the_last_one_is_unk
 def test_an_operator_may_reset_offsets_while_a_worker_waits_for_kafka(metadata: str) -> None:
     setting = Setting("exactly_once")
     setting.put(0, 1, 2)
-    logs = InputLogs(setting.broker)
+    logs = InputLogs(setting.broker, setting.clock)
     logs.compare([AT], {})
     logs.remember(logs.committed({AT: Committed(2)}))
     assert logs.compare([AT], {AT: Committed(0, metadata)})[AT].committed.offset == 0
@@ -354,7 +354,7 @@ def test_a_lost_commit_of_unknown_outcome_is_waited_for() -> None:
     """Kafka may or may not have committed the last transaction, so either offset may be right."""
     setting = Setting("exactly_once")
     setting.put(0, 1, 2)
-    logs = InputLogs(setting.broker)
+    logs = InputLogs(setting.broker, setting.clock)
     logs.compare([AT], {})
     logs.remember(logs.committed({AT: Committed(1)}))
     logs.begin_commit()
@@ -369,7 +369,7 @@ def test_a_worker_waits_for_lost_commits_of_partitions_that_others_had() -> None
     setting = Setting("at_least_once")
     setting.admin.create([NewTopic("wide", 2)])
     ours, theirs = TopicPartition("wide", 0), TopicPartition("wide", 1)
-    logs = InputLogs(setting.broker)
+    logs = InputLogs(setting.broker, setting.clock)
     logs.compare([ours], {})
     logs.remember(logs.committed({ours: Committed(0)}))
     with pytest.raises(BrokerUnavailable):
@@ -380,7 +380,7 @@ def test_a_worker_does_not_use_its_old_commit_of_a_partition_that_moved_away_and
     setting = Setting("at_least_once")
     setting.admin.create([NewTopic("wide", 2)])
     first, second = TopicPartition("wide", 0), TopicPartition("wide", 1)
-    logs = InputLogs(setting.broker)
+    logs = InputLogs(setting.broker, setting.clock)
     logs.compare([first, second], {})
     commits = logs.committed({first: Committed(0), second: Committed(0)})
     logs.remember(commits)
@@ -392,7 +392,7 @@ def test_a_worker_does_not_use_its_old_commit_of_a_partition_that_moved_away_and
 def test_a_new_process_knows_the_commits_of_the_previous_one_in_its_slot(tmp_path: Path) -> None:
     setting = Setting("exactly_once")
     setting.put(0, 1, 2)
-    logs = InputLogs(setting.broker, tmp_path / "commits")
+    logs = InputLogs(setting.broker, setting.clock, tmp_path / "copiers-0.commits")
     logs.compare([AT], {})
     outdated = logs.committed({AT: Committed(1, '{"token":1}')})
     logs.remember(outdated)
@@ -401,7 +401,7 @@ def test_a_new_process_knows_the_commits_of_the_previous_one_in_its_slot(tmp_pat
     logs.remember(newest)
     logs.close()
     for found in ({}, outdated, newest):
-        logs = InputLogs(setting.broker, tmp_path / "commits")
+        logs = InputLogs(setting.broker, setting.clock, tmp_path / "copiers-0.commits")
         assert logs.compare([AT], found)[AT].committed == Committed(2, '{"token":2}')
         logs.close()
 
@@ -411,30 +411,89 @@ def test_a_process_waits_for_the_commits_of_a_killed_one(tmp_path: Path, is_lost
     """A killed process may have made one more commit than its file contains."""
     setting = Setting("exactly_once")
     setting.put(0, 1, 2)
-    file = tmp_path / "commits"
-    logs = InputLogs(setting.broker, file)
+    file = tmp_path / "copiers-0.commits"
+    logs = InputLogs(setting.broker, setting.clock, file)
     logs.compare([AT], {})
     outdated = logs.committed({AT: Committed(1)})
     logs.remember(outdated)
     newest = logs.committed({AT: Committed(2)})
     logs.remember(newest)
     for _ in range(2):  # waiting changes nothing in the file
-        logs = InputLogs(setting.broker, file)
+        logs = InputLogs(setting.broker, setting.clock, file)
         with pytest.raises(BrokerUnavailable) as caught:
             logs.compare([AT], {} if is_lost else outdated)
-        assert f"delete {file}" in caught.value.hint
+        assert f"delete {tmp_path / 'copiers-*.commits'}," in caught.value.hint
         logs.close()
-    assert InputLogs(setting.broker, file).compare([AT], newest)[AT].committed.offset == 2
+    assert (
+        InputLogs(setting.broker, setting.clock, file).compare([AT], newest)[AT].committed.offset
+        == 2
+    )
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_worker_knows_the_commits_of_the_other_slots(tmp_path: Path, is_killed: bool) -> None:
+    """After the first slot has stopped, the second one reads the partition and commits more."""
+    setting = Setting("exactly_once")
+    setting.put(0, 1, 2)
+    first = InputLogs(setting.broker, setting.clock, tmp_path / "copiers-0.commits")
+    first.compare([AT], {})
+    outdated = first.committed({AT: Committed(1)})
+    first.remember(outdated)
+    first.close()
+    second = InputLogs(setting.broker, setting.clock, tmp_path / "copiers-1.commits")
+    second.compare([AT], outdated)
+    second.remember(second.committed({AT: Committed(2)}))
+    if not is_killed:
+        second.close()
+    for found in ({}, outdated):
+        logs = InputLogs(setting.broker, setting.clock, tmp_path / "copiers-0.commits")
+        if is_killed:
+            with pytest.raises(BrokerUnavailable):
+                logs.compare([AT], found)
+        else:
+            assert logs.compare([AT], found)[AT].committed.offset == 2
+        logs.close()
+
+
+def test_offsets_that_were_reset_are_used_by_all_slots(tmp_path: Path) -> None:
+    """The first slot's file still contains a commit from before the reset."""
+    setting = Setting("exactly_once")
+    setting.put(0, 1, 2)
+    logs = InputLogs(setting.broker, setting.clock, tmp_path / "copiers-0.commits")
+    logs.compare([AT], {})
+    for offset in (1, 2, 3):
+        setting.clock.advance(1)
+        logs.remember(logs.committed({AT: Committed(offset)}))
+    logs.close()
+    setting.clock.advance(1)
+    second = InputLogs(setting.broker, setting.clock, tmp_path / "copiers-1.commits")
+    assert second.compare([AT], {AT: Committed(0)})[AT].committed.offset == 0
+    newest = second.committed({AT: Committed(1)})
+    logs = InputLogs(setting.broker, setting.clock, tmp_path / "copiers-0.commits")
+    assert logs.compare([AT], newest)[AT].committed.offset == 1
+
+
+def test_commit_numbers_increase_even_if_the_clock_goes_back() -> None:
+    setting = Setting("exactly_once")
+    setting.put(0, 1)
+    logs = InputLogs(setting.broker, ManualClock(1000.0), None)
+    logs.compare([AT], {})
+    before = logs.committed({AT: Committed(1)})
+    late = InputLogs(setting.broker, ManualClock(5.0), None)
+    late.compare([AT], before)
+    late.remember(late.committed({AT: Committed(2)}))
+    point = late.compare([AT], before)[AT]
+    assert (point.committed.offset, point.is_lost) == (2, True)
 
 
 def test_the_commits_of_a_recreated_topic_are_not_waited_for(tmp_path: Path) -> None:
     setting = Setting("exactly_once")
     setting.put(0, 1, 2)
-    logs = InputLogs(setting.broker, tmp_path / "commits")
+    logs = InputLogs(setting.broker, setting.clock, tmp_path / "copiers-0.commits")
     logs.compare([AT], {})
     logs.remember(logs.committed({AT: Committed(2)}))
     setting.create_again()
-    logs = InputLogs(setting.broker, tmp_path / "commits")
+    logs = InputLogs(setting.broker, setting.clock, tmp_path / "copiers-0.commits")
     assert logs.compare([AT], {})[AT].committed.offset == 0
 
 
@@ -444,9 +503,11 @@ def test_a_damaged_file_of_commits_is_ignored(
 ) -> None:
     setting = Setting("exactly_once")
     setting.put(0)
-    file = tmp_path / "commits"
+    file = tmp_path / "copiers-0.commits"
     file.write_bytes(content)
-    assert InputLogs(setting.broker, file).compare([AT], {})[AT].committed.offset == 0
+    assert (
+        InputLogs(setting.broker, setting.clock, file).compare([AT], {})[AT].committed.offset == 0
+    )
     assert f"ignoring the commits in {file}" in caplog.text
 
 
@@ -456,7 +517,7 @@ def test_a_file_of_commits_that_cannot_be_written_is_reported_once(
     setting = Setting("exactly_once")
     setting.put(0)
     (tmp_path / "folder").write_bytes(b"a file, not a folder")
-    logs = InputLogs(setting.broker, tmp_path / "folder" / "commits")
+    logs = InputLogs(setting.broker, setting.clock, tmp_path / "folder" / "copiers-0.commits")
     logs.compare([AT], {})
     for offset in (0, 1):
         logs.remember(logs.committed({AT: Committed(offset)}))
@@ -467,7 +528,7 @@ def test_a_file_of_commits_that_cannot_be_written_is_reported_once(
 def test_a_worker_that_starts_while_kafka_returns_outdated_commits_publishes_nothing_twice(
     delivery: Delivery, tmp_path: Path
 ) -> None:
-    setting = Setting(delivery, commits_file=tmp_path / "commits")
+    setting = Setting(delivery, commits_file=tmp_path / "copiers-0.commits")
     setting.put(0)
     setting.run()
     outdated = setting.admin.group_offsets(GROUP)
