@@ -5,6 +5,7 @@ labels, and a sentence that summarizes the estimates' errors.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from driftline.broker.port import Broker
 from driftline.broker.scan import Progress, ranges, scan, size
@@ -14,12 +15,21 @@ from driftline.wire.events import Outcome
 from driftline.wire.topics import Topics
 from driftline.wire.window_events import DataWindow
 from monitor.estimates.coverage import Coverage, EstimateComparison, Truth
+from monitor.estimates.estimator import MIN_HELD
+
+
+class ComparedEstimates(NamedTuple):
+    """The comparisons, the number of closed windows, and how many of these have an estimate."""
+
+    pairs: list[EstimateComparison]
+    windows: int
+    estimated: int
 
 
 def compare_estimates(
     broker: Broker, stream: Stream, total: Callable[[int], None], progress: Progress
-) -> list[EstimateComparison]:
-    """Return a comparison for each window that has both an estimate and labels.
+) -> ComparedEstimates:
+    """Compare estimates with labels in each window that has both.
 
     `total` is called once with the number of offsets to read, and `progress` with the number read
     since its last call. Raises BrokerError.
@@ -39,7 +49,26 @@ def compare_estimates(
             elif isinstance(outcome := decode(outcomes_decoder, message), Outcome):
                 outcomes.append(outcome)
         truth.add(outcomes)
-    return truth.compare(windows)
+    estimated = sum(any(group.estimate for group in window.groups) for window in windows)
+    return ComparedEstimates(truth.compare(windows), len(windows), estimated)
+
+
+def missing_sentence(found: ComparedEstimates) -> str:
+    """Return a sentence that says why there are no comparisons.
+
+    >>> missing_sentence(ComparedEstimates([], windows=9, estimated=2))
+    '2 windows have an estimate, but no labels of their records have arrived'
+    """
+    if not found.windows:
+        return "no window has closed yet"
+    if not found.estimated:
+        return (
+            f"none of the {found.windows} closed windows has an estimate: the model's package "
+            f"needs at least {MIN_HELD} held-out records, and a classifier must return scores"
+        )
+    return (
+        f"{found.estimated} windows have an estimate, but no labels of their records have arrived"
+    )
 
 
 def error_sentence(found: Coverage) -> str:

@@ -12,7 +12,7 @@ from driftline.wire.values import shown_time
 from driftline_app.cli.options import BootstrapServers, Json, Run, StreamFile, stdout
 from driftline_app.cli.progress_bar import progress_bar
 from driftline_app.context import open_context
-from driftline_app.estimate_errors import compare_estimates, error_sentence
+from driftline_app.estimate_errors import compare_estimates, error_sentence, missing_sentence
 from driftline_app.message_lines import short_digest
 from monitor.estimates.coverage import Coverage, EstimateComparison, coverage
 
@@ -40,12 +40,12 @@ def estimates(
     """
     context = open_context(file, bootstrap_server, run)
     with progress_bar("reading topics", hidden=json) as (total, progress):
-        pairs = compare_estimates(context.broker, context.stream, total, progress)
-    found = Estimates(pairs, coverage(pairs))
+        compared = compare_estimates(context.broker, context.stream, total, progress)
+    found = Estimates(compared.pairs, coverage(compared.pairs))
     if json:
         print(json_line(found))
     elif found.coverage is None:
-        stdout.print("no window has both an estimate and labels")
+        stdout.print(missing_sentence(compared), soft_wrap=True)
         raise typer.Exit(1)
     else:
         _show(context.stream, found.windows)

@@ -149,6 +149,14 @@ def test_run_last_is_the_newest_run_of_the_named_stream(
         run(*arguments, "last")
 
 
+def test_estimates_without_a_closed_window_say_so(run: Run, kept: World, tmp_path: Path) -> None:
+    keep(kept, tmp_path)
+    shown = run("estimates", "--run", "last")
+    assert (shown.exit_code, shown.stdout) == (1, "no window has closed yet\n")
+    shown = run("estimates", "--run", "last", "--json")
+    assert json.loads(shown.stdout) == {"windows": [], "coverage": None}
+
+
 # ---- tail, trace --------------------------------------------------------------------------------
 
 
