@@ -44,7 +44,8 @@ def run(
     `driftline tail drift --run last`.
 
     With -b, the run uses the stream's topics on that Kafka broker, and the features topic must be
-    empty. Without -b, the run uses an in-memory broker, even if KAFKA_BOOTSTRAP_SERVERS is set.
+    empty. Without -b, the run uses an in-memory broker, even if KAFKA_BOOTSTRAP_SERVERS is set, and
+    a simulated clock that starts on 2000-01-01, so that all runs publish the same timestamps.
     Exits with code 1 if a record or label was lost or was too large for its topic.
 
     Example: driftline run elec2.csv.gz --warmup 0.2
