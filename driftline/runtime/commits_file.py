@@ -33,10 +33,7 @@ class _Content(msgspec.Struct, frozen=True):
 
 
 class CommitsFile:
-    """The file of one slot of a service, in a folder with the files of the other slots.
-
-    A file is named `SERVICE-SLOT.commits`. Only one process at a time may write it.
-    """
+    """The file of one slot of a service. Only one process may use it at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,21 +41,19 @@ class CommitsFile:
 
     def read(self) -> Commits:
         """Return the previous process's commits. From now on, they count as not final."""
-        found = _read(self.path)
-        if found.offsets:
-            self.write(Commits(found.offsets, is_final=False))
-        return found
-
-    def read_others(self) -> list[Commits]:
-        """Return the commits of the service's other slots."""
-        files = sorted(self.path.parent.glob(self.all_slots.name))
-        return [_read(file) for file in files if file != self.path]
-
-    @property
-    def all_slots(self) -> Path:
-        """Return a pattern that matches the files of all slots of the service."""
-        service, _, _ = self.path.stem.rpartition("-")
-        return self.path.with_name(f"{service}-*{self.path.suffix}")
+        try:
+            content = msgspec.json.decode(self.path.read_bytes(), type=_Content)
+        except FileNotFoundError:
+            return Commits({}, is_final=True)
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("ignoring the commits in %s: %s", self.path, error)
+            return Commits({}, is_final=True)
+        offsets = {
+            TopicPartition(topic, partition): Committed(offset, metadata)
+            for topic, partition, offset, metadata in content.commits
+        }
+        self.write(Commits(offsets, is_final=False))
+        return Commits(offsets, content.is_final)
 
     def write(self, commits: Commits) -> None:
         """Replace the file's content. If this fails, log it once and continue without the file."""
@@ -73,18 +68,3 @@ class CommitsFile:
             self._is_failing = True
         else:
             self._is_failing = False
-
-
-def _read(path: Path) -> Commits:
-    try:
-        content = msgspec.json.decode(path.read_bytes(), type=_Content)
-    except FileNotFoundError:
-        return Commits({}, is_final=True)
-    except (OSError, msgspec.DecodeError) as error:
-        log.warning("ignoring the commits in %s: %s", path, error)
-        return Commits({}, is_final=True)
-    offsets = {
-        TopicPartition(topic, partition): Committed(offset, metadata)
-        for topic, partition, offset, metadata in content.commits
-    }
-    return Commits(offsets, content.is_final)

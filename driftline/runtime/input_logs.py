@@ -43,8 +43,7 @@ class InputLogs:
     committed offsets together with the topic. Second, for minutes after a crash, a broker (seen in
     Kafka 4.1.0 and 4.1.2) may return no commits or outdated ones. Reading the records since then
     again would publish their results twice. Commits are numbered, so that outdated ones are
-    recognised even if their offsets are equal. A file passes them to the slot's next process and
-    to the service's other workers on this machine.
+    recognised even if their offsets are equal. A file carries them over to the next process.
     """
 
     def __init__(self, broker: Broker, clock: Clock, commits_file: Path | None = None) -> None:
@@ -58,6 +57,8 @@ class InputLogs:
         # Each partition's latest known commit. Set by `remember` and `_check_commits`.
         # `_check_commits` also removes partitions that now belong to other workers.
         self._known: dict[TopicPartition, Committed] = dict(before.offsets)
+        # Each partition's largest known commit number. Set together with `_known`, never removed.
+        self._numbers = {partition: _number(at) for partition, at in before.offsets.items()}
         # True if there may be newer commits than `_known`. Set by `begin_commit`, or because the
         # previous process was killed; reset by `remember`, and when Kafka returns all commits.
         self._is_outcome_unknown = not before.is_final
@@ -97,7 +98,7 @@ class InputLogs:
                 spans |= admin.offsets(topic)
         finally:
             admin.close()
-        current = {} if found is None else self._check_commits(wanted, found)
+        current = {} if found is None else self._check_commits(wanted, found, spans)
         return {
             partition: self._compare(partition, current.get(partition), spans[partition])._replace(
                 is_lost=found is not None and current.get(partition) != found.get(partition)
@@ -133,16 +134,16 @@ class InputLogs:
     ) -> dict[TopicPartition, Committed]:
         """Return the offsets to commit, with topic ids and commit numbers added to the metadata.
 
-        A commit's number is the time in ms, or the last commit's number plus 1 if that is larger.
-        So the first commit after an operator has reset the offsets, which removes the last number,
-        also has a larger number than all before.
+        A commit's number is the time in ms, or the last known number plus 1 if that is larger. So
+        numbers increase even if an operator has reset the offsets, which removes the last number,
+        and the next commit comes from another worker.
         """
         now_ms = int(1000 * self._clock.time())
         return {
             partition: _numbered(
                 at,
                 self._ids.get(partition.topic, ""),
-                max(now_ms, 1 + _number(self._known.get(partition))),
+                max(now_ms, 1 + self._numbers.get(partition, 0)),
             )
             for partition, at in offsets.items()
         }
@@ -155,6 +156,7 @@ class InputLogs:
         """Store offsets that have been committed."""
         self._is_outcome_unknown = False
         self._known |= offsets
+        self._note_numbers(offsets)
         if self._file is not None:
             self._file.write(Commits(self._known, is_final=False))
 
@@ -164,35 +166,31 @@ class InputLogs:
             self._file.write(Commits(self._known, is_final=True))
 
     def _check_commits(
-        self, wanted: Sequence[TopicPartition], found: Mapping[TopicPartition, Committed]
+        self,
+        wanted: Sequence[TopicPartition],
+        found: Mapping[TopicPartition, Committed],
+        spans: Mapping[TopicPartition, OffsetRange],
     ) -> Mapping[TopicPartition, Committed]:
         """Return the committed offsets. Replace outdated ones, and add those that Kafka has lost.
 
-        If a topic's id shows that the topic was recreated, its old offsets are not included.
+        Old offsets of a recreated topic are not included. If the log ends before records that this
+        worker has handled, Kafka was restored or has lost its newest records, so Kafka's offset is
+        right.
         """
         known = {
             partition: self._known[partition] for partition in wanted if partition in self._known
         }
-        is_unknown = dict.fromkeys(known, self._is_outcome_unknown)
-        for other in self._file.read_others() if self._file is not None else ():
-            newer = {
-                partition: at
-                for partition, at in other.offsets.items()
-                if partition in wanted and _is_older(known.get(partition), at)
-            }
-            known |= newer
-            is_unknown |= dict.fromkeys(newer, not other.is_final)
         missing = {
             partition: at
             for partition, at in known.items()
             if without_topic_id(at)[0] == self._ids.get(partition.topic, "unknown")
             and _is_older(found.get(partition), at)
+            and not (partition in found and handled(at) > spans[partition].end)
         }
         if missing:
             first = next(iter(missing))
             where = f"{first.topic}[{first.partition}]"
-            is_complete = all(p in found or p in known for p in wanted)
-            if not is_complete or any(is_unknown[p] for p in missing):
+            if self._is_outcome_unknown or not all(p in found or p in known for p in wanted):
                 raise BrokerUnavailable(
                     f"Kafka returns no committed offset for {where}, or an outdated one, but this "
                     "worker remembers a later one",
@@ -211,13 +209,18 @@ class InputLogs:
             self._is_outcome_unknown = False
         found = {**found, **missing}
         self._known = {**known, **found}
+        self._note_numbers(found)
         return found
 
+    def _note_numbers(self, commits: Mapping[TopicPartition, Committed]) -> None:
+        for partition, at in commits.items():
+            self._numbers[partition] = max(_number(at), self._numbers.get(partition, 0))
+
     def _forget(self) -> str:
-        """Return what an operator must do so that the service forgets its commits."""
+        """Return what an operator must do so that this worker forgets its commits."""
         if self._file is None:
             return "restart this service"
-        return f"stop this service, delete {self._file.all_slots}, and start it again"
+        return f"stop this service, delete {self._file.path}, and start it again"
 
     def _compare(
         self, partition: TopicPartition, found: Committed | None, span: OffsetRange
