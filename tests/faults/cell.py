@@ -139,9 +139,17 @@ class Cell:
 
     def recover(self, fault_ended_s: float) -> None:
         """Wait until all is sent and handled, and note how long it took. Raises RuntimeError."""
-        self.wait_for(
-            lambda: self.load.done and self.lag() == 0, _RECOVERY_PATIENCE_S, "lag is not 0"
-        )
+        try:
+            self.wait_for(
+                lambda: self.load.done and self.lag() == 0, _RECOVERY_PATIENCE_S, "lag is not 0"
+            )
+        except RuntimeError:
+            if not self.load.done:  # not the services' fault
+                records, labels = self.load.delivered()
+                self.wrong.append(
+                    f"the load generator stopped after {records:,} records and {labels:,} labels"
+                )
+            raise
         self.recovery_s = time.monotonic() - fault_ended_s
 
     def settle(self) -> Written:
