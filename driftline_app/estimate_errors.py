@@ -54,7 +54,7 @@ def compare_estimates(
 
 
 def missing_sentence(found: ComparedEstimates) -> str:
-    """Return a sentence that says why there are no comparisons.
+    """Return a sentence that explains why there are no comparisons.
 
     >>> missing_sentence(ComparedEstimates([], windows=9, estimated=2))
     '2 windows have an estimate, but no labels of their records have arrived'

@@ -100,7 +100,7 @@ def run(
             cluster = with_kafka.of(fault.nodes)
             if base is None:
                 data = scenarios.sea(place, records)
-                shutil.rmtree(place / "base", ignore_errors=True)  # an earlier command's
+                shutil.rmtree(place / "base", ignore_errors=True)  # from an earlier command
                 base = make_base(data, cluster.servers, place / "base")
             round = Round(fault, number, due, base, cluster, place, commit=commit, say=say)
             try:
