@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tests.faults.disk import fill
 from tests.faults.disturbances import FAULTS
 from tests.faults.proxy import Proxy
 from tests.faults.results import Result
+from tests.faults.soak import Sample, more_threads
 
 TIMEOUT_S = 10.0
 RESULT = Result(
@@ -157,3 +158,16 @@ def test_a_plot_has_a_curve_for_each_name() -> None:
     drawn = plot.svg({"lag": {"a": [(0, 0), (1, 5)], "b<": [(0, 1)]}}, [(0.5, "a fault")])
     assert drawn.count("<polyline") == 2
     assert "b&lt;" in drawn
+
+
+def test_a_soak_reports_threads_that_do_not_end() -> None:
+    def samples(threads: Callable[[int], int]) -> list[Sample]:
+        return [
+            Sample(float(at), 0, {}, {"monitor-0": threads(at)}, {}, {"monitor-0": 7})
+            for at in range(12)
+        ]
+
+    leaking = samples(lambda at: 1 if at == 0 else 15 + at)
+    assert more_threads(leaking, 4.0) == ["the threads of monitor-0 rose from 16 to 23"]
+    assert not more_threads(samples(lambda at: 15 + at % 2 * 20), 4.0)
+    assert not more_threads(leaking[:8], 4.0)  # too short

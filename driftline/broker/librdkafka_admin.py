@@ -7,6 +7,7 @@ Internal topics are never listed.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from driftline.broker.bounded import end_elsewhere
 from driftline.broker.librdkafka_values import (
     ANSWER_TIMEOUT_S,
     ck,
@@ -165,7 +166,10 @@ class LibrdkafkaAdmin:
             raise
 
     def close(self) -> None:
-        """Do nothing, because the client is freed with this object."""
+        """Free the client. Drop the reference here, because a failed request's future and its
+        exception reference each other, and so keep this object alive."""
+        client, self._client = self._client, None
+        end_elsewhere(client)
 
     def _partitions(self, topics: Iterable[str] | None) -> dict[str, int]:
         """Return the partition counts of these topics, or of all topics if `topics` is None.

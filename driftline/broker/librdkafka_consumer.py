@@ -3,31 +3,29 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
-from typing import Any, overload
+from typing import Any
 
 from driftline.broker.bounded import call_within, let_go
+from driftline.broker.librdkafka_records import Fetched, fatal_error, records_of
 from driftline.broker.librdkafka_values import (
     ANSWER_TIMEOUT_S,
     PROGRESS_TIMEOUT_S,
     ClientErrors,
     ck,
     committed_of,
-    is_forbidden,
     kafka_offsets,
     kafka_partition,
     translated,
 )
-from driftline.broker.limits import TopicLimits, fenced_instance, not_allowed
-from driftline.broker.port import Committed, Headers, Message, Messages, Rebalanced, TopicPartition
-from driftline.errors import BrokerError, OffsetOutOfRange, UnsupportedCodec
+from driftline.broker.limits import TopicLimits
+from driftline.broker.port import Committed, Message, Rebalanced, TopicPartition
+from driftline.errors import BrokerError, OffsetOutOfRange
 
 _log = logging.getLogger(__name__)
 
 _LARGEST_BATCH = 1_000_000  # the largest number of records that `consume` can return
-_SECOND = itemgetter(1)
 # Leaving a group takes milliseconds. If the broker is unreachable, the session times out instead.
 _LEAVE_TIMEOUT_S = 5.0
 
@@ -57,6 +55,8 @@ class LibrdkafkaConsumer:
         self._revoking = False  # True while `revoked` runs, when only the calling thread may commit
         self._rebalances = 0  # number of rebalances; `poll` checks whether it has changed
         self._revoked: Rebalanced | None = None  # set by `subscribe`
+        # Raised by a rebalance callback. `_raise_failure` raises it again and resets it.
+        self._failure: BaseException | None = None
         self._closed = False
         self._abandoned = False
         # Partition with a position outside its log. Set by `poll`, reset by `seek` and `_restart`.
@@ -97,7 +97,35 @@ class LibrdkafkaConsumer:
                 self._paused.clear()
 
         with translated("subscribe"):
-            self._client.subscribe(list(topics), on_assign=on_assign, on_revoke=on_revoke)
+            self._client.subscribe(
+                list(topics), on_assign=self._safe(on_assign), on_revoke=self._safe(on_revoke)
+            )
+
+    def _safe(self, callback: Callable[[Any, list[Any]], None]) -> Callable[[Any, list[Any]], None]:
+        """Return a callback that stores its exception in `_failure` instead of raising it.
+
+        confluent-kafka 2.16 never releases an exception raised by a rebalance callback. The
+        exception's traceback would keep this client, the producer and their threads alive.
+        """
+
+        def call(client: Any, partitions: list[Any]) -> None:
+            if self._failure is not None:
+                return  # the caller of `poll` has not yet been told of the first failure
+            try:
+                callback(client, partitions)
+            except BaseException as error:  # noqa: BLE001 - raised again by `_raise_failure`
+                self._failure = error
+
+        return call
+
+    def _raise_failure(self) -> None:
+        """Raise the exception of a rebalance callback, if there is one."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback contains this frame: the two would form a cycle
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
         self._limits.check_exist(offsets)
@@ -117,16 +145,17 @@ class LibrdkafkaConsumer:
                 # the first record, then fetch the records that have already arrived.
                 records = self._client.consume(count, 0)
                 left_s = deadline_s - time.monotonic()
-                if not records and left_s > 0:
+                if not records and left_s > 0 and self._failure is None:
                     first = self._client.poll(left_s)
                     if first is not None:
                         records = [first, *self._client.consume(count - 1, 0)]
+            self._raise_failure()
             self._note_out_of_range(records)
             # After a fatal error, the client returns no more records. It reports the error to its
-            # error callback, `_errors`, or as a record (see `_is_notice`).
+            # error callback, `_errors`, or as a record (see `records_of`).
             if self._errors.fatal is not None:
-                raise _fatal(self._errors.fatal)
-            messages = _Fetched(_records_of(records, self._group))
+                raise fatal_error(self._errors.fatal)
+            messages = Fetched(records_of(records, self._group))
             if self._rebalances != before:
                 # The records may predate the rebalance. Drop them and read again from `_starts`.
                 if messages and self._starts:
@@ -247,12 +276,14 @@ class LibrdkafkaConsumer:
                 with translated("close"):
                     self._client.close()
                 self._starts = {}
+                self._raise_failure()
 
     def abandon(self) -> None:
         if self._closed:
             return
         self._closed = self._abandoned = True
         self._starts = {}
+        self._failure = None
         # The client's threads end when the last reference to it is dropped. Drop this reference
         # now, because the callbacks keep this object alive in a reference cycle.
         client, self._client = self._client, None
@@ -265,6 +296,7 @@ class LibrdkafkaConsumer:
             deadline_s = time.monotonic() + _LEAVE_TIMEOUT_S
             while self._client.memberid() and time.monotonic() < deadline_s:
                 self._client.poll(0.02)  # calls `revoked`, then gives up the partitions
+                self._raise_failure()
         except ck.KafkaException as error:
             # Another process has taken over the instance id, or the broker is unreachable.
             _log.info("could not leave the group as %s: %s", self._instance_id, error.args[0].str())
@@ -293,108 +325,3 @@ class LibrdkafkaConsumer:
             )
             if self._paused:
                 self._client.pause([kafka_partition(partition) for partition in self._paused])
-
-
-def _records_of(found: Sequence[Any], group: str | None) -> Sequence[Any]:
-    """Return the records, and omit notices. Raises BrokerError for a permanent error."""
-    if any(map(ck.Message.error, found)):
-        return [record for record in found if not _is_notice(record, group)]
-    return found
-
-
-class _Fetched(Messages):
-    """Fetched records. A column takes 0.03 µs per record to create; a `Message` takes 0.3 µs."""
-
-    def __init__(self, records: Sequence[Any]) -> None:
-        self._records = records
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[Message]:
-        published = map(_SECOND, map(ck.Message.timestamp, self._records))
-        columns = (self.topics, self.partitions, self.offsets, self.keys, self.values, self.headers)
-        return map(Message, *columns, published)
-
-    @overload
-    def __getitem__(self, at: int) -> Message: ...
-    @overload
-    def __getitem__(self, at: slice) -> Messages: ...
-    def __getitem__(self, at: int | slice) -> Message | Messages:
-        if isinstance(at, slice):
-            return _Fetched(self._records[at])
-        return next(iter(_Fetched((self._records[at],))))
-
-    @property
-    def topics(self) -> list[str]:
-        return list(map(ck.Message.topic, self._records))
-
-    @property
-    def partitions(self) -> list[int]:
-        return list(map(ck.Message.partition, self._records))
-
-    @property
-    def offsets(self) -> list[int]:
-        return list(map(ck.Message.offset, self._records))
-
-    @property
-    def keys(self) -> list[bytes | None]:
-        return list(map(ck.Message.key, self._records))
-
-    @property
-    def values(self) -> list[bytes | None]:
-        return list(map(ck.Message.value, self._records))
-
-    @property
-    def headers(self) -> list[Headers]:
-        return _headers(list(map(ck.Message.headers, self._records)))
-
-
-def _headers(found: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> list[Headers]:
-    if not any(found):
-        return [()] * len(found)
-    return [tuple((name, value or b"") for name, value in each or ()) for each in found]
-
-
-# Errors to raise. The client recovers from all other errors on its own, so they are only logged.
-_LASTING = frozenset(
-    {
-        ck.KafkaError.UNKNOWN_TOPIC_OR_PART,
-        ck.KafkaError._FATAL,
-    }
-)
-_FENCED = ck.KafkaError(ck.KafkaError.FENCED_INSTANCE_ID).str()
-
-
-def _is_notice(record: Any, group: str | None) -> bool:
-    """Return whether `record` is a notice, not data. Raises BrokerError for a permanent error."""
-    error = record.error()
-    if error is None:
-        return False
-    if error.code() == ck.KafkaError._AUTO_OFFSET_RESET:
-        return True  # `poll` raises this error
-    if error.code() == ck.KafkaError._PARTITION_EOF:
-        return True  # the position is now past the last transaction marker
-    if is_forbidden(error):
-        if error.code() == ck.KafkaError.TOPIC_AUTHORIZATION_FAILED:
-            raise not_allowed(f"read topic {record.topic()!r}", error.str())
-        if group is None:
-            return True  # harmless, because the client never joins its group
-        raise not_allowed(f"join group {group!r}", error.str())
-    if error.code() == ck.KafkaError._NOT_IMPLEMENTED:
-        raise UnsupportedCodec(
-            f"cannot read {record.topic()}[{record.partition()}]: "
-            f"this librdkafka build cannot decompress its records ({error.str()})",
-            hint="reinstall confluent-kafka from a wheel, or set DRIFTLINE_CLIENT=kafka-python",
-        )
-    if error.fatal() or error.code() in _LASTING:
-        raise _fatal(error.str())
-    _log.warning("%s", error.str())
-    return True
-
-
-def _fatal(reason: str) -> BrokerError:
-    """Return the exception to raise for a fatal error, which makes the client unusable."""
-    if _FENCED in reason:  # compare the text, because every fatal error has the code `_FATAL`
-        return fenced_instance()
-    return BrokerError(f"cannot read: {reason}")

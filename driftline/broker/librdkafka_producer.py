@@ -121,10 +121,11 @@ class LibrdkafkaProducer:
         except (ck.KafkaException, SystemError) as error:
             # The client raises a fatal error between two callbacks (confluent-kafka 2.16). If the
             # second callback then fails with a SystemError, the fatal error is that error's cause.
-            reason = error if isinstance(error, ck.KafkaException) else error.__cause__
-            self._fatal = self._fatal or reason
+            self._fatal = self._fatal or (
+                error if isinstance(error, ck.KafkaException) else error.__cause__
+            )
             raise DeliveryFailed(
-                f"records were not written: {reason}",
+                f"records were not written: {self._fatal}",
                 hint="records after the last committed offset may be lost; read them again",
             ) from error
 

@@ -185,8 +185,19 @@ class InputLogs:
             for partition, at in known.items()
             if without_topic_id(at)[0] == self._ids.get(partition.topic, "unknown")
             and _is_older(found.get(partition), at)
-            and not (partition in found and handled(at) > spans[partition].end)
         }
+        for partition in sorted(missing.keys() & found.keys()):
+            at, end = missing[partition], spans[partition].end
+            if handled(at) > end:
+                del missing[partition]
+                log.error(
+                    "%s[%d] ends at offset %d, but was already read up to %d: Kafka has lost "
+                    "records; resuming at the offset committed in Kafka, %d",
+                    *partition,
+                    end,
+                    handled(at),
+                    found[partition].offset,
+                )
         if missing:
             first = next(iter(missing))
             where = f"{first.topic}[{first.partition}]"

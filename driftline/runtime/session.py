@@ -31,8 +31,8 @@ TRANSACTION_TIMEOUT_S = 10.0
 # detects a recreated topic even if the new log contains the old position.
 _CHECKS_BETWEEN_IDS = 10
 # If the log has unread records but none arrives during this many calls to `report_progress`, about
-# 100 s, the loop replaces the clients.
-_PATIENT_CHECKS = 100
+# 30 s, the loop replaces the clients.
+_PATIENT_CHECKS = 30
 
 
 class Session:
@@ -173,7 +173,7 @@ class Session:
 
     @property
     def stuck_at(self) -> Mapping[TopicPartition, int]:
-        """Return the positions of partitions with unread records, if none advanced for 100 s."""
+        """Return the positions of partitions with unread records, if none advanced for 30 s."""
         return self._behind if self._checks_without_progress >= _PATIENT_CHECKS else {}
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:

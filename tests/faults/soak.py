@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -42,6 +43,8 @@ _QUIET_S: Final = 20.0
 _MOST_LOG_BYTES: Final = 10_000_000
 # Limit of the memory growth over the last two thirds, as a share of the mean.
 _MOST_GROWTH: Final = 0.10
+# A Kafka client has at least four threads, so a leaked client exceeds this limit.
+_MOST_NEW_THREADS: Final = 3
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -98,9 +101,9 @@ def soak(
 ) -> None:
     """Run a stream under `driftline up` alone, with a random fault every two minutes.
 
-    Samples lag, memory of each service and log sizes every 5 s. Writes samples.jsonl, soak.json and
-    soak.svg. Exits with 1 unless the lag returned to 0 after each fault, memory is flat, each log
-    is below 10 MB, and nothing is lost or duplicated at the end.
+    Samples lag, log sizes, and the memory and threads of each service every 5 s. Writes
+    samples.jsonl, soak.json and soak.svg. Exits with 1 unless the lag returned to 0 after each
+    fault, memory and threads are flat, each log is below 10 MB, and nothing is lost or duplicated.
 
     Example: scripts/faults soak --minutes 60 --every 120
     """
@@ -374,6 +377,7 @@ class _Soak:
         for name, share in growth.items():
             if share > _MOST_GROWTH:
                 self._wrong.append(f"memory of {name} grew by {share:.0%}")
+        self._wrong += more_threads(self._samples, 2 * self._every_s / 60)
         logs = self._samples[-1].log_mb if self._samples else {}
         for name in sorted({name for sample in self._samples for name in sample.log_mb}):
             most = max(sample.log_mb.get(name, 0.0) for sample in self._samples)
@@ -423,6 +427,34 @@ def _growth(samples: list[Sample]) -> dict[str, float]:
             worst = max(worst, slope * float(at[-1] - at[0]) / float(mb.mean()))
         growth[name] = round(worst, 3)
     return growth
+
+
+def more_threads(samples: Sequence[Sample], period: float) -> list[str]:
+    """Return a line for each process that has more threads in its last `period` minutes than in
+    its first.
+
+    The lower quartiles are compared: during a fault, clients are missing, and after it, the threads
+    of failed clients may take a minute to end. Processes that ran for less than two periods are
+    ignored.
+    """
+    threads = defaultdict[tuple[str, int], list[tuple[float, int]]](list)
+    for sample in samples:
+        for name, count in sample.threads.items():
+            threads[name, sample.pids[name]].append((sample.minute, count))
+    wrong = []
+    for (name, _), points in threads.items():
+        start, end = points[0][0], points[-1][0]
+        if end - start < 2 * period:
+            continue
+        first = _lower_quartile(count for minute, count in points if minute <= start + period)
+        last = _lower_quartile(count for minute, count in points if minute >= end - period)
+        if last > first + _MOST_NEW_THREADS:
+            wrong.append(f"the threads of {name} rose from {first} to {last}")
+    return wrong
+
+
+def _lower_quartile(counts: Iterable[int]) -> int:
+    return int(np.quantile(list(counts), 0.25))
 
 
 def _drawn(samples: list[Sample], events: list[Event]) -> str:

@@ -10,7 +10,7 @@ from kafka.errors import UnsupportedCodecError
 
 from driftline.broker import connect
 from driftline.broker.kafka_python_consumer import KafkaPythonConsumer
-from driftline.broker.librdkafka_consumer import _records_of
+from driftline.broker.librdkafka_records import records_of
 from driftline.broker.librdkafka_values import ck
 from driftline.broker.limits import TopicLimits
 from driftline.broker.port import Broker, Consumer, Message, NewTopic, Outgoing, TopicPartition
@@ -145,5 +145,5 @@ def test_a_codec_that_librdkafka_was_built_without_is_not_an_outage(
 
     monkeypatch.setattr(ck, "Message", Notice)
     with pytest.raises(UnsupportedCodec, match=r"cannot read in\[1\]: .*codec 0x4") as raised:
-        _records_of([Notice()], "group")
+        records_of([Notice()], "group")
     assert "kafka-python" in raised.value.hint

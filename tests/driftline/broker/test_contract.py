@@ -1,8 +1,12 @@
 """The contract of a broker, tested with the in-memory broker and with both Kafka clients."""
 
+import contextlib
+import gc
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import kafka
 import pytest
@@ -36,6 +40,10 @@ from driftline.errors import (
 PATIENCE_S = 30.0
 
 MakeTopic = Callable[..., str]
+
+
+class _Failure(Exception):
+    pass
 
 
 @pytest.fixture(
@@ -558,6 +566,30 @@ class TestGroup:
         consumer.subscribe([make_topic()], assigned=assigned, revoked=lambda lost: None)
         with pytest.raises(RuntimeError, match="state cannot be built"):
             eventually(lambda: False, consumer)
+
+    @pytest.mark.parametrize("failing", ["assigned", "revoked"])
+    def test_an_error_in_a_callback_is_freed(
+        self, failing: str, broker: Broker, make_topic: MakeTopic
+    ) -> None:
+        """Its traceback references the clients, whose threads end only once they are freed."""
+        failures: list[weakref.ref[_Failure]] = []
+        gained: list[object] = []
+
+        def fail(partitions: object) -> None:
+            failure = _Failure()
+            failures.append(weakref.ref(failure))
+            raise failure
+
+        callbacks: dict[str, Any] = {"assigned": gained.append, "revoked": lambda lost: None}
+        consumer = broker.consumer(unique_group())
+        consumer.subscribe([make_topic()], **callbacks | {failing: fail})
+        with contextlib.suppress(_Failure):
+            eventually(lambda: bool(gained), consumer)
+            consumer.close()
+        consumer.abandon()
+        del consumer
+        gc.collect()
+        assert [failure() for failure in failures] == [None]
 
 
 class TestTransactions:

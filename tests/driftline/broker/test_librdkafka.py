@@ -1,11 +1,17 @@
-"""librdkafka's bounded queue, which the other clients do not have."""
+"""What only the librdkafka clients have: a bounded queue, and threads that must end."""
 
+import gc
+import threading
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from driftline.broker import connect
+from driftline.broker.librdkafka import LibrdkafkaBroker
 from driftline.broker.port import NewTopic, OutgoingBatch, TopicPartition
+from driftline.errors import BrokerError
 
 pytestmark = pytest.mark.kafka
 
@@ -27,3 +33,24 @@ def test_a_batch_waits_for_a_full_queue_and_loses_no_records(
     assert read == [b"%d" % i for i in range(count)]
     for client in (admin, producer, consumer):
         client.close()
+
+
+def test_the_client_of_a_closed_admin_is_freed_even_after_a_failed_request(
+    kafka_bootstrap: str, topic_name: Callable[[], str]
+) -> None:
+    broker = LibrdkafkaBroker(kafka_bootstrap)
+    admin, topics = broker.admin(), [NewTopic(topic_name(), 1)]
+    admin.create(topics)
+    known = weakref.ref(admin._client)
+    with suppress(BrokerError):
+        admin.create(topics)
+    gc.collect()
+    gc.disable()
+    try:
+        admin.close()
+        for thread in threading.enumerate():
+            if thread.name == "driftline-end":
+                thread.join(10)
+        assert known() is None
+    finally:
+        gc.enable()

@@ -462,7 +462,9 @@ def test_commit_numbers_increase_after_a_reset_even_if_the_clock_goes_back(tmp_p
     assert logs.compare([AT], newest)[AT].committed.offset == 1
 
 
-def test_a_worker_does_not_resume_beyond_the_end_of_a_restored_log() -> None:
+def test_a_worker_does_not_resume_beyond_the_end_of_a_restored_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """The operator has restored the topic and the committed offsets from an older copy."""
     setting = Setting("exactly_once")
     setting.put(0, 1, 2)
@@ -472,7 +474,12 @@ def test_a_worker_does_not_resume_beyond_the_end_of_a_restored_log() -> None:
     logs.remember(copied)
     for later in (Committed(9), Committed(0, '{"published":9}')):
         logs.remember(logs.committed({AT: later}))
+        caplog.clear()
         assert logs.compare([AT], copied)[AT].committed.offset == 2
+        assert caplog.messages == [
+            "in[0] ends at offset 3, but was already read up to 9: Kafka has lost records; "
+            "resuming at the offset committed in Kafka, 2"
+        ]
 
 
 def test_commit_numbers_increase_even_if_the_clock_goes_back() -> None:
