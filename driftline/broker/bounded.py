@@ -71,14 +71,15 @@ def let_go(close: Callable[[], object]) -> None:
         _log.debug("a client did not close and was abandoned: %r", error)
 
 
-def end_elsewhere(client: object) -> None:
-    """Hand a failed client to a background thread, which drops the last reference to it.
+def end_elsewhere(client: object, *, after_s: float = _LET_GO_S) -> None:
+    """Hand a client that is no longer needed to a thread, which drops the last reference to it.
 
-    Call this before raising the client's error. Dropping the last reference destroys the client,
-    and the destructor may block while the broker is unreachable.
+    Dropping the last reference destroys the client, and the destructor may block while the broker
+    is unreachable. If the client has failed, call this before raising its error. The thread waits
+    `after_s` seconds, so that the error's traceback no longer references the client.
     """
 
     def hold(kept: object) -> None:
-        time.sleep(_LET_GO_S)
+        time.sleep(after_s)
 
     threading.Thread(target=hold, args=(client,), name="driftline-end", daemon=True).start()

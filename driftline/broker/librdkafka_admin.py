@@ -169,7 +169,8 @@ class LibrdkafkaAdmin:
         """Free the client. Drop the reference here, because a failed request's future and its
         exception reference each other, and so keep this object alive."""
         client, self._client = self._client, None
-        end_elsewhere(client)
+        if client is not None:
+            end_elsewhere(client, after_s=0.0)
 
     def _partitions(self, topics: Iterable[str] | None) -> dict[str, int]:
         """Return the partition counts of these topics, or of all topics if `topics` is None.

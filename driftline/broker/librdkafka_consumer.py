@@ -75,6 +75,8 @@ class LibrdkafkaConsumer:
             self._rebalances += 1
             gained = sorted(TopicPartition(p.topic, p.partition) for p in partitions)
             self._starts = dict.fromkeys(gained)
+            if self._failure is not None:
+                return  # the caller of `poll`, who must get this error first, seeks or abandons
             self._assigning = True
             try:
                 assigned(gained)  # may call `seek`, which changes `_starts`
@@ -89,7 +91,7 @@ class LibrdkafkaConsumer:
             lost = sorted(TopicPartition(p.topic, p.partition) for p in partitions)
             self._revoking = True
             try:
-                if lost and not self._abandoned:
+                if lost and not self._abandoned and self._failure is None:
                     revoked(lost)
             finally:
                 self._revoking = False
@@ -109,12 +111,10 @@ class LibrdkafkaConsumer:
         """
 
         def call(client: Any, partitions: list[Any]) -> None:
-            if self._failure is not None:
-                return  # the caller of `poll` has not yet been told of the first failure
             try:
                 callback(client, partitions)
             except BaseException as error:  # noqa: BLE001 - raised again by `_raise_failure`
-                self._failure = error
+                self._failure = self._failure or error
 
         return call
 
@@ -141,15 +141,10 @@ class LibrdkafkaConsumer:
         deadline_s = time.monotonic() + timeout_s
         while True:
             with translated("poll"):
-                # With a timeout, `consume` would wait for `count` records. Therefore wait only for
-                # the first record, then fetch the records that have already arrived.
-                records = self._client.consume(count, 0)
-                left_s = deadline_s - time.monotonic()
-                if not records and left_s > 0 and self._failure is None:
-                    first = self._client.poll(left_s)
-                    if first is not None:
-                        records = [first, *self._client.consume(count - 1, 0)]
-            self._raise_failure()
+                try:
+                    records = self._fetch(count, deadline_s)
+                finally:
+                    self._raise_failure()
             self._note_out_of_range(records)
             # After a fatal error, the client returns no more records. It reports the error to its
             # error callback, `_errors`, or as a record (see `records_of`).
@@ -165,6 +160,16 @@ class LibrdkafkaConsumer:
                 raise OffsetOutOfRange(*self._out_of_range)
             if messages or time.monotonic() >= deadline_s:
                 return messages  # empty if only notices arrived, such as a partition's end
+
+    def _fetch(self, count: int, deadline_s: float) -> Sequence[Any]:
+        # With a timeout, `consume` would wait for `count` records. Therefore wait only for the
+        # first record, then fetch the records that have already arrived.
+        records: list[Any] = self._client.consume(count, 0)
+        left_s = deadline_s - time.monotonic()
+        if records or left_s <= 0 or self._failure is not None:
+            return records
+        first = self._client.poll(left_s)
+        return [] if first is None else [first, *self._client.consume(count - 1, 0)]
 
     def _note_out_of_range(self, records: Sequence[Any]) -> None:
         """Store an out-of-range error, so that `poll` first returns the records fetched with it."""
@@ -193,9 +198,10 @@ class LibrdkafkaConsumer:
             return self._first(partition)
 
     def _first(self, partition: TopicPartition) -> int:
-        first: int = self._client.get_watermark_offsets(
-            kafka_partition(partition), ANSWER_TIMEOUT_S
-        )[0]
+        with translated("fetch the log start"):
+            first: int = self._client.get_watermark_offsets(
+                kafka_partition(partition), ANSWER_TIMEOUT_S
+            )[0]
         return first
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
@@ -274,9 +280,11 @@ class LibrdkafkaConsumer:
                     self._leave()
             finally:
                 with translated("close"):
-                    self._client.close()
-                self._starts = {}
-                self._raise_failure()
+                    try:
+                        self._client.close()
+                    finally:
+                        self._starts = {}
+                        self._raise_failure()
 
     def abandon(self) -> None:
         if self._closed:

@@ -143,11 +143,13 @@ class MemoryConsumer:
         assigned(gained)
 
     def _give_up(self) -> None:
-        if self._member.generation == self._group().generation and self._positions:
-            assert self._revoked is not None
-            self._revoked(sorted(self._positions))
-        self._member.generation = -1
-        self._take_over({})
+        try:
+            if self._member.generation == self._group().generation and self._positions:
+                assert self._revoked is not None
+                self._revoked(sorted(self._positions))
+        finally:
+            self._member.generation = -1
+            self._take_over({})
 
     def _take_over(self, offsets: Mapping[TopicPartition, int]) -> None:
         self._positions = dict(offsets)

@@ -186,18 +186,11 @@ class InputLogs:
             if without_topic_id(at)[0] == self._ids.get(partition.topic, "unknown")
             and _is_older(found.get(partition), at)
         }
-        for partition in sorted(missing.keys() & found.keys()):
-            at, end = missing[partition], spans[partition].end
-            if handled(at) > end:
-                del missing[partition]
-                log.error(
-                    "%s[%d] ends at offset %d, but was already read up to %d: Kafka has lost "
-                    "records; resuming at the offset committed in Kafka, %d",
-                    *partition,
-                    end,
-                    handled(at),
-                    found[partition].offset,
-                )
+        ahead = {
+            partition: missing.pop(partition)
+            for partition in sorted(missing.keys() & found.keys())
+            if handled(missing[partition]) > spans[partition].end
+        }
         if missing:
             first = next(iter(missing))
             where = f"{first.topic}[{first.partition}]"
@@ -218,6 +211,15 @@ class InputLogs:
             )
         else:
             self._is_outcome_unknown = False
+        for partition, at in ahead.items():
+            log.error(
+                "%s[%d] ends at offset %d, but was already read up to %d: Kafka has lost records; "
+                "resuming at offset %d",
+                *partition,
+                spans[partition].end,
+                handled(at),
+                min(found[partition].offset, spans[partition].end),
+            )
         found = {**found, **missing}
         self._known = {**known, **found}
         self._note_numbers(found)

@@ -77,8 +77,8 @@ class Session:
         # The next offset to handle in each assigned partition. Set by an assignment, advanced only
         # after results have been sent, and removed by a revocation.
         self._positions: dict[TopicPartition, int] = {}
-        # Set by an assignment, removed by a revocation, never advanced. Results of records before
-        # this offset are committed, so those records are read only to rebuild the handler's state.
+        # Set by an assignment, removed by a revocation. Results of records before this offset are
+        # committed, so those records are read only to rebuild the handler's state.
         self._unread: dict[TopicPartition, int] = {}
         self._all_partitions: tuple[TopicPartition, ...] | None = None  # fetched on first use
         self._producer = self._new_producer()
@@ -195,9 +195,9 @@ class Session:
         self._replace_producer()
         self._broadcasts.abandon()  # to read again from the positions of the last commit
         self.is_dirty = False
-        partitions = sorted(self._consumer.assignment())
-        self._drop(partitions)
-        self._resume(partitions)
+        partitions = self._consumer.assignment()
+        self._drop(sorted(partitions | self._positions.keys()))
+        self._resume(sorted(partitions))
 
     def _resume(self, partitions: Sequence[TopicPartition]) -> None:
         """Assign these partitions to the handler at their committed offsets."""
@@ -256,18 +256,21 @@ class Session:
             self.is_dirty = True
 
     def _on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        if any(partition in self._positions for partition in partitions):
-            is_committed = False
-            try:
-                self.commit()
-                is_committed = True
-            except TransactionAborted as error:
-                # The partitions' next owner will handle their uncommitted records again.
-                log.warning("transaction aborted during a partition revocation: %s", error.message)
-            if not is_committed:
-                self._replace_producer()
-        self._drop(partitions)
-        self.paused -= frozenset(partitions)
+        try:
+            if self._positions.keys() & partitions:
+                self._commit_or_abort()
+        finally:
+            self._drop(partitions)
+            self.paused -= frozenset(partitions)
+
+    def _commit_or_abort(self) -> None:
+        try:
+            self.commit()
+            return
+        except TransactionAborted as error:
+            # The partitions' next owner will handle their uncommitted records again.
+            log.warning("transaction aborted during a partition revocation: %s", error.message)
+        self._replace_producer()
 
     def _drop(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in partitions:
@@ -288,8 +291,7 @@ class Session:
         self.paused = paused
 
     def _undo_poll(self, messages: Messages) -> Messages:
-        """Undo the poll for newly assigned partitions that the next step must pause. Return the
-        records of all other partitions."""
+        """Undo the poll for new partitions that must be paused, and return all other records."""
         paused = self._handler.paused_partitions(self._consumer.assignment()) - self.paused
         if not paused:
             return messages
@@ -384,8 +386,6 @@ class Session:
         if self._exactly_once and not self._in_transaction:
             self._producer.begin()
             self._in_transaction = True
-
-    # ---- end ------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Commit, leave the group and close the clients. Raises BrokerError."""

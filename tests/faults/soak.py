@@ -43,7 +43,7 @@ _QUIET_S: Final = 20.0
 _MOST_LOG_BYTES: Final = 10_000_000
 # Limit of the memory growth over the last two thirds, as a share of the mean.
 _MOST_GROWTH: Final = 0.10
-# A Kafka client has at least four threads, so a leaked client exceeds this limit.
+# A librdkafka client has at least four threads, so a leaked client exceeds this limit.
 _MOST_NEW_THREADS: Final = 3
 
 

@@ -3,17 +3,18 @@
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from driftline.broker.bounded import call_within
 from driftline.broker.librdkafka_consumer import LibrdkafkaConsumer
-from driftline.broker.librdkafka_values import ClientErrors
+from driftline.broker.librdkafka_values import ClientErrors, ck
 from driftline.broker.limits import TopicLimits
-from driftline.broker.port import Committed, TopicPartition
-from driftline.errors import BrokerUnavailable
+from driftline.broker.port import Committed, TopicInfo, TopicPartition
+from driftline.errors import BrokerUnavailable, TransactionAborted
 
 
 class Client:
@@ -90,3 +91,28 @@ def test_a_commit_that_never_returns_is_given_up(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(BrokerUnavailable, match="cannot commit offsets: no answer"):
         consumer.commit({TopicPartition("topic", 0): Committed(1)})
     released.set()
+
+
+def test_after_a_failed_revocation_a_new_assignment_is_known_but_not_reported() -> None:
+    """The caller, who gets the error first, then seeks in the new partitions or abandons them."""
+    partition = TopicPartition("topic", 0)
+
+    class Rebalancing:
+        def subscribe(self, topics: list[str], *, on_assign: Any, on_revoke: Any) -> None:
+            self.callbacks = on_revoke, on_assign
+
+        def consume(self, count: int, timeout_s: float) -> list[Any]:
+            for callback in self.callbacks:
+                callback(self, [partition])
+            raise ck.KafkaException(ck.KafkaError(ck.KafkaError._TRANSPORT))
+
+    def revoked(partitions: Sequence[TopicPartition]) -> None:
+        raise TransactionAborted("failed as planned")
+
+    assigned: list[Sequence[TopicPartition]] = []
+    limits = TopicLimits(lambda topic: TopicInfo(topic, 1, {}))
+    consumer = LibrdkafkaConsumer(Rebalancing(), "group", limits, ClientErrors())
+    consumer.subscribe(["topic"], assigned=assigned.append, revoked=revoked)
+    with pytest.raises(TransactionAborted, match="failed as planned"):
+        consumer.poll(max_records=1, timeout_s=0)
+    assert (consumer.assignment(), assigned) == ({partition}, [])

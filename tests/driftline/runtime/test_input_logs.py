@@ -478,7 +478,7 @@ def test_a_worker_does_not_resume_beyond_the_end_of_a_restored_log(
         assert logs.compare([AT], copied)[AT].committed.offset == 2
         assert caplog.messages == [
             "in[0] ends at offset 3, but was already read up to 9: Kafka has lost records; "
-            "resuming at the offset committed in Kafka, 2"
+            "resuming at offset 2"
         ]
 
 

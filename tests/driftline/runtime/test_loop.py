@@ -446,6 +446,49 @@ def test_a_second_worker_takes_over_half_the_partitions_without_losses() -> None
     assert [len(session.positions) for session in sessions if session is not None] == [2, 2]
 
 
+def test_a_revocation_that_fails_twice_leaves_no_positions_of_lost_partitions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise, the next commit would include them, although their results were dropped."""
+    broker = new_broker(partitions=2)
+    handlers = PairSums(), PairSums()
+    first, second = (
+        Loop(handler, broker, group="g", delivery="exactly_once", clock=ManualClock(), slot=slot)
+        for slot, handler in enumerate(handlers)
+    )
+    producer = broker.producer()
+    for number in range(40):
+        producer.send(Outgoing(IN, b"1", partition=number % 2))
+    first.step(0)
+    first.step(0)  # handles all records; the commit interval is not over
+    failing = ["commit", "begin"]
+
+    def fails_once(name: str) -> Callable[[MemoryProducer], None]:
+        call = getattr(MemoryProducer, name)
+
+        def method(client: MemoryProducer) -> None:
+            if failing and failing[0] == name:
+                raise TransactionAborted(f"{failing.pop(0)} failed as planned")
+            call(client)
+
+        return method
+
+    for name in ("commit", "begin"):
+        monkeypatch.setattr(MemoryProducer, name, fails_once(name))
+    second.step(0)
+    first.step(0)
+    assert not failing
+    assert first._session is not None
+    assert len(first._session.positions) < 2
+    monkeypatch.undo()
+    for _ in range(20):
+        first.step(0)
+        second.step(0)
+    first.close()
+    second.close()
+    assert got(broker, partitions=2) == [2] * 20
+
+
 @given(st.data())
 @settings(max_examples=100)
 def test_exactly_once_holds_whenever_the_process_dies(data: st.DataObject) -> None:
