@@ -76,7 +76,7 @@ def end_elsewhere(client: object, *, after_s: float = _LET_GO_S) -> None:
 
     Dropping the last reference destroys the client, and the destructor may block while the broker
     is unreachable. If the client has failed, call this before raising its error. The thread waits
-    `after_s` seconds, so that the error's traceback no longer references the client.
+    `after_s` seconds, until the error's traceback no longer references the client.
     """
 
     def hold(kept: object) -> None:

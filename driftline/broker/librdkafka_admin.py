@@ -166,8 +166,8 @@ class LibrdkafkaAdmin:
             raise
 
     def close(self) -> None:
-        """Free the client. Drop the reference here, because a failed request's future and its
-        exception reference each other, and so keep this object alive."""
+        """Free the client. Drop the reference to it here, because after a failed request, a cycle
+        of the request's future and its exception keeps this object alive."""
         client, self._client = self._client, None
         if client is not None:
             end_elsewhere(client, after_s=0.0)

@@ -76,7 +76,7 @@ class LibrdkafkaConsumer:
             gained = sorted(TopicPartition(p.topic, p.partition) for p in partitions)
             self._starts = dict.fromkeys(gained)
             if self._failure is not None:
-                return  # the caller of `poll`, who must get this error first, seeks or abandons
+                return  # `poll` raises the failure; its caller then rewinds or abandons
             self._assigning = True
             try:
                 assigned(gained)  # may call `seek`, which changes `_starts`
@@ -125,7 +125,7 @@ class LibrdkafkaConsumer:
             try:
                 raise failure
             finally:
-                del failure  # its traceback contains this frame: the two would form a cycle
+                del failure  # its traceback references this frame, so they would form a cycle
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
         self._limits.check_exist(offsets)

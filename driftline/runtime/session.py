@@ -77,8 +77,8 @@ class Session:
         # The next offset to handle in each assigned partition. Set by an assignment, advanced only
         # after results have been sent, and removed by a revocation.
         self._positions: dict[TopicPartition, int] = {}
-        # Set by an assignment, removed by a revocation. Results of records before this offset are
-        # committed, so those records are read only to rebuild the handler's state.
+        # Set by an assignment, removed by a revocation, never advanced. Results of records before
+        # this offset are committed, so those records are read only to rebuild the handler's state.
         self._unread: dict[TopicPartition, int] = {}
         self._all_partitions: tuple[TopicPartition, ...] | None = None  # fetched on first use
         self._producer = self._new_producer()

@@ -434,7 +434,7 @@ def more_threads(samples: Sequence[Sample], period: float) -> list[str]:
     its first.
 
     The lower quartiles are compared: during a fault, clients are missing, and after it, the threads
-    of failed clients may take a minute to end. Processes that ran for less than two periods are
+    of failed clients may take two minutes to end. Processes that ran for less than two periods are
     ignored.
     """
     threads = defaultdict[tuple[str, int], list[tuple[float, int]]](list)

@@ -1,4 +1,4 @@
-"""What only the librdkafka clients have: a bounded queue, and threads that must end."""
+"""Test what only the librdkafka clients have: a bounded queue, and threads that must end."""
 
 import gc
 import threading
