@@ -80,7 +80,7 @@ class BrokerUnavailable(BrokerError):
 
 
 class Stuck(BrokerUnavailable):
-    """The client returns no records although the log contains some."""
+    """The group assigns no partitions, or the client returns no records although there are some."""
 
 
 class AccessDenied(BrokerError):

@@ -220,6 +220,8 @@ class TrainerHandler(Handler):
             older.insert(0, self._work.asked)
         self._queue = []
         self._work = _Work(newest, self._attempt(newest), None, 0)
+        replaced = TrainingResult(reason=f"replaced by the newer request {newest.request.id}")
+        decisions = [self._decide(item, replaced) for item in older]
         # If the trainer exited during an attempt, the committed metadata contains the number of
         # that attempt.
         if self._work.attempt > MAX_ATTEMPTS:
@@ -227,10 +229,9 @@ class TrainerHandler(Handler):
             failed = TrainingResult(
                 reason=f"abandoned: the trainer exited {tried} times before it had finished"
             )
-            return self._finish(self._work, failed)
+            return decisions + self._finish(self._work, failed)
         self._begin(self._work)
-        reason = f"replaced by the newer request {newest.request.id}"
-        return [self._decide(item, TrainingResult(reason=reason)) for item in older]
+        return decisions
 
     def _attempt(self, asked: _Asked) -> int:
         committed = self._resumed.get(asked.partition, Committed(0))

@@ -41,6 +41,9 @@ _CONSUMER: Mapping[str, object] = {
     "fetch.queue.backoff.ms": 5,  # with the default, 1000 ms, reading a backlog takes 4x as long
     "fetch.wait.max.ms": 100,  # seeks and resumes wait for any pending fetch; default 500 ms
     "session.timeout.ms": 10_000,  # time until a killed worker loses its partitions; default 45 s
+    # A response that is lost while the broker stalls is waited for this long; default 60 s. The
+    # client sets its own limits for joining the group and for heartbeats.
+    "socket.timeout.ms": 20_000,
     "heartbeat.interval.ms": 1000,  # interval at which members check for a rebalance; default 3 s
 }
 # A send takes 3.7 µs, including 0.4 µs for the size check. The median time from sending a record to

@@ -28,6 +28,7 @@ from driftline.runtime.broadcasts import BroadcastReader
 from driftline.runtime.handler import Handler
 from driftline.runtime.input_logs import InputLogs
 from driftline.runtime.session import Session
+from driftline.runtime.stalls import StallDetector
 
 log = logging.getLogger(__name__)
 
@@ -117,19 +118,18 @@ class Loop:
         self._next_progress_s = self._last_commit_s + PROGRESS_INTERVAL_S  # next `_report_progress`
         # Opened by `step`; None once abandoned, so that `close` cannot commit after a failure.
         self._session: Session | None = None
-        # All sessions share the next three objects.
+        # All sessions share the next four objects.
         self._logs = InputLogs(broker, clock, commits_file)
         self._broadcasts = BroadcastReader(
             handler, broker, self._logs, client_id=self._client_id, max_records=max_records
         )
         self._isolation = Isolation()
+        self._stalls = StallDetector()
         self._aborts = 0  # consecutive aborts; reset by a commit, and when the limit is exceeded
         self._on_connection = on_connection
         self._problem_since_s: float | None = None  # time of the first failure; None if Kafka works
         self._failures = 0  # failed sessions since Kafka last worked
         self._fenced_s = float("-inf")  # the time at which this worker was last fenced
-        # The positions at which reading last stalled and clients were replaced; never reset.
-        self._stuck_at: dict[TopicPartition, int] = {}
 
     def step(self, timeout_s: float) -> bool:
         """Run one iteration and return whether it did any work.
@@ -308,7 +308,6 @@ class Loop:
         self._next_progress_s = now_s + PROGRESS_INTERVAL_S
         try:
             works = session.report_progress()
-            self._check_stuck(session)
         except (InstanceFenced, Stuck, TransactionAborted):
             raise
         except BrokerError as error:
@@ -317,15 +316,6 @@ class Loop:
         else:
             if works and not session.is_dirty:
                 self._works()
-
-    def _check_stuck(self, session: Session) -> None:
-        """Raise Stuck if reading has stalled, but only once for the same positions."""
-        stuck_at = session.stuck_at
-        if stuck_at and stuck_at != self._stuck_at:
-            self._stuck_at = dict(stuck_at)
-            raise Stuck(
-                "no records arrive, but the log has unread records; retrying with new clients"
-            )
 
     # ---- sessions -------------------------------------------------------------------------------
 
@@ -339,6 +329,7 @@ class Loop:
             max_records=self._max_records,
             logs=self._logs,
             broadcasts=self._broadcasts,
+            stalls=self._stalls,
             on_reread=self._isolation.reread,
         )
         return self._session

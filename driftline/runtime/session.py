@@ -21,6 +21,7 @@ from driftline.errors import OffsetOutOfRange, TopicRecreated, TransactionAborte
 from driftline.runtime.broadcasts import BroadcastReader
 from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
 from driftline.runtime.input_logs import InputLogs, loss_message, without_topic_id
+from driftline.runtime.stalls import StallDetector
 from driftline.wire.commit_metadata import handled
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,6 @@ TRANSACTION_TIMEOUT_S = 10.0
 # Topic ids are compared after this many calls to `report_progress`, about every 10 s. This check
 # detects a recreated topic even if the new log contains the old position.
 _CHECKS_BETWEEN_IDS = 10
-# If the log has unread records but none arrives during this many calls to `report_progress`, about
-# 30 s, the loop replaces the clients.
-_PATIENT_CHECKS = 30
 
 
 class Session:
@@ -53,6 +51,7 @@ class Session:
         max_records: int,
         logs: InputLogs,
         broadcasts: BroadcastReader,
+        stalls: StallDetector,
         on_reread: Callable[[], None],
     ) -> None:
         self._handler = handler
@@ -62,17 +61,18 @@ class Session:
         self._max_records = max_records
         self._logs = logs
         self._broadcasts = broadcasts
+        self._stalls = stalls
         # Log changes that an assignment or `_recover_position` detected. `poll` passes them to the
         # handler and clears the list.
         self._changes: list[LogChange] = []
         self._checks = 0  # calls to `report_progress` since topic ids were last compared
-        # Positions of unpaused partitions with unread records, as of the last `report_progress`.
-        self._behind: dict[TopicPartition, int] = {}
-        self._checks_without_progress = 0  # reset when `_behind` changes or is empty
         self._on_reread = on_reread
         self._in_transaction = False  # set by `_begin`; reset by a commit or a new producer
         self.is_dirty = False  # records were handled or sent since the last commit or rewind
         self.was_assigned = False  # set by an assignment or rewind; reset by `report_progress`
+        # Set by an assignment, even an empty one; reset by a revocation. After `rewind`, it may be
+        # False although the consumer has partitions.
+        self._is_assigned = False
         self.paused: frozenset[TopicPartition] = frozenset()  # updated before each poll
         # The next offset to handle in each assigned partition. Set by an assignment, advanced only
         # after results have been sent, and removed by a revocation.
@@ -82,6 +82,7 @@ class Session:
         self._unread: dict[TopicPartition, int] = {}
         self._all_partitions: tuple[TopicPartition, ...] | None = None  # fetched on first use
         self._producer = self._new_producer()
+        stalls.restart()
         try:
             self._consumer = self._join(group)
         except BaseException:
@@ -95,7 +96,7 @@ class Session:
         )
         try:
             consumer.subscribe(
-                self._handler.inputs, assigned=self._resume, revoked=self._on_revoked
+                self._handler.inputs, assigned=self._on_assigned, revoked=self._on_revoked
             )
         except BaseException:
             consumer.abandon()
@@ -147,34 +148,18 @@ class Session:
 
         If this worker has no partitions, no request is sent, so only a new assignment, even an
         empty one, is proof. If records are unread, reading them may still fail, so only the next
-        commit is proof.
+        commit is proof. Raises Stuck if the clients have stalled.
         """
         was_assigned, self.was_assigned = self.was_assigned, False
         self._checks += 1
         partitions = sorted(self._consumer.assignment())
         positions = {partition: self._consumer.position(partition) for partition in partitions}
         ends = self._consumer.ends(partitions)
-        self._note_progress(positions, ends)
-        self._handler.on_group_progress(GroupProgress(positions, ends, self._committed_of_all))
-        return (was_assigned or bool(partitions)) and not self._behind
-
-    def _note_progress(
-        self, positions: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
-    ) -> None:
-        behind = {
-            partition: position
-            for partition, position in positions.items()
-            if partition not in self.paused and position < ends.get(partition, 0)
-        }
-        self._checks_without_progress = (
-            self._checks_without_progress + 1 if behind and behind == self._behind else 0
+        is_behind = self._stalls.check(
+            positions, ends, self.paused, is_assigned=self._is_assigned or bool(partitions)
         )
-        self._behind = behind
-
-    @property
-    def stuck_at(self) -> Mapping[TopicPartition, int]:
-        """Return the positions of partitions with unread records, if none advanced for 30 s."""
-        return self._behind if self._checks_without_progress >= _PATIENT_CHECKS else {}
+        self._handler.on_group_progress(GroupProgress(positions, ends, self._committed_of_all))
+        return (was_assigned or bool(partitions)) and not is_behind
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
         if self._all_partitions is None:
@@ -198,6 +183,10 @@ class Session:
         partitions = self._consumer.assignment()
         self._drop(sorted(partitions | self._positions.keys()))
         self._resume(sorted(partitions))
+
+    def _on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        self._is_assigned = True
+        self._resume(partitions)
 
     def _resume(self, partitions: Sequence[TopicPartition]) -> None:
         """Assign these partitions to the handler at their committed offsets."""
@@ -256,6 +245,7 @@ class Session:
             self.is_dirty = True
 
     def _on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        self._is_assigned = False
         try:
             if self._positions.keys() & partitions:
                 self._commit_or_abort()
@@ -386,6 +376,8 @@ class Session:
         if self._exactly_once and not self._in_transaction:
             self._producer.begin()
             self._in_transaction = True
+
+    # ---- end ------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Commit, leave the group and close the clients. Raises BrokerError."""

@@ -340,6 +340,15 @@ def test_a_request_that_repeatedly_crashes_the_trainer_is_given_up() -> None:
     assert bench.decisions[0].reason == f"abandoned: {ended}"
 
 
+def test_older_requests_are_decided_even_if_the_newest_is_given_up() -> None:
+    bench = Bench(resume=Committed(1, f'{{"attempt":{MAX_ATTEMPTS}}}'))
+    bench.ask("r1", "r2")
+    bench.tick()
+    assert [decision.request for decision in bench.decisions] == ["r1", "r2"]
+    assert bench.decisions[0].reason == "replaced by the newer request r2"
+    assert bench.decisions[1].reason.startswith("abandoned: ")
+
+
 @pytest.mark.parametrize("resume", [Committed(0, "moved by hand"), Committed(7, '{"attempt":9}')])
 def test_metadata_of_another_program_does_not_count_as_an_attempt(resume: Committed) -> None:
     bench = Bench(resume=resume)

@@ -28,11 +28,13 @@ from driftline.config.stream_sections import Delivery
 from driftline.errors import (
     BrokerUnavailable,
     StoreUnavailable,
+    Stuck,
     TransactionAborted,
     UnsupportedCodec,
 )
 from driftline.runtime.handler import GroupProgress, Handler, LogChange
 from driftline.runtime.loop import MAX_ABORTS_IN_A_ROW, PROGRESS_INTERVAL_S, Loop
+from driftline.runtime.stalls import PATIENT_CHECKS
 
 IN, OUT, BROADCAST, DEAD = "in", "out", "broadcast", "dead"
 
@@ -114,6 +116,7 @@ def new_loop(
     clock: ManualClock | None = None,
     interval_s: float = 0.0,
     max_records: int = 100,
+    slot: int = 0,
 ) -> Loop:
     return Loop(
         handler or PairSums(),
@@ -121,6 +124,7 @@ def new_loop(
         group="pairs",
         delivery=delivery,
         clock=clock or ManualClock(),
+        slot=slot,
         commit_interval_s=interval_s,
         max_records=max_records,
     )
@@ -587,6 +591,39 @@ def test_kafka_works_again_only_when_unread_records_were_read(
 
     assert problems == ["no records can be read"] * 3 + [None]
     assert got(broker) == [3]
+
+
+def test_the_clients_are_replaced_if_the_group_never_assigns_partitions(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll, deaf = MemoryConsumer.poll, set()
+
+    def first_client_never_joins(consumer: MemoryConsumer, **wanted: Any) -> Sequence[Message]:
+        if not deaf:
+            deaf.add(consumer)
+        return [] if consumer in deaf else poll(consumer, **wanted)
+
+    monkeypatch.setattr(MemoryConsumer, "poll", first_client_never_joins)
+    put(broker, 1, 2)
+    clock = ManualClock()
+    loop = new_loop(broker, clock=clock)
+    step = run_steps(loop, clock)
+    step(PATIENT_CHECKS - 1)
+    with pytest.raises(Stuck, match="the group assigns no partitions"):
+        step(1)
+    step(2)
+    loop.close()
+    assert got(broker) == [3]
+
+
+def test_a_worker_with_an_empty_assignment_keeps_its_clients(broker: MemoryBroker) -> None:
+    clock = ManualClock()
+    first, second = new_loop(broker, clock=clock), new_loop(broker, clock=clock, slot=1)
+    for _ in range(2 * PATIENT_CHECKS):
+        run_steps(first, clock)(1)
+        run_steps(second, clock)(1)  # there is only one partition
+    first.close()
+    second.close()
 
 
 def test_the_loop_ends_if_its_client_cannot_decompress_records(
