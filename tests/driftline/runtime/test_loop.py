@@ -596,12 +596,12 @@ def test_kafka_works_again_only_when_unread_records_were_read(
 def test_the_clients_are_replaced_if_the_group_never_assigns_partitions(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poll, deaf = MemoryConsumer.poll, set()
+    poll = MemoryConsumer.poll
+    clients: list[MemoryConsumer] = []
 
     def first_client_never_joins(consumer: MemoryConsumer, **wanted: Any) -> Sequence[Message]:
-        if not deaf:
-            deaf.add(consumer)
-        return [] if consumer in deaf else poll(consumer, **wanted)
+        clients.append(consumer)
+        return [] if consumer is clients[0] else poll(consumer, **wanted)
 
     monkeypatch.setattr(MemoryConsumer, "poll", first_client_never_joins)
     put(broker, 1, 2)
