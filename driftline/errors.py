@@ -9,7 +9,7 @@ DriftlineError
 ├── DataError              a data file or record cannot be used
 ├── BrokerError            the broker reported an error, or cannot be used
 │   ├── BrokerUnavailable  the broker cannot be reached
-│   │   └── Stuck          the client returns no records although the log contains some
+│   │   └── Stuck          the group completes no assignment, or unread records do not arrive
 │   ├── AccessDenied       the broker rejects this client, or one of the client's operations
 │   ├── TopicMismatch      topics are missing, or differ from the stream file's settings
 │   ├── OffsetOutOfRange   a partition has no record at its reader's position
@@ -80,7 +80,7 @@ class BrokerUnavailable(BrokerError):
 
 
 class Stuck(BrokerUnavailable):
-    """The group assigns no partitions, or the client returns no records although there are some."""
+    """The group completes no assignment, or unread records do not arrive."""
 
 
 class AccessDenied(BrokerError):

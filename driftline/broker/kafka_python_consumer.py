@@ -199,6 +199,9 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._revoked = revoked
         # The assigned partitions. Set by `_take`; cleared by `_give_up` and `abandon`.
         self.held: list[TopicPartition] = []
+        # Set by `_take`, reset by `_give_up`. The client also reports a revocation before it first
+        # joins a group.
+        self._is_assigned = False
         self._given_up: list[TopicPartition] = []  # the most recently revoked partitions
         # Input of the worker thread. `poll` adds its timeout and record limit; `abandon` adds None,
         # which ends the thread.
@@ -215,7 +218,7 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         await self._hand_over(self._take, assigned)
 
     async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
-        if revoked:
+        if self._is_assigned:
             await self._hand_over(self._give_up, revoked)
 
     async def on_partitions_lost(self, lost: Iterable[Any]) -> None:
@@ -244,10 +247,12 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             if self._client.committed(partition, timeout_ms=ANSWER_TIMEOUT_MS) is None:
                 self._client.seek_to_beginning(partition)
         self.held = list(partitions)
+        self._is_assigned = True
         self._assigned(partitions)
 
     def _give_up(self, partitions: Sequence[TopicPartition]) -> None:
         self._given_up, self.held = list(partitions), []
+        self._is_assigned = False
         self._revoked(partitions)
 
     def _run(self, callback: Rebalanced, partitions: list[TopicPartition], done: Any) -> None:
@@ -305,7 +310,7 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         try:
             if self._polling:
                 self.poll(timeout_ms=0, max_records=1)
-            if self.held:
+            if self._is_assigned:
                 self._give_up(self.held)
         finally:
             self.abandon()

@@ -41,8 +41,8 @@ _CONSUMER: Mapping[str, object] = {
     "fetch.queue.backoff.ms": 5,  # with the default, 1000 ms, reading a backlog takes 4x as long
     "fetch.wait.max.ms": 100,  # seeks and resumes wait for any pending fetch; default 500 ms
     "session.timeout.ms": 10_000,  # time until a killed worker loses its partitions; default 45 s
-    # A response that is lost while the broker stalls is waited for this long; default 60 s. The
-    # client sets its own limits for joining the group and for heartbeats.
+    # The wait for a response, which may be lost while the broker stalls; default 60 s. The client
+    # has other limits for joining the group and for heartbeats.
     "socket.timeout.ms": 20_000,
     "heartbeat.interval.ms": 1000,  # interval at which members check for a rebalance; default 3 s
 }
@@ -140,7 +140,11 @@ class LibrdkafkaBroker:
             own["delivery.timeout.ms"] = 60_000  # the default, 5 min, would report errors too late
         else:
             own["transactional.id"] = transactional_id
-            own["transaction.timeout.ms"] = int(transaction_timeout_s * 1000)
+            limit_ms = int(transaction_timeout_s * 1000)
+            own["transaction.timeout.ms"] = limit_ms
+            # librdkafka rejects a longer socket timeout, which a user may want for the consumer.
+            wanted_ms = int(self._properties.get("socket.timeout.ms", limit_ms))
+            own["socket.timeout.ms"] = min(limit_ms, wanted_ms)
         client = self._connected(*self._make(ck.Producer, _PRODUCER, own))
         return LibrdkafkaProducer(client, transactional_id, self._limits)
 

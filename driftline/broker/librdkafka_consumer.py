@@ -91,7 +91,7 @@ class LibrdkafkaConsumer:
             lost = sorted(TopicPartition(p.topic, p.partition) for p in partitions)
             self._revoking = True
             try:
-                if lost and not self._abandoned and self._failure is None:
+                if not self._abandoned and self._failure is None:
                     revoked(lost)
             finally:
                 self._revoking = False

@@ -144,7 +144,7 @@ class MemoryConsumer:
 
     def _give_up(self) -> None:
         try:
-            if self._member.generation == self._group().generation and self._positions:
+            if self._member.generation == self._group().generation:
                 assert self._revoked is not None
                 self._revoked(sorted(self._positions))
         finally:

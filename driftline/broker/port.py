@@ -178,7 +178,7 @@ class Consumer(Protocol):
         `poll` calls `assigned` with all of this member's partitions before it returns their
         records. The list may be empty. `assigned` may call `committed` and `seek`. Without a
         `seek`, a partition starts at its committed offset, or at its earliest offset if none is
-        committed. `poll` and `close` call `revoked` with the revoked partitions. `revoked` may
+        committed. Later, `poll` or `close` calls `revoked` with the same partitions. `revoked` may
         still commit, but `commit` raises BrokerError if the group has evicted this member. Both
         callbacks run in the calling thread.
         """

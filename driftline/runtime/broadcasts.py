@@ -8,8 +8,11 @@ import logging
 from collections.abc import Callable
 
 from driftline.broker.port import Broker, Consumer, TopicPartition
+from driftline.clock import Clock
+from driftline.errors import Stuck
 from driftline.runtime.handler import Handler, LogChange, Output
 from driftline.runtime.input_logs import InputLogs
+from driftline.runtime.stalls import PATIENCE_S
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +25,19 @@ class BroadcastReader:
     """
 
     def __init__(
-        self, handler: Handler, broker: Broker, logs: InputLogs, *, client_id: str, max_records: int
+        self,
+        handler: Handler,
+        broker: Broker,
+        logs: InputLogs,
+        clock: Clock,
+        *,
+        client_id: str,
+        max_records: int,
     ) -> None:
         self._handler = handler
         self._broker = broker
         self._logs = logs
+        self._clock = clock
         self._client_id = f"{client_id}-broadcast"
         self._max_records = max_records
         # Created by a session's first `read`; reset to None by `close` and `abandon`.
@@ -38,7 +49,7 @@ class BroadcastReader:
         """Pass new records to the handler and send its results. Return whether records arrived.
 
         If the handler has broadcast topics, a session's first call reads them to their end and
-        returns True.
+        returns True. Raises Stuck if unread records do not arrive for 30 s.
         """
         if not self._handler.broadcast_topics:
             return False
@@ -76,9 +87,14 @@ class BroadcastReader:
             known = self._positions.get(partition, offsets.start)
             starts[partition] = known if offsets.start <= known <= offsets.end else offsets.start
         consumer.assign(starts)
+        last_record_s = self._clock.monotonic()
         while any(consumer.position(p) < offsets.end for p, offsets in ranges.items()):
             found = consumer.poll(max_records=self._max_records, timeout_s=0.05)
             send(self._handler.on_broadcast(found))
+            if found:
+                last_record_s = self._clock.monotonic()
+            elif self._clock.monotonic() - last_record_s >= PATIENCE_S:
+                raise Stuck("broadcast records do not arrive; retrying with new clients")
 
     def remember(self) -> None:
         """Store the current positions. Call this only after all results have been committed."""

@@ -121,10 +121,10 @@ class Loop:
         # All sessions share the next four objects.
         self._logs = InputLogs(broker, clock, commits_file)
         self._broadcasts = BroadcastReader(
-            handler, broker, self._logs, client_id=self._client_id, max_records=max_records
+            handler, broker, self._logs, clock, client_id=self._client_id, max_records=max_records
         )
         self._isolation = Isolation()
-        self._stalls = StallDetector()
+        self._stalls = StallDetector(clock)
         self._aborts = 0  # consecutive aborts; reset by a commit, and when the limit is exceeded
         self._on_connection = on_connection
         self._problem_since_s: float | None = None  # time of the first failure; None if Kafka works
@@ -297,7 +297,9 @@ class Loop:
         if session.is_dirty:
             self._isolation.committed(session.commit())
             self._aborts = 0
-            self._works()
+            # Without an assignment, only results of broadcast topics were committed.
+            if session.is_assigned:
+                self._works()
 
     def _report_progress(self, session: Session) -> None:
         now_s = self._clock.monotonic()

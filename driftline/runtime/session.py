@@ -70,9 +70,9 @@ class Session:
         self._in_transaction = False  # set by `_begin`; reset by a commit or a new producer
         self.is_dirty = False  # records were handled or sent since the last commit or rewind
         self.was_assigned = False  # set by an assignment or rewind; reset by `report_progress`
-        # Set by an assignment, even an empty one; reset by a revocation. After `rewind`, it may be
-        # False although the consumer has partitions.
-        self._is_assigned = False
+        # Set by an assignment, even an empty one, and by a rewind with partitions; reset by a
+        # revocation.
+        self.is_assigned = False
         self.paused: frozenset[TopicPartition] = frozenset()  # updated before each poll
         # The next offset to handle in each assigned partition. Set by an assignment, advanced only
         # after results have been sent, and removed by a revocation.
@@ -155,9 +155,7 @@ class Session:
         partitions = sorted(self._consumer.assignment())
         positions = {partition: self._consumer.position(partition) for partition in partitions}
         ends = self._consumer.ends(partitions)
-        is_behind = self._stalls.check(
-            positions, ends, self.paused, is_assigned=self._is_assigned or bool(partitions)
-        )
+        is_behind = self._stalls.check(positions, ends, self.paused, is_assigned=self.is_assigned)
         self._handler.on_group_progress(GroupProgress(positions, ends, self._committed_of_all))
         return (was_assigned or bool(partitions)) and not is_behind
 
@@ -182,10 +180,11 @@ class Session:
         self.is_dirty = False
         partitions = self._consumer.assignment()
         self._drop(sorted(partitions | self._positions.keys()))
+        self.is_assigned = self.is_assigned or bool(partitions)
         self._resume(sorted(partitions))
 
     def _on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        self._is_assigned = True
+        self.is_assigned = True
         self._resume(partitions)
 
     def _resume(self, partitions: Sequence[TopicPartition]) -> None:
@@ -245,7 +244,7 @@ class Session:
             self.is_dirty = True
 
     def _on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        self._is_assigned = False
+        self.is_assigned = False
         try:
             if self._positions.keys() & partitions:
                 self._commit_or_abort()

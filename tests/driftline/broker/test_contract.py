@@ -110,7 +110,8 @@ class Member:
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer
         self.assigned: list[list[TopicPartition]] = []
-        self.revoked: list[list[TopicPartition]] = []
+        self.revoked: list[list[TopicPartition]] = []  # without empty lists
+        self.revocations = 0  # with empty lists
         self.start_at: dict[TopicPartition, int] = {}
         self.found: dict[TopicPartition, Committed] = {}
 
@@ -123,9 +124,12 @@ class Member:
                 if partition in self.start_at:
                     self.consumer.seek(partition, self.start_at[partition])
 
-        self.consumer.subscribe(
-            topics, assigned=assigned, revoked=lambda lost: self.revoked.append(list(lost))
-        )
+        def revoked(lost: Sequence[TopicPartition]) -> None:
+            self.revocations += 1
+            if lost:
+                self.revoked.append(list(lost))
+
+        self.consumer.subscribe(topics, assigned=assigned, revoked=revoked)
         return self
 
 
@@ -532,6 +536,22 @@ class TestGroup:
         records = read(first.consumer, 4)
         assert len(first.assigned[-1]) == 8
         assert sorted(filter(None, values(records))) == [b"0", b"1", b"2", b"3"]
+
+    def test_an_empty_assignment_is_revoked_too(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic, group = make_topic(), unique_group()
+        first = clients.member(group).subscribe(topic)
+        eventually(lambda: len(first.assigned) == 1, first.consumer)
+        second = clients.member(group).subscribe(topic)
+        both = (first.consumer, second.consumer)
+        eventually(lambda: len(first.assigned) == 2 and bool(second.assigned), *both)
+        (without,) = (member for member in (first, second) if not member.assigned[-1])
+
+        assigned, revocations = len(without.assigned), without.revocations
+        third = clients.member(group).subscribe(topic)
+        eventually(lambda: len(without.assigned) > assigned, *both, third.consumer)
+        assert without.revocations > revocations
 
     def test_can_commit_while_partitions_are_revoked(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
