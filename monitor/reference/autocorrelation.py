@@ -4,7 +4,6 @@ Input: columns or errors in time order. Output: the block length for resampling 
 variance inflation of their mean.
 """
 
-from collections.abc import Sequence
 from math import ceil, log10, sqrt
 from typing import Final
 
@@ -29,11 +28,6 @@ _QUIET: Final = 5
 _QUIET_SHARE: Final = 3.0
 
 
-def block_length(columns: Sequence[Floats]) -> int:
-    """Return the largest block length of the `columns`, each (n,). The result is at least 1."""
-    return max((politis_white(values) for values in columns), default=1)
-
-
 def politis_white(values: Floats) -> int:
     """Return the block length for resampling a series (n,) with overlapping blocks.
 
@@ -52,6 +46,18 @@ def politis_white(values: Floats) -> int:
     slope = 2.0 * (weighted * lags).sum()
     best = (1.5 * slope**2 / spectrum**2 * count) ** (1 / 3) if spectrum else 1.0
     return max(1, reach, min(ceil(best), ceil(3.0 * sqrt(count))))
+
+
+def resampled_variance(values: Floats, block: int) -> float:
+    """Return the variance of a mean in a moving-block resample of a series (n,), as a share of its
+    true variance. Resamples with blocks of this length lack the covariance across the bounds
+    between blocks. The result is between 0.5 and 1."""
+    reach, weighted, own = _correlated(values)
+    if not reach:
+        return 1.0
+    spectrum = own + 2.0 * float(weighted.sum())
+    slope = 2.0 * float((weighted * np.arange(1, len(weighted) + 1)).sum())
+    return min(1.0, max(0.5, 1.0 - slope / (block * spectrum))) if spectrum > 0.0 else 1.0
 
 
 def variance_inflation(values: Floats) -> float:
