@@ -20,6 +20,9 @@ _SURE: Final = 3.0
 
 # Autocorrelations below this many standard deviations are treated as zero (2 in Politis and White).
 _SIGNIFICANT: Final = 2.0
+# Larger correlations are never treated as zero. If a series changes so slowly that its correlations
+# are uncertain by more than this, it must not pass for an independent one.
+_LARGE: Final = 0.5
 # The search for significant lags ends at the first lag that is followed by a long enough run of
 # autocorrelations that are treated as zero. The run must be longer than `_QUIET` (Politis and
 # White, for up to 10^25 records). It must also be longer than `_QUIET_SHARE` times the lag, because
@@ -112,16 +115,20 @@ def _correlated(values: Floats) -> tuple[int, Floats, float]:
 
 
 def _reach(correlations: Floats, count: int) -> int:
-    """Return the last significant lag, or 0 if there is none. `correlations` (m,) start at lag 0.
-    An estimated correlation is less certain if neighbouring values are correlated (Bartlett
-    1946)."""
+    """Return the last lag with a significant positive correlation, or 0 if there is none.
+    `correlations` (m,) start at lag 0. An estimated correlation is less certain if neighbouring
+    values are correlated (Bartlett 1946).
+
+    Negative correlations never make a mean less certain. Removing a season also leaves small ones
+    between equal phases.
+    """
     # Correlations that alternate in sign may decay slowly but hardly affect a mean, so smooth them
     # out.
     smooth = np.convolve(correlations, (0.25, 0.5, 0.25), mode="same")[1:-1]
     alike = int(np.argmax(np.append(smooth, -1.0) <= 0.0))
     variance = (1.0 + 2.0 * (smooth[:alike] ** 2).sum()) / count
-    limit = _SIGNIFICANT * sqrt(log10(count) * variance)
-    heard = np.concatenate(([0], np.flatnonzero(np.abs(smooth) >= limit) + 1))
+    limit = min(_LARGE, _SIGNIFICANT * sqrt(log10(count) * variance))
+    heard = np.concatenate(([0], np.flatnonzero(smooth >= limit) + 1))
     gaps = np.diff(np.append(heard, 10 * count))
     return int(heard[np.argmax(gaps > np.maximum(_QUIET, _QUIET_SHARE * heard))])
 

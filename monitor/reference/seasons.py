@@ -40,8 +40,7 @@ _STEPS: Final = (0.25, 0.02)
 # Minimum number of reference values per phase. With more phases, ranks would be too coarse.
 _PER_PHASE: Final = 20
 _BINS: Final = 64
-# Fractional parts of the multiples of the golden ratio are spread evenly over [0, 1).
-_GOLDEN: Final = (sqrt(5.0) - 1.0) / 2.0
+_SEED: Final = 0
 
 Codes = NDArray[np.int64]  # -1 stands for a missing value
 Floats = NDArray[np.float64]
@@ -110,9 +109,9 @@ class AtEqualPhases:
     reference's values at the same phase, as a share from 0 to 1.
 
     The rank of tied values is spread evenly over all ranks that they share, as in a randomised
-    probability integral transform. It is spread by the golden ratio, not at random, so equal
-    columns give equal codes. The ranks are those of conformal p-values: also for new values, each
-    rank is equally likely if nothing has changed.
+    probability integral transform. The seed is fixed, so equal columns give equal codes. The ranks
+    are those of conformal p-values: also for new values, each rank is equally likely if nothing has
+    changed.
     """
 
     bins = _BINS
@@ -130,7 +129,7 @@ class AtEqualPhases:
     def codes(self, codes: Codes, positions: NDArray[np.int64]) -> Codes:
         """Return the new codes (n,) of a window's or the reference's `codes` (n,)."""
         phases = self.season.phase(positions)
-        spread = np.arange(len(codes)) * _GOLDEN % 1.0
+        spread = np.random.default_rng(_SEED).random(len(codes))
         rank = (self._below[phases, codes] + spread * self._equal[phases, codes]) / self._total[
             phases
         ]
