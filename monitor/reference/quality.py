@@ -46,7 +46,7 @@ class Before(NamedTuple):
     """How many rows of the reference have a fault, and how many rows count as one independent row,
     because faults come in runs."""
 
-    count: int
+    rows: int
     per_run: float
 
 

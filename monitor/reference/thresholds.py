@@ -113,7 +113,7 @@ class ThresholdCalibration:
             distances = self._resampled(size)
             scale[calibrated] = [
                 max(_tail(own.ravel(), _SCALE_TAIL), self._least(place, size))
-                for place, own in zip(np.flatnonzero(calibrated), distances, strict=True)
+                for place, own in zip(np.flatnonzero(calibrated).tolist(), distances, strict=True)
             ]
             warning, alarm = self._limits(distances / scale[calibrated][:, None, None])
         for place in self.uncalibrated:
@@ -151,7 +151,8 @@ class ThresholdCalibration:
             found[places] = _distances(known.select(places), blocks, size, rng)
         for place in range(len(known)):
             found[place] *= self._correction(place, size)
-        return found[self._calibrated]
+        calibrated: Floats = found[self._calibrated]
+        return calibrated
 
     def _correction(self, place: int, size: int) -> float:
         """Return the factor by which resampling underestimates a column's or pair's distances."""
@@ -207,7 +208,8 @@ def _distances(known: Statistics, blocks: Blocks, size: int, rng: np.random.Gene
         for _ in range(IN_A_ROW):
             found.append(known.distances(_drawn(rng, counts, drawn), references))
         # Only whole blocks are drawn, so rescale the distances to the exact window size.
-        return np.stack(found, axis=1) * np.sqrt(drawn * length / size)
+        exact: Floats = np.stack(found, axis=1) * np.sqrt(drawn * length / size)
+        return exact
     # Windows shorter than a block are correlated, so draw consecutive windows together.
     stretch = min(IN_A_ROW * size, total)
     starts = evenly(total - stretch)
