@@ -26,9 +26,9 @@ _LARGE: Final = 0.5
 # The search for significant lags ends at the first lag that is followed by a long enough run of
 # autocorrelations that are treated as zero. The run must be longer than `_QUIET` (Politis and
 # White, for up to 10^25 records). It must also be longer than `_QUIET_SHARE` times the lag, because
-# half of a seasonal cycle may be treated as zero.
+# up to 80% of a seasonal cycle may be negative or treated as zero.
 _QUIET: Final = 5
-_QUIET_SHARE: Final = 3.0
+_QUIET_SHARE: Final = 8.0
 
 
 def politis_white(values: Floats) -> int:
