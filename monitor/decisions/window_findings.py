@@ -178,7 +178,7 @@ def _first(windows: Sequence[Window], signs: Set[Sign], end: int, reach: int) ->
     for at, own in reversed(windows):
         if end - at > reach:
             break
-        if signs.intersection(own):
+        if not signs.isdisjoint(own):
             end = at
     return end
 

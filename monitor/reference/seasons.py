@@ -19,7 +19,7 @@ MIN_PERIODS: Final = 5
 # The significance limit of a spectral line. The spectrum's values are exponentially distributed
 # around a smooth spectrum, so all n/2 values of a column stay below ln(n/2) + 10 with probability
 # 1 - e^-10. The uncertainty of the smooth spectrum makes false seasons more frequent: 1 of 600
-# series of 8,000 values had one (independent, AR(1) 0.95 to 0.999, random walks, and runs; 100 each).
+# series of 8,000 values had one (independent, AR(1) 0.95 to 0.999, random walks, runs; 100 each).
 _BEYOND: Final = 10.0
 # The smooth spectrum at a frequency is a straight line on logarithmic scales, fitted to its
 # neighbours: all within half the frequency, but at least 10 on each side. The two nearest on each
