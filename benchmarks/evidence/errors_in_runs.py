@@ -21,7 +21,7 @@ from benchmarks.evidence.options import options
 from driftline.learning.metrics import errors
 from monitor.decisions.autocorrelation_check import Autocorrelation
 from monitor.decisions.detectors import ErrorDetector
-from monitor.reference.autocorrelation import variance_inflation
+from monitor.variance_inflation import variance_inflation
 
 # Rows per block. A block covers a week, or a month if the data set has one row per day. In data
 # sets without calendar times, a block has 200 rows, enough to preserve the autocorrelation.

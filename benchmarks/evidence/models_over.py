@@ -20,7 +20,7 @@ from driftline.wire.window_events import PerformanceGroup, PerformancePane, Perf
 from monitor.decisions.decider import Decider
 from monitor.decisions.error_watch import ErrorWatch
 from monitor.metric_sums import compare_error, new_tally
-from monitor.reference.autocorrelation import variance_inflation
+from monitor.variance_inflation import variance_inflation
 
 Floats = NDArray[np.float64]
 

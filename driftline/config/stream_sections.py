@@ -160,7 +160,7 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Span | None,
         Meta(
             description="distance at which records are independent, such as a day or a week; "
-            "default: estimated"
+            "errors are compared at the same phase of it; default: estimated, without phases"
         ),
     ] = None
     decided_by: Annotated[

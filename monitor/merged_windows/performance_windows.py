@@ -7,6 +7,7 @@ complete.
 
 from collections.abc import Sequence
 from math import isfinite
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +24,10 @@ from monitor.partition_windows.aggregate_outcomes import errors_kept
 from monitor.parts_codec import unpack_errors
 from monitor.reference.judge import Judge
 from monitor.reference.references import References
+
+# Share of `[drift] false_alarm_rate` for the test of a window's mean error. Together with the error
+# detectors, it is a quarter of the rate: there are four kinds of drift events.
+WINDOWS_SHARE: Final = 0.05
 
 
 class PerformanceWindows:
@@ -119,6 +124,7 @@ class PerformanceWindows:
                 time=None if model.time_us is None else format_time(model.time_us),
                 error_inflation=self._references.error_inflation(name),
                 trained_on=self._trained_on(name),
+                error_scale=self._references.error_scale(name, self._stream.task),
             )
             for name, model in ordered
         ]
@@ -180,8 +186,10 @@ class PerformanceWindows:
                 lambda: compare_error(
                     tally,
                     reference.errors,
-                    variance_inflation=self._references.error_inflation(model),
-                    level=stream.drift.false_alarm_rate,
+                    variance_inflation=self._variance_inflation(
+                        model, tally.records, len(reference.errors)
+                    ),
+                    level=WINDOWS_SHARE * stream.drift.false_alarm_rate,
                     min_loss=stream.drift.min_metric_loss,
                 ),
                 None,
@@ -196,7 +204,19 @@ class PerformanceWindows:
             p_value=None if found is None else found.p_value,
             worse=found is not None and found.is_degraded,
             standard_error=tally.standard_error(stream.judged_by),
+            error_scale=self._references.error_scale(model, stream.task),
         )
+
+    def _variance_inflation(self, model: str, records: int, held_out: int) -> float:
+        """Return the variance inflation with which a window of `records` outcomes is compared with
+        `held_out` held-out errors. If either covers less than the block that the stream file
+        states, it counts as a single independent record: it may cover only a part of a season."""
+        block = self._stream.block
+        if block is not None:
+            of_block = block * records / self._stream.window_size
+            if min(records, held_out) < of_block:
+                return float(max(records, held_out))
+        return self._references.error_inflation(model)
 
 
 class _Model:

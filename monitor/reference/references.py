@@ -3,18 +3,21 @@
 import logging
 from functools import lru_cache
 from math import isfinite
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from driftline.config.stream import Stream
+from driftline.config.stream_sections import Task
 from driftline.errors import PackageError, StoreUnavailable
 from driftline.learning.metrics import evaluate
 from driftline.models.package_reference import Reference
+from monitor.error_scale import error_scale, floor_of
 from monitor.estimates.calibration import Calibration
 from monitor.estimates.estimator import MIN_HELD, Estimator, MetricEstimator
 from monitor.estimates.loss_model import LossModel
+from monitor.estimates.support import Support
 from monitor.optional import optional
-from monitor.reference.autocorrelation import variance_inflation
 from monitor.reference.profile import ReferenceProfile
+from monitor.variance_inflation import variance_inflation
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class References:
         self._packages = packages
         self._reference = lru_cache(KEPT)(self._load)
         self._variance_inflation = lru_cache(KEPT)(self._variance_inflation_of)
+        self._error_scale = lru_cache(KEPT)(self._error_scale_of)
 
     def of(self, digest: str) -> Reference | None:
         """Return a model's reference, or None if its package is missing, damaged or rejected.
@@ -47,6 +51,11 @@ class References:
     def error_inflation(self, digest: str) -> float:
         """Return the variance inflation of a model's mean held-out error."""
         return self._variance_inflation(digest)
+
+    def error_scale(self, digest: str, task: Task) -> float | None:
+        """Return the scale of a model's held-out errors (see `monitor.error_scale`), or None if it
+        is unknown."""
+        return self._error_scale(digest, task)
 
     def _load(self, digest: str) -> Reference | None:
         consequence = f"records of model {digest} are not tested"
@@ -65,6 +74,15 @@ class References:
         consequence = f"errors of model {digest} are treated as independent"
         found = optional(lambda: variance_inflation(reference.errors), 1.0, consequence)
         return found if isfinite(found) else 1.0
+
+    def _error_scale_of(self, digest: str, task: Task) -> float | None:
+        reference = self.of(digest)
+        if reference is None:
+            return None
+        consequence = f"the scale of model {digest}'s errors is taken from the stream"
+        return optional(
+            lambda: error_scale(task, reference.errors, reference.held_labels), None, consequence
+        )
 
 
 class Profiles:
@@ -108,8 +126,18 @@ def estimator_for(stream: Stream, reference: Reference) -> Estimator | None:
     before = evaluate(
         stream.judged_by, stream.task, reference.held_labels, reference.held_predictions
     )
-    if stream.task == "regression":
-        losses = LossModel.of(stream, reference)
-        return None if losses is None else MetricEstimator(stream.judged_by, losses, before)
-    calibration = Calibration.of(stream.judged_by, reference)
-    return None if calibration is None else MetricEstimator(stream.judged_by, calibration, before)
+    approach = (
+        LossModel.of(stream, reference)
+        if stream.task == "regression"
+        else Calibration.of(stream.judged_by, reference)
+    )
+    if approach is None:
+        return None
+    scale = error_scale(stream.task, reference.errors, reference.held_labels)
+    return MetricEstimator[Any, Any](
+        stream.judged_by,
+        approach,
+        before,
+        support=Support(reference.columns),
+        floor=floor_of(scale),
+    )

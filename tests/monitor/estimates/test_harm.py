@@ -6,7 +6,8 @@ from driftline.config.stream_sections import Metric
 from driftline.wire.events import DriftEvent
 from driftline.wire.window_events import ColumnResult, DataGroup, DataWindow, MetricEstimate
 from monitor.decisions.decider import Decider
-from monitor.estimates.harm import MAX_HARM, harm_of
+from monitor.error_scale import MAX_INCREASE
+from monitor.estimates.harm import harm_of
 from tests.monitor.streams import small_stream
 
 
@@ -16,10 +17,10 @@ from tests.monitor.streams import small_stream
         ("accuracy", 0.8, 0.75, 0.85, 0.9, 1.0),
         ("accuracy", 0.8, 0.7, 0.9, 0.9, 0.0),  # the increase may be chance
         ("accuracy", 0.95, 0.93, 0.97, 0.9, 0.0),  # the error decreased
-        ("f1_macro", 0.5, 0.4, 0.6, 1.0, MAX_HARM),  # there were no errors
+        ("f1_macro", 0.5, 0.4, 0.6, 1.0, MAX_INCREASE),  # there were no errors
         ("mae", 3.0, 2.5, 3.5, 2.0, 0.5),
         ("rmse", 3.0, 1.5, 4.5, 2.0, 0.0),
-        ("mae", 1.0, 0.5, 1.5, 0.0, MAX_HARM),
+        ("mae", 1.0, 0.5, 1.5, 0.0, MAX_INCREASE),
     ],
 )
 def test_harm_is_the_increase_of_the_error_that_the_interval_shows(
@@ -48,7 +49,7 @@ def test_events_of_a_data_window_contain_the_harm_and_add_it_to_the_severity() -
     assert events["data"].severity == 1.25
     assert events["prediction"].severity == 1.5
     assert events["quality"].severity == 0.05
-    assert events["data"].message.endswith("; the error is estimated to be 100% higher")
+    assert events["data"].message.endswith("; estimated error rose by 100%, from 0.1 to 0.2")
 
 
 @pytest.mark.parametrize(
