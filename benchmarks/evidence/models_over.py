@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.drifting import Drifting, bound, bound_of_errors
 from driftline.config.stream import Stream, loads
+from driftline.config.stream_sections import Task
 from driftline.wire.events import DriftEvent
 from driftline.wire.window_events import PerformanceGroup, PerformancePane, PerformanceWindow
 from monitor.decisions.decider import Decider
 from monitor.decisions.error_watch import ErrorWatch
+from monitor.error_scale import error_scale
+from monitor.merged_windows.performance_windows import WINDOWS_SHARE
 from monitor.metric_sums import compare_error, new_tally
 from monitor.variance_inflation import variance_inflation
 
@@ -112,6 +115,8 @@ class _Model:
         self._tree.fit(x[~held], y[~held])
         self.reference = self.errors_of(x[held], y[held])
         self.variance_inflation = variance_inflation(self.reference)
+        task: Task = "regression" if stream.regression else "classification"
+        self.error_scale = error_scale(task, self.reference, y[held])
         self.errors = self.errors_of(stream.x, stream.y)
 
     def errors_of(self, x: Floats, y: Floats) -> Floats:
@@ -179,6 +184,7 @@ def _pane(model: _Model, start: int, errors: Floats) -> PerformancePane:
         row=start + len(errors) - 1,
         time=None,
         error_inflation=model.variance_inflation,
+        error_scale=model.error_scale,
     )
 
 
@@ -191,7 +197,7 @@ def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) ->
                 tally,
                 reference,
                 variance_inflation=variance_inflation(reference),
-                level=config.drift.false_alarm_rate,
+                level=WINDOWS_SHARE * config.drift.false_alarm_rate,
                 min_loss=config.drift.min_metric_loss,
             )
         groups.append(
