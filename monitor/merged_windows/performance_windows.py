@@ -177,6 +177,11 @@ class PerformanceWindows:
             groups=tuple(self._group(name, tally) for name, (_, tally) in ordered),
         )
 
+    def _outcomes_per_block(self, records: int) -> float | None:
+        """Return the number of outcomes per stated block, given the number in a window."""
+        block = self._stream.block
+        return None if block is None else block * records / self._stream.window_size
+
     def _group(self, model: str, tally: Tally) -> PerformanceGroup:
         stream = self._stream
         found = None
@@ -186,8 +191,11 @@ class PerformanceWindows:
                 lambda: compare_error(
                     tally,
                     reference.errors,
-                    variance_inflation=self._variance_inflation(
-                        model, tally.records, len(reference.errors)
+                    variance_inflation=inflation_within_block(
+                        self._references.error_inflation(model),
+                        tally.records,
+                        len(reference.errors),
+                        self._outcomes_per_block(tally.records),
                     ),
                     level=WINDOWS_SHARE * stream.drift.false_alarm_rate,
                     min_loss=stream.drift.min_metric_loss,
@@ -207,16 +215,23 @@ class PerformanceWindows:
             error_scale=self._references.error_scale(model, stream.task),
         )
 
-    def _variance_inflation(self, model: str, records: int, held_out: int) -> float:
-        """Return the variance inflation with which a window of `records` outcomes is compared with
-        `held_out` held-out errors. If either covers less than the block that the stream file
-        states, it counts as a single independent record: it may cover only a part of a season."""
-        block = self._stream.block
-        if block is not None:
-            of_block = block * records / self._stream.window_size
-            if min(records, held_out) < of_block:
-                return float(max(records, held_out))
-        return self._references.error_inflation(model)
+
+def inflation_within_block(
+    inflation: float, records: int, held_out: int, of_block: float | None
+) -> float:
+    """Return the variance inflation with which a window of `records` outcomes is compared with
+    `held_out` held-out errors. `of_block` is the number of outcomes in the block that the stream
+    file states. If the window or the held-out errors cover less than a block, they count as a
+    single independent record, because they may cover only a part of a season.
+
+    >>> inflation_within_block(1.5, 2_000, 3_000, 1_440.0)
+    1.5
+    >>> inflation_within_block(1.5, 250, 3_000, 1_440.0)
+    3000.0
+    """
+    if of_block is not None and min(records, held_out) < of_block:
+        return float(max(records, held_out))
+    return inflation
 
 
 class _Model:
