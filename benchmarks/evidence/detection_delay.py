@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.evidence.error_inflation import in_blocks, independent
-from benchmarks.evidence.models_over import PANES, stream_with
+from benchmarks.evidence.models_over import PANES, WatchedModel, pane_event, stream_with
 from benchmarks.evidence.options import options
-from driftline.wire.window_events import PerformancePane
 from monitor.decisions.error_watch import ErrorWatch
 from monitor.variance_inflation import variance_inflation
 
@@ -83,37 +82,19 @@ class _Watch:
 
     def __init__(self, setting: Setting, rng: Rng, rate: float) -> None:
         self._watch = ErrorWatch(stream_with(("glr",), window=setting.window))
-        self._inflation = variance_inflation(setting.draw(rng, HELD_OUT, rate))
-        self._rate, self._start = rate, 0
+        held_out = setting.draw(rng, HELD_OUT, rate)
+        self._model = WatchedModel("m", held_out, variance_inflation(held_out), 1.0)
+        self._start = 0
 
     def first_alarm(self, errors: Floats, pane: int) -> int | None:
         """Add errors pane by pane up to the first alarm. Return the number of errors added, or None
         if there is no alarm."""
         for added in range(pane, len(errors) + 1, pane):
-            if self._raises(errors[added - pane : added]):
+            event = pane_event(self._model, self._start, errors[added - pane : added])
+            self._start += pane
+            if self._watch.update(event) is not None:
                 return added
         return None
-
-    def _raises(self, errors: Floats) -> bool:
-        start, end = self._start, self._start + len(errors)
-        self._start = end
-        pane = PerformancePane(
-            id=f"p{start}",
-            index=start // len(errors),
-            start=start,
-            end=end,
-            model="m",
-            records=len(errors),
-            errors=tuple(errors.tolist()),
-            reference_error=self._rate,
-            first_position=start,
-            last_position=end - 1,
-            row=end - 1,
-            time=None,
-            error_inflation=self._inflation,
-            error_scale=1.0,
-        )
-        return self._watch.update(pane) is not None
 
 
 def false_alarms(setting: Setting, rate: float, rows: int, seed: int) -> int:

@@ -230,8 +230,9 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Policy,
         Meta(
             description="when to request a new model; harm: while drift lowers the model's "
-            "quality, as labels show or, before they arrive, as estimates show; drift: while an event of a kind in `on` is open; schedule: at intervals of "
-            "`every`; always: after each window of outcomes; never: only on manual request"
+            "quality, as labels show or, before they arrive, as estimates show; drift: while an "
+            "event of a kind in `on` is open; schedule: at intervals of `every`; always: after "
+            "each window of outcomes; never: only on manual request"
         ),
     ] = "harm"
     renew: Annotated[
