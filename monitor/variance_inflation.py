@@ -4,6 +4,7 @@ Input: errors in time order, and optionally each error's phase within a season. 
 inflation, which is 1 for independent errors of any distribution.
 """
 
+from statistics import fmean, pstdev
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,8 @@ Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
 
 # Numbers of neighbouring errors per batch. Short batches detect short-range correlation in few
-# errors. Long batches contain correlation that lasts up to their length.
+# errors. Long batches contain correlation that lasts up to their length. All are multiples of the
+# first.
 _BATCHES: Final = (5, 10, 25, 50, 100, 200, 400)
 _LEAST_BATCHES: Final = 12
 # A level change affects at most two differences of neighbouring batches. The largest differences
@@ -44,29 +46,34 @@ def variance_inflation(errors: Floats, phases: Places | None = None) -> float:
     values = errors if phases is None else errors - _phase_means(errors, phases)
     if len(values) < _BATCHES[0] * _LEAST_BATCHES or not np.ptp(values):
         return 1.0
-    rng = np.random.default_rng(0)
-    shuffled = rng.permuted(np.broadcast_to(values, (_SHUFFLES, len(values))), axis=1)
+    shuffled = np.random.default_rng(0).permuted(np.tile(values, (_SHUFFLES, 1)), axis=1)
+    # The series itself, followed by the shuffled series, in batches of the smallest size.
+    batches = _means(np.vstack((values, shuffled)), _BATCHES[0])
     is_significant, largest = False, 1.0
     for size in _BATCHES:
         if len(values) // size < _LEAST_BATCHES:
             break
-        chance = _differences(shuffled, size)
-        mean, deviation = float(chance.mean()), float(chance.std())
+        found, *chance = _differences(_means(batches, size // _BATCHES[0])).tolist()
+        mean, deviation = fmean(chance), pstdev(chance)
         if mean <= 0.0:
             continue  # nearly all batches are equal, so this length shows nothing
-        found = float(_differences(values[None, :], size)[0])
         is_significant |= found > mean + _SIGNIFICANT * deviation
         largest = max(largest, found / (mean + deviation))
     return largest if is_significant else 1.0
 
 
-def _differences(series: Floats, size: int) -> Floats:
-    """Return for each of the series (s, n) the mean squared difference of neighbouring batch means,
-    without the largest differences. The result has the shape (s,)."""
+def _means(series: Floats, size: int) -> Floats:
+    """Return the means of batches of `size` values, from each of the series (s, n)."""
     count = series.shape[1] // size
-    means = series[:, -count * size :].reshape(len(series), count, size).mean(axis=2)
+    found: Floats = series[:, -count * size :].reshape(len(series), count, size).mean(axis=2)
+    return found
+
+
+def _differences(means: Floats) -> Floats:
+    """Return the mean squared difference of neighbouring batch means (s, k) for each of s series,
+    without the largest differences."""
     squares = np.sort(np.diff(means, axis=1) ** 2, axis=1)
-    dropped = max(_LEAST_DROPPED, round(_DROPPED_SHARE * count))
+    dropped = max(_LEAST_DROPPED, round(_DROPPED_SHARE * means.shape[1]))
     kept: Floats = squares[:, :-dropped].mean(axis=1)
     return kept
 

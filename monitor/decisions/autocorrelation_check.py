@@ -16,8 +16,8 @@ from monitor.variance_inflation import variance_inflation
 
 # Number of recent errors to store: twenty batches of 200, the largest size used.
 HISTORY: Final = 4_000
-# Number of new errors after which the variance inflation is recomputed.
-ASK_EVERY: Final = 32
+# Number of new errors after which the variance inflation is recomputed, which takes about 5 ms.
+ASK_EVERY: Final = 200
 
 
 class AutocorrelationState(State, frozen=True):

@@ -34,6 +34,7 @@ def watch(
 ) -> list[tuple[int, Finding]]:
     """Return each finding with the number of errors read so far."""
     watching, found = ErrorWatch(of), []
+    inflation = 1.0 if held_out is None else variance_inflation(held_out)
     for start in range(0, len(errors) - pane + 1, pane):
         end = start + pane
         event = PerformancePane(
@@ -49,7 +50,7 @@ def watch(
             last_position=end - 1,
             row=end - 1,
             time=None,
-            error_inflation=1.0 if held_out is None else variance_inflation(held_out),
+            error_inflation=inflation,
             error_scale=scale,
         )
         if (finding := watching.update(event)) is not None:
