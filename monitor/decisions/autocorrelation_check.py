@@ -64,6 +64,7 @@ class Autocorrelation:
         if excess <= 1.0:
             return True
         if self._own_age >= ASK_EVERY:
-            self._own = variance_inflation(np.array(self._history), np.array(self._phases))
+            errors, phases = np.array(self._history), np.array(self._phases)
+            self._own = variance_inflation(errors, phases, changing=True)
             self._own_age = 0
         return excess * self.variance_inflation <= self._own

@@ -40,19 +40,23 @@ def test_the_inflation_of_autoregressive_errors_equals_that_of_theory(memory: fl
     assert variance_inflation(remembering(memory, 20_000)) == pytest.approx(known, rel=0.3)
 
 
+@pytest.mark.parametrize("changing", [False, True])
 @pytest.mark.parametrize("block", [50, 200])
-def test_the_inflation_of_errors_in_blocks_equals_that_of_theory(block: int) -> None:
+def test_the_inflation_of_errors_in_blocks_equals_that_of_theory(
+    block: int, changing: bool
+) -> None:
     known = 1 + (block - 1) * 0.1**2 / (0.2 * 0.8)
     found = []
     for seed in range(10):
         rates = np.random.default_rng(seed).beta(3.0, 12.0, 4_000 // block)  # sd 0.1
-        found.append(variance_inflation(drawn(seed, np.repeat(rates, block))))
+        errors = drawn(seed, np.repeat(rates, block))
+        found.append(variance_inflation(errors, changing=changing))
     assert np.median(found) == pytest.approx(known, rel=0.35)
 
 
 def test_one_or_two_changes_do_not_count_as_autocorrelation() -> None:
     rates = np.repeat([0.1, 0.5, 0.2], [1500, 700, 1800])
-    assert variance_inflation(drawn(4, rates)) < 1.6
+    assert variance_inflation(drawn(4, rates), changing=True) < 1.6
 
 
 def test_a_season_is_no_autocorrelation_if_its_phases_are_known() -> None:
