@@ -64,7 +64,8 @@ class Autocorrelation:
         if excess <= 1.0:
             return True
         if self._own_age >= ASK_EVERY:
-            errors, phases = np.array(self._history), np.array(self._phases)
+            errors = np.array(self._history, dtype=np.float64)
+            phases = np.array(self._phases, dtype=np.intp)
             self._own = variance_inflation(errors, phases, changing=True)
             self._own_age = 0
         return excess * self.variance_inflation <= self._own

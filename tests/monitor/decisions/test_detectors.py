@@ -138,7 +138,7 @@ def test_autocorrelated_errors_raise_no_more_alarms_than_independent_ones(
 def test_a_decrease_explained_by_autocorrelation_does_not_lower_the_usual_level(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    usual, dry, worse = [0.0, 0.0, 0.0, 0.0, 1.0] * 120, [0.0] * 72, [1.0, 1.0, 1.0, 0.0] * 60
+    usual, dry, worse = [0.0, 0.0, 0.0, 0.0, 1.0] * 120, [0.0] * 140, [1.0, 1.0, 1.0, 0.0] * 60
 
     def before(explained: float) -> float:
         monkeypatch.setattr(Autocorrelation, "explains", lambda self, excess: excess <= explained)
