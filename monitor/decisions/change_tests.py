@@ -28,11 +28,11 @@ class Split(msgspec.Struct, frozen=True):
 
 
 class LikelihoodState(State, frozen=True, tag="glr"):
-    """The state of a `LikelihoodRatio`. `ages` are the levels of the pieces, and `sums` are the
+    """The state of a `LikelihoodRatio`. `levels` are the levels of the pieces, and `sums` are the
     pieces' counts, sums and sums of squares by phase, one list per piece. `pending` contains the
     values, with their phases, that do not fill a piece yet."""
 
-    ages: list[Count]
+    levels: list[Count]
     sums: list[list[float]]
     pending: list[tuple[float, Count]]
     waiting: Count
@@ -108,7 +108,7 @@ class LikelihoodRatio:
         self._binary = binary
         # The pieces, oldest first. A piece of level l contains PIECE × 2^l values. `_table` holds
         # each piece's counts, sums and sums of squares by phase; only the first rows are in use.
-        self._ages: list[int] = []
+        self._levels: list[int] = []
         self._table = np.zeros((MAX_PIECES + 1, 3, phases))
         self._pending: list[tuple[float, int]] = []
         self._waiting = 0  # number of pieces since the last evaluation
@@ -118,12 +118,12 @@ class LikelihoodRatio:
 
     def state(self) -> LikelihoodState:
         """Return the state as plain data."""
-        sums = [piece.ravel().tolist() for piece in self._table[: len(self._ages)]]
+        sums = [piece.ravel().tolist() for piece in self._table[: len(self._levels)]]
         return take(LikelihoodState, self, sums=sums)
 
     def restore(self, state: LikelihoodState) -> None:
         """Restore a saved state. Raises ValueError if the state has other phases or is damaged."""
-        if len(state.sums) != len(state.ages) or len(state.ages) > MAX_PIECES:
+        if len(state.sums) != len(state.levels) or len(state.levels) > MAX_PIECES:
             raise ValueError("the pieces of a likelihood ratio are damaged")
         put(state, self, "sums")
         if state.sums:
@@ -141,44 +141,44 @@ class LikelihoodRatio:
         self._pending = []
         self._waiting += 1
         # A piece below the mean adds no evidence of an increase.
-        last = self._table[len(self._ages) - 1]
-        whole = self._table[: len(self._ages)].sum(axis=0)
+        last = self._table[len(self._levels) - 1]
+        whole = self._table[: len(self._levels)].sum(axis=0)
         usual = (last[0] * whole[1] / np.maximum(whole[0], 1.0)).sum()
         if last[1].sum() > usual or self._waiting >= WAIT:
             self._waiting = 0
             self._evaluate(whole)
 
     def _add_piece(self) -> None:
-        count = len(self._ages)
+        count = len(self._levels)
         piece = self._table[count]
         values = np.array([value for value, _ in self._pending])
         phases = [phase for _, phase in self._pending]
         for power in range(3):
             piece[power] = np.bincount(phases, values**power, self._table.shape[2])
-        ages = self._ages
-        ages.append(0)
+        levels = self._levels
+        levels.append(0)
         # Merge the two oldest pieces of each size that has too many. Older pieces are not smaller.
-        age, end = 0, len(ages)
+        level, end = 0, len(levels)
         while True:
             first = end
-            while first and ages[first - 1] == age:
+            while first and levels[first - 1] == level:
                 first -= 1
             if end - first > PIECES_PER_SIZE:
-                ages[first + 1] = age + 1
-            elif len(ages) > MAX_PIECES:
+                levels[first + 1] = level + 1
+            elif len(levels) > MAX_PIECES:
                 first = 0
-                ages[1] = max(ages[:2]) + 1
+                levels[1] = max(levels[:2]) + 1
             else:
                 return
             self._table[first + 1] += self._table[first]
             self._table[first:count] = self._table[first + 1 : count + 1]
-            del ages[first]
+            del levels[first]
             count -= 1
-            age, end = age + 1, first + 1
+            level, end = level + 1, first + 1
 
     def _evaluate(self, whole: Floats) -> None:
         # For each boundary: the counts and sums by phase of the values after it.
-        after = np.cumsum(self._table[len(self._ages) - 1 : 0 : -1], axis=0)[::-1]
+        after = np.cumsum(self._table[len(self._levels) - 1 : 0 : -1], axis=0)[::-1]
         changes = _changes(after, whole, binary=self._binary)
         is_rise = changes.after > changes.before
         rises = np.where(is_rise, changes.ratios, 0.0)
@@ -194,9 +194,9 @@ class LikelihoodRatio:
         falls = lasting * ~is_rise
         if not self._autocorrelation.explains(float(falls.max(initial=0.0)) / self._threshold):
             first = int(falls.argmax()) + 1
-            kept = len(self._ages) - first
-            self._table[:kept] = self._table[first : len(self._ages)].copy()
-            self._ages = self._ages[first:]
+            kept = len(self._levels) - first
+            self._table[:kept] = self._table[first : len(self._levels)].copy()
+            self._levels = self._levels[first:]
 
 
 class _Changes(msgspec.Struct, frozen=True):
