@@ -47,7 +47,8 @@ def error_scale(task: Task, errors: NDArray[np.float64], labels: NDArray[Any]) -
         return 1.0
     if not len(errors) or not len(labels):
         return None
-    spread = float(np.abs(labels - labels.mean()).mean())
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = float(np.abs(labels - labels.mean()).mean())
     found = max(clipping_level(errors), LEAST_OF_SPREAD * spread)
     return found if 0.0 < found < np.inf else None
 

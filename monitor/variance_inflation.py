@@ -4,7 +4,6 @@ Input: errors in time order, and optionally each error's phase within a season. 
 inflation, which is 1 for independent errors of any distribution.
 """
 
-from statistics import fmean, pstdev
 from typing import Final
 
 import numpy as np
@@ -50,8 +49,13 @@ def variance_inflation(
     season: each error is compared with the mean error of its phase. If `changing`, a few changes of
     the level do not count as autocorrelation.
     """
-    values = errors if phases is None else errors - _phase_means(errors, phases)
-    if len(values) < _BATCHES[0] * _LEAST_BATCHES or not np.ptp(values):
+    largest_error = float(np.abs(errors).max(initial=0.0))
+    if len(errors) < _BATCHES[0] * _LEAST_BATCHES or not 0.0 < largest_error < np.inf:
+        return 1.0
+    values = errors / largest_error  # so that squares cannot overflow
+    if phases is not None:
+        values = values - _phase_means(values, phases)
+    if not np.ptp(values):
         return 1.0
     shuffled = np.random.default_rng(0).permuted(np.tile(values, (_SHUFFLES, 1)), axis=1)
     # The series itself, followed by the shuffled series, in batches of the smallest size.
@@ -61,15 +65,15 @@ def variance_inflation(
         if len(values) // size < _LEAST_BATCHES + (_LEAST_DROPPED if changing else 0):
             break
         means = _means(batches, size // _BATCHES[0])
-        found, *chance = _differences(means, changing=changing).tolist()
-        mean, deviation = fmean(chance), pstdev(chance)
+        differences = _differences(means, changing=changing)
+        mean, deviation = float(differences[1:].mean()), float(differences[1:].std())
         if mean <= 0.0:
             continue  # nearly all batches are equal, so this length shows nothing
         # The cube root of a mean of squares is almost normally distributed (Wilson and Hilferty,
         # "The distribution of chi-square", 1931), the mean itself is not.
-        root, *roots = np.cbrt([found, *chance]).tolist()
-        is_significant |= root > fmean(roots) + _SIGNIFICANT * pstdev(roots)
-        largest = max(largest, found / (mean + _LOWERED * deviation))
+        roots = np.cbrt(differences)
+        is_significant |= bool(roots[0] > roots[1:].mean() + _SIGNIFICANT * roots[1:].std())
+        largest = max(largest, float(differences[0] / (mean + _LOWERED * deviation)))
     return largest if is_significant else 1.0
 
 
