@@ -73,7 +73,7 @@ def latent(rng: Rng, rows: int, factor: float, *, memory: float) -> Floats:
     from scipy.signal import lfilter
 
     noise = rng.normal(size=rows + 1_000) * np.sqrt(1.0 - memory**2)
-    level = 0.5 * lfilter([1.0], [1.0, -memory], noise)[1_000:]
+    level: Floats = 0.5 * lfilter([1.0], [1.0, -memory], noise)[1_000:]
     return (rng.random(rows) < np.minimum(0.13 * factor * np.exp(level), 1.0)).astype(np.float64)
 
 
@@ -125,7 +125,8 @@ def first_events(kind: Kind, config: Stream, rng: Rng, windows: int) -> tuple[in
     errors[change:] = kind.draw(rng, len(errors), 2.0)[change:]  # a season keeps its phase
     if kind.regression:
         errors[:150] = 1e-16
-    decider, tallies, events = Decider(config), Tallies(), 0
+    decider, events = Decider(config), 0
+    tallies: Tallies = {}
     for start in range(0, len(errors), pane):
         end = start + pane
         if start == change and events:
@@ -147,7 +148,8 @@ def measure(kind: Kind, window: int, windows: int, per_model: int, seed: int) ->
     from scipy.stats import beta
 
     config = stream_of(kind, window)
-    events, delays, changes = 0, [], 0
+    events = changes = 0
+    delays: list[float] = []
     models = -(-windows // per_model)
     for number in range(models):
         rng = np.random.default_rng([seed, number, window])

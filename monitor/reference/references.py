@@ -12,7 +12,7 @@ from driftline.learning.metrics import evaluate
 from driftline.models.package_reference import Reference
 from monitor.error_scale import error_scale, floor_of
 from monitor.estimates.calibration import Calibration
-from monitor.estimates.estimator import MIN_HELD, Estimator, MetricEstimator
+from monitor.estimates.estimator import MIN_HELD, Approach, Estimator, MetricEstimator
 from monitor.estimates.loss_model import LossModel
 from monitor.estimates.support import Support
 from monitor.optional import optional
@@ -126,7 +126,7 @@ def estimator_for(stream: Stream, reference: Reference) -> Estimator | None:
     before = evaluate(
         stream.judged_by, stream.task, reference.held_labels, reference.held_predictions
     )
-    approach = (
+    approach: Approach[Any, Any] | None = (
         LossModel.of(stream, reference)
         if stream.task == "regression"
         else Calibration.of(stream.judged_by, reference)

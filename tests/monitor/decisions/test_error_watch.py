@@ -33,7 +33,8 @@ def watch(
     pane: int = PANE,
 ) -> list[tuple[int, Finding]]:
     """Return each finding with the number of errors read so far."""
-    watching, found = ErrorWatch(of), []
+    watching = ErrorWatch(of)
+    found: list[tuple[int, Finding]] = []
     inflation = 1.0 if held_out is None else variance_inflation(held_out)
     for start in range(0, len(errors) - pane + 1, pane):
         end = start + pane
