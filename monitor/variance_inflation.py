@@ -24,10 +24,10 @@ _LEAST_DROPPED: Final = 4
 _DROPPED_SHARE: Final = 0.05
 # With 32 shuffles, the standard deviation of a shuffled series is known to 13%.
 _SHUFFLES: Final = 32
-# The estimate is ignored if no batch length exceeds the shuffles' mean by the first number of their
-# standard deviations, used in full from the second number on, and in part in between. A hard limit
-# of 3.5 missed a true inflation of 2.9 in one of two series of 2,000 errors.
-_EVIDENCE: Final = (1.5, 3.5)
+# The estimate of a batch length is ignored if it exceeds the shuffles' mean by less than the first
+# number of their standard deviations, used in full from the second number on, and in part in
+# between. A hard limit of 3.5 missed a true inflation of 2.9 in one of two series of 2,000 errors.
+_EVIDENCE: Final = (2.5, 4.0)
 # Estimates are lowered by this many standard deviations, because the largest of several estimates
 # is too large on average. With a half, the error detector raised no alarm in 120 windows of 1,000
 # errors in blocks of 200, whose rate of 20% had a standard deviation of 10% between blocks.
@@ -43,8 +43,8 @@ def variance_inflation(
     The method compares batch means (Schmeiser, "Batch size effects in the analysis of simulation
     output", 1982) with the batch means of the same errors in random order. Shuffled errors are
     independent and have the same distribution, so the comparison has no bias for rare errors. The
-    result is the largest estimate of all lengths, each lowered a little, or closer to 1 if no
-    length shows clear evidence of autocorrelation. `phases`, (n,) and non-negative, removes a
+    result is the largest estimate of all lengths, each lowered a little, and closer to 1 if its
+    length shows no clear evidence of autocorrelation. `phases`, (n,) and non-negative, removes a
     season: each error is compared with the mean error of its phase. If `changing`, a few changes of
     the level do not count as autocorrelation.
     """
@@ -59,7 +59,7 @@ def variance_inflation(
     shuffled = np.random.default_rng(0).permuted(np.tile(values, (_SHUFFLES, 1)), axis=1)
     # The series itself, followed by the shuffled series, in batches of the smallest size.
     batches = _means(np.vstack((values, shuffled)), _BATCHES[0])
-    evidence, largest = 0.0, 1.0
+    largest = 1.0
     for size in _BATCHES:
         if len(values) // size < _LEAST_BATCHES + (_LEAST_DROPPED if changing else 0):
             break
@@ -71,10 +71,11 @@ def variance_inflation(
         # The cube root of a mean of squares is almost normally distributed (Wilson and Hilferty,
         # "The distribution of chi-square", 1931), the mean itself is not.
         roots = np.cbrt(differences)
-        deviations = (roots[0] - roots[1:].mean()) / max(roots[1:].std(), 1e-12)
-        evidence = max(evidence, float(deviations))
-        largest = max(largest, float(differences[0] / (mean + _LOWERED * deviation)))
-    return 1.0 + (largest - 1.0) * float(np.interp(evidence, _EVIDENCE, (0.0, 1.0)))
+        evidence = (roots[0] - roots[1:].mean()) / max(roots[1:].std(), 1e-12)
+        weight = np.interp(evidence, _EVIDENCE, (0.0, 1.0))
+        estimate = differences[0] / (mean + _LOWERED * deviation)
+        largest = max(largest, float(1.0 + weight * (estimate - 1.0)))
+    return largest
 
 
 def _means(series: Floats, size: int) -> Floats:
