@@ -34,8 +34,11 @@ MIN_BLOCKS: Final = 12
 MAX_BLOCK: Final = 512
 # An autocorrelation of this many standard errors makes the test use longer blocks.
 _CORRELATED: Final = 2.0
-# With half of all rows or more in one direction, runs of rows cannot be told from blocks.
-_RUNS_BY_CHANCE: Final = 1.5
+# Fewer runs of equal gains than this may be blocks, even if most rows have the same gain.
+_MIN_RUNS: Final = 8
+# Chance explains up to this inflation if there are fewer runs. It suffices if the models differ on
+# up to a fifth of the rows in each direction.
+_FEW_RUNS_BY_CHANCE: Final = 1.5
 # An error that has not occurred in n rows may, at 95% confidence, occur in up to 3 of the next n
 # (the rule of three). The test therefore subtracts this many of the largest losses.
 _UNSEEN: Final = 3.0
@@ -172,7 +175,7 @@ def _power_of_runs(values: NDArray[np.float64]) -> float:
 
     Models that err in blocks of rows produce long runs. Runs also occur by chance: if a share p of
     independent rows has one value, the sum grows by (1 + p) / (1 - p). The result is divided by
-    this factor, up to `_RUNS_BY_CHANCE`.
+    this factor, which is limited if there are too few runs to see that they occur by chance.
     """
     power = float(np.sum(values**2))
     first = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
@@ -182,7 +185,9 @@ def _power_of_runs(values: NDArray[np.float64]) -> float:
     if not len(distinct) or share.max() == 1:
         return float(np.sum(runs**2))
     chance = float(np.sum(distinct**2 * counts * (1 + share) / (1 - share))) / power
-    return max(power, float(np.sum(runs**2)) / min(chance, _RUNS_BY_CHANCE))
+    if len(runs) < _MIN_RUNS:
+        chance = min(chance, _FEW_RUNS_BY_CHANCE)
+    return max(power, float(np.sum(runs**2)) / chance)
 
 
 def _sums(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:

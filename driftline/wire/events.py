@@ -198,6 +198,9 @@ class RetrainRequest(Event, frozen=True, tag="retrain_request"):
     reason: str
     position: Position | None  # the stream's largest position when the request was made
     since: Position | None  # onset of the change; earlier data may reflect a different concept
+    # The expected decrease in the error, as a fraction of the error before the change: the increase
+    # that drift has caused, which a new model may at best undo. None if it is unknown.
+    expected_gain: float | None = None
 
 
 class Removed(msgspec.Struct, frozen=True):
