@@ -245,21 +245,21 @@ class Catalog:
         """Return the digest of the model that a rollback promotes, or None.
 
         If the trainer promoted the champion, this is the model that the champion replaced. If the
-        champion was promoted by an operator, or by a rollback, this is its newest ancestor that is
-        not quarantined.
+        trainer rolled back to the champion, this is the champion's newest ancestor that is not
+        quarantined. If an operator promoted the champion, this is the champion's parent.
         """
         if self.champion is None:
             return None
-        aside = self.champion.set_aside
-        replaced = self.champion.replaced
-        if self.champion.by == "trainer" and replaced is not None and replaced not in aside:
-            return replaced
+        parent = self._parent(self.champion.digest)
+        if self.champion.by == "person" or self.champion.replaced is None:
+            return parent
+        if not self.champion.is_rollback:
+            return self.champion.replaced
         seen = {self.champion.digest}
-        digest = self._parent(self.champion.digest)
-        while digest in aside and digest not in seen:
-            seen.add(digest)
-            digest = self._parent(digest)
-        return None if digest in seen else digest
+        while parent in self.champion.set_aside and parent not in seen:
+            seen.add(parent)
+            parent = self._parent(parent)
+        return None if parent in seen else parent
 
     def _parent(self, digest: str) -> str | None:
         announced = self.announcements.get(digest)
