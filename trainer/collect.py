@@ -69,10 +69,12 @@ class BrokerOutcomeLog:
         self._topic = Topics(stream).outcomes
 
     def read(self, start: Offsets | None = None) -> Iterator[Outcome]:
-        span = {
-            partition: offsets._replace(start=max(offsets.start, (start or {}).get(partition, 0)))
-            for partition, offsets in ranges(self._broker, [self._topic]).items()
-        }
+        span = ranges(self._broker, [self._topic])
+        for partition, first in (start or {}).items():
+            offsets = span.get(partition)
+            # A topic that was created again is read from its start.
+            if offsets is not None and offsets.start <= first <= offsets.end:
+                span[partition] = offsets._replace(start=first)
         for messages in scan(self._broker, span):
             for message in messages:
                 event = decode_or_skip(outcomes_decoder, message)

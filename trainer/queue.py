@@ -77,16 +77,18 @@ class RequestQueue:
         started, unless a later request outdates it.
         """
         place = len(self._waiting) - 1
-        for index, item in enumerate(self._waiting if current is None else ()):
-            later = self._waiting[index + 1 :]
-            if item.request.id in self._started and not any(
-                outdates(newer.request, item.request) for newer in later
-            ):
-                place = index
-                break
+        if current is None:
+            place = next(filter(self._continues, range(place)), place)
         replaced, newest = self._waiting[:place], self._waiting[place]
         self._waiting = self._waiting[place + 1 :]
         return ([] if current is None else [current.asked]) + replaced, newest
+
+    def _continues(self, place: int) -> bool:
+        """Return whether a request's comparison has started, and no later request outdates it."""
+        request, later = self._waiting[place].request, self._waiting[place + 1 :]
+        return request.id in self._started and not any(
+            outdates(newer.request, request) for newer in later
+        )
 
     def attempt(self, asked: Asked) -> int:
         """Return the number of the training attempt that begins."""

@@ -26,6 +26,7 @@ from driftline.wire.events import (
     ModelAnnounced,
     ModelsEvent,
     RetrainDecision,
+    RetrainEvent,
     RolePointer,
 )
 from driftline.wire.topics import Topics
@@ -146,7 +147,8 @@ class TrainerHandler(Handler):
         self._queue.clear()
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        letters, events = [], []
+        letters: list[Outgoing] = []
+        events: list[tuple[Message, RetrainEvent]] = []
         for message in messages:
             try:
                 events.append((message, decode(retrain_decoder, message)))

@@ -110,7 +110,8 @@ def equal(pairs: int, seed: int) -> list[Line]:
     """Compare equally good models whose error rates are constant, or change in blocks."""
     lines = []
     for size in (0, *BLOCKS):
-        won, rows = 0, []
+        won = 0
+        rows: list[int] = []
         for number in range(pairs):
             random = np.random.default_rng([seed, size, number])
             champion, challenger = _errors(random, size), _errors(random, size)
@@ -139,7 +140,8 @@ def better(pairs: int, seed: int) -> list[Line]:
     for gain, differing in BETTER:
         fixed = math.ceil(FIXED_Z**2 * (differing - gain**2) / gain**2)
         shares = [(differing - gain) / 2, 1 - differing, (differing + gain) / 2]
-        in_time, rows = 0, []
+        in_time = 0
+        rows: list[int] = []
         for number in range(pairs):
             random = np.random.default_rng([seed, int(1e4 * gain), int(1e4 * differing), number])
             values = random.choice([-1.0, 0.0, 1.0], size=MAX_ROWS, p=shares)

@@ -1,5 +1,7 @@
 """The trainer promotes a challenger, or rolls a champion back, only after a comparison."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -168,7 +170,7 @@ def test_a_model_that_wins_while_promotion_is_frozen_is_not_promoted() -> None:
     [{"cause": "manual"}, {"cause": "drift", "caused_by": ("drift-2",), "since": 950}],
     ids=["manual", "a later change"],
 )
-def test_a_request_that_outdates_the_comparison_replaces_it(newer: dict[str, object]) -> None:
+def test_a_request_that_outdates_the_comparison_replaces_it(newer: dict[str, Any]) -> None:
     bench = comparing()
     bench.tick(OPEN)
     bench.ask("r2", **newer)
@@ -183,7 +185,7 @@ def test_a_request_that_outdates_the_comparison_replaces_it(newer: dict[str, obj
     [{"cause": "schedule"}, {"cause": "drift", "caused_by": ("drift-1",), "since": 500}],
     ids=["schedule", "the same change"],
 )
-def test_other_requests_wait_for_the_end_of_the_comparison(newer: dict[str, object]) -> None:
+def test_other_requests_wait_for_the_end_of_the_comparison(newer: dict[str, Any]) -> None:
     bench = comparing()
     bench.tick(OPEN)
     bench.ask("r2", **newer)
