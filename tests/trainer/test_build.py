@@ -76,7 +76,7 @@ def decisions(broker: Broker, stream: Stream) -> list[RetrainDecision]:
 def test_a_request_gives_one_comparison_one_decision_and_a_new_champion(tmp_path: Path) -> None:
     broker = MemoryBroker(CLOCK)
     first = fill(broker, CLASSIFICATION, tmp_path)
-    for rows in (range(0), range(700, 1200), range(0)):  # each iteration is like a restart
+    for rows in (range(0), range(700, 1700), range(0)):  # each iteration is like a restart
         send_outcomes(broker, CLASSIFICATION, rows)
         running = loop(broker, CLASSIFICATION, settings(tmp_path), synchronous=True)
         for _ in range(10):
@@ -112,7 +112,7 @@ def test_on_kafka_the_loop_continues_while_a_process_trains(
     broker = connect(here.client, here.bootstrap_servers, here.properties)
     fill(broker, stream, tmp_path)
     running = loop(broker, stream, here, synchronous=False)
-    steps, until_s, rows = 0, time.monotonic() + 90, range(700, 1200)
+    steps, until_s, rows = 0, time.monotonic() + 90, range(700, 1700)
     try:
         while not decisions(broker, stream):
             assert time.monotonic() < until_s, "no decision"
