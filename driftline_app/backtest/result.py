@@ -147,7 +147,7 @@ def _result(
     }
     windows = sum(any(group.tested for group in window.groups) for window in shuffled.windows)
     return BacktestResult(
-        metric=stream.judged_by,
+        metric=stream.judged_by.name,
         policies=results,
         baselines=Baselines(
             never=every.compared.metric("static"),
