@@ -81,12 +81,12 @@ class Measure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="pinball_loss: the quantile that the model predicts"),
     ] = None
     costs: Annotated[
-        dict[str, dict[str, Annotated[float, Meta(ge=0)]]],
+        dict[str, dict[str, Annotated[float, Meta(ge=0)]]] | None,
         Meta(
             description="cost: the cost of each prediction by label, as { label = { prediction = "
             "cost } }; by default, a wrong prediction costs 1 and a correct one 0"
         ),
-    ] = {}
+    ] = None
 
     @property
     def kind(self) -> MetricKind:
@@ -116,7 +116,7 @@ class Measure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def is_binary(self) -> bool:
         """Return whether each record's loss is 0 or 1."""
-        return self.kind.task == "classification" and not self.needs_scores and not self.costs
+        return self.kind.task == "classification" and not self.needs_scores and self.name != "cost"
 
     @property
     def loss(self) -> str:
@@ -146,7 +146,7 @@ class Measure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         >>> Measure("cost", costs={"a": {"b": 5.0}}).cost("a", "b")
         5.0
         """
-        return self.costs.get(label, {}).get(prediction, float(label != prediction))
+        return (self.costs or {}).get(label, {}).get(prediction, float(label != prediction))
 
 
 def default_measure(task: Task) -> Measure:
@@ -175,7 +175,7 @@ def wrong_parameters(measure: Measure) -> Iterator[tuple[Parameter, str, str]]:
     values: dict[Parameter, object] = {
         "positive": measure.positive,
         "quantile": measure.quantile,
-        "costs": measure.costs or None,
+        "costs": measure.costs,
     }
     for parameter, value in values.items():
         if parameter == needed and value is None:
