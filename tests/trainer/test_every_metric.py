@@ -48,7 +48,7 @@ def test_a_candidate_without_probabilities_is_left_out_with_a_reason(
 
 def test_a_positive_class_that_does_not_occur_is_named(tmp_path: Path) -> None:
     stream = msgspec.structs.replace(CLASSIFICATION, metric=Measure("f1", positive="Yes"))
-    with pytest.raises(TrainingError, match="needs the class 'Yes', but .* the classes no, yes"):
+    with pytest.raises(TrainingError, match=r"needs the class 'Yes', but .* the classes no, yes"):
         first_model(stream, tmp_path)
 
 
