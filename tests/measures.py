@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from driftline.config.measure import METRIC_KINDS, Measure
-from driftline.config.stream_sections import Metric
+from driftline.config.measure import METRIC_KINDS, Measure, Metric
 from driftline.learning.metrics import MIN_PROBABILITY
 
 COSTS: Final = {"a": {"b": 5.0}, "b": {"a": 2.0, "b": 0.5}}

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.sets import SETS, DataSet
 from driftline.clock import ManualClock
+from driftline.config.measure import Metric
 from driftline.config.settings import load_settings
 from driftline.config.stream import Stream, loads
-from driftline.config.stream_sections import Metric
 from driftline.learning.metrics import answers_of, evaluate
 from driftline.models.load import ModelLoader
 from driftline.models.package_reference import Reference

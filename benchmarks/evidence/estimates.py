@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.estimate_sets import LABELLED, Followed, LabelledSet, follow
 from benchmarks.evidence.options import options
-from driftline.config.stream_sections import Metric
+from driftline.config.measure import Metric
 from driftline.models.package_reference import Reference
 from driftline.wire.window_events import MetricEstimate
 from monitor.bottom_k_sample import Sample

@@ -11,7 +11,22 @@ from typing import Annotated, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from driftline.config.stream_sections import Metric, Task
+from driftline.config.stream_sections import Task
+
+Metric = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "f1_macro",
+    "f1",
+    "roc_auc",
+    "average_precision",
+    "log_loss",
+    "cost",
+    "mae",
+    "rmse",
+    "rmsle",
+    "pinball_loss",
+]
 
 # The probability of each record that a metric is computed from: of the positive class or of the
 # record's label. None: the metric needs no probabilities.

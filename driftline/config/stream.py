@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from driftline.config.measure import Measure, default_measure
+from driftline.config.measure import Measure, Metric, default_measure
 from driftline.config.spans import DAY_US, Span, amount
 from driftline.config.stream_checks import Problem, problems, unusable_number
 from driftline.config.stream_keys import explain
@@ -23,7 +23,6 @@ from driftline.config.stream_sections import (
     Kafka,
     Kind,
     Labels,
-    Metric,
     Models,
     Record,
     Retrain,

@@ -19,20 +19,6 @@ Task = Literal["classification", "regression"]
 Kind = Literal["number", "category"]
 Axis = Literal["time", "row"]
 DriftKind = Literal["data", "prediction", "quality", "performance"]
-Metric = Literal[
-    "accuracy",
-    "balanced_accuracy",
-    "f1_macro",
-    "f1",
-    "roc_auc",
-    "average_precision",
-    "log_loss",
-    "cost",
-    "mae",
-    "rmse",
-    "rmsle",
-    "pinball_loss",
-]
 Client = Literal["memory", "kafka-python", "librdkafka"]
 Delivery = Literal["at_least_once", "exactly_once"]
 Policy = Literal["harm", "drift", "schedule", "always", "never"]

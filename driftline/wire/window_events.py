@@ -4,7 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from driftline.config.stream_sections import Kind, Metric
+from driftline.config.measure import Metric
+from driftline.config.stream_sections import Kind
 from driftline.wire.events import (
     Count,
     Event,

@@ -9,8 +9,9 @@ from math import floor, log10
 
 import msgspec
 
+from driftline.config.measure import Metric
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import Metric, Policy
+from driftline.config.stream_sections import Policy
 from driftline.errors import DataError
 from driftline_app.backtest.policy_runs import (
     Job,

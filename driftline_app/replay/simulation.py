@@ -19,9 +19,10 @@ from driftline.broker import connect
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Broker
 from driftline.clock import ManualClock, SystemClock
+from driftline.config.measure import Metric
 from driftline.config.settings import Settings
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import DriftKind, Metric
+from driftline.config.stream_sections import DriftKind
 from driftline.errors import DataError, TopicMismatch
 from driftline.interrupts import check
 from driftline.models.load import ModelLoader

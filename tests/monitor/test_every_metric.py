@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from driftline.config.measure import METRIC_KINDS, Measure
+from driftline.config.measure import METRIC_KINDS, Measure, Metric
 from driftline.config.stream import Stream, loads
-from driftline.config.stream_sections import Metric
 from driftline.learning.metrics import Answers, answers_of, evaluate, losses
 from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftline.config.measure import Measure
-from driftline.config.stream_sections import Metric
+from driftline.config.measure import Measure, Metric
 from driftline.learning.metrics import Answers, answers_of, losses
 from driftline.wire.partial_aggregates import ErrorSums, ModelAggregate
 from monitor.confusion import ClassTally

@@ -5,9 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from driftline.config.measure import Measure
+from driftline.config.measure import Measure, Metric
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import Metric
 from driftline.errors import PackageCheckFailed, TrainingError
 from driftline.models.load import ModelLoader
 from tests.measures import MEASURES

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from driftline.config.stream_sections import Metric
+from driftline.config.measure import Metric
 from driftline.learning.metrics import Answers, answers_of
 from tests.measures import MEASURES
 from tests.training import CLASSIFICATION, REGRESSION

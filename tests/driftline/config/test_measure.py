@@ -2,10 +2,9 @@
 
 import pytest
 
-from driftline.config.measure import METRIC_KINDS, Measure, metrics_for
+from driftline.config.measure import METRIC_KINDS, Measure, Metric, metrics_for
 from driftline.config.stream import loads
 from driftline.config.stream_keys import describe
-from driftline.config.stream_sections import Metric
 from driftline.errors import StreamFileError
 from tests.measures import MEASURES, TOML
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from driftline.config.measure import Measure, default_measure, higher_is_better
-from driftline.config.stream_sections import Metric
+from driftline.config.measure import Measure, Metric, default_measure, higher_is_better
 from driftline.learning.metrics import (
     Answers,
     answers_of,

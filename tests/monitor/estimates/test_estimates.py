@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from driftline.config.measure import METRIC_KINDS, default_measure
+from driftline.config.measure import METRIC_KINDS, Metric, default_measure
 from driftline.config.stream import Stream, loads
-from driftline.config.stream_sections import Metric
 from driftline.learning.metrics import Answers, answers_of, evaluate, losses
 from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns

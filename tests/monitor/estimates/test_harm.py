@@ -2,7 +2,7 @@
 
 import pytest
 
-from driftline.config.stream_sections import Metric
+from driftline.config.measure import Metric
 from driftline.wire.events import DriftEvent
 from driftline.wire.window_events import ColumnResult, DataGroup, DataWindow, MetricEstimate
 from monitor.decisions.decider import Decider
