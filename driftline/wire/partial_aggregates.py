@@ -81,7 +81,7 @@ class DataAggregates(Event, frozen=True, tag="data_parts"):
     slices: tuple[SlideAggregate, ...]
 
 
-class SampledErrors(msgspec.Struct, frozen=True):
+class SampledErrors(msgspec.Struct, frozen=True, omit_defaults=True):
     """The errors of n outcomes: little-endian arrays (n,), base64-encoded in JSON.
 
     `hashes` are uint32 hashes of the record ids. `positions` (of labels), `records` (positions of
