@@ -153,11 +153,14 @@ class ModelLoader:
     def require_metric(self, package: VerifiedPackage) -> None:
         """Raise PackageCheckFailed if the stream's metric cannot be computed from the model's
         answers. This is not known for packages without check records."""
+        measure = self._stream.judged_by
+        if not measure.needs_scores and measure.positive is None:
+            return
         manifest = package.manifest()
-        if manifest.task != "classification" or not manifest.check:
+        if not manifest.check:
             return
         has_scores = any(record.scores is not None for record in manifest.check)
-        reason = unsuitable(self._stream.judged_by, manifest.classes, has_scores=has_scores)
+        reason = unsuitable(measure, manifest.classes, has_scores=has_scores)
         if reason:
             raise PackageCheckFailed(
                 f"{package.digest}: {reason}",
