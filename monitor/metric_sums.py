@@ -47,7 +47,8 @@ class HeldErrors(msgspec.Struct, frozen=True):
         """Return how much larger the variance of the mean is than for independent errors. The
         placements of a ranking depend on each other: all are shares of the same negatives."""
         alone = float(self.values.var()) / len(self.values)
-        return self.variance / alone if alone > 0.0 else 1.0
+        ratio = self.variance / alone if alone > 0.0 else 1.0
+        return ratio if math.isfinite(ratio) else 1.0
 
 
 class PackedTally(NamedTuple):
