@@ -155,15 +155,15 @@ def used_scores(
 ) -> Array | None:
     """Return the probability (n,) that the metric uses from each record's scores by class.
 
-    The probability is NaN for a record without scores, or without a score of the positive class.
-    The result is None if the metric needs no probabilities.
+    The probability of a class without a score is 0, and that of a record without scores is NaN. The
+    result is None if the metric needs no probabilities.
     """
     if not measure.needs_scores:
         return None
     nan = float("nan")
     if measure.is_ranking:
         name = cast(str, measure.positive)
-        return np.array([nan if s is None else s.get(name, nan) for s in scores], np.float64)
+        return np.array([nan if s is None else s.get(name, 0.0) for s in scores], np.float64)
     pairs = zip(labels, scores, strict=True)
     return np.array([nan if s is None else s.get(str(y), 0.0) for y, s in pairs], np.float64)
 
