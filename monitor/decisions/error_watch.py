@@ -93,7 +93,9 @@ class ErrorWatch:
         return Finding(
             columns=(),
             severity=loss(increase.before, increase.after),
-            message=f"error {describe_rise(increase.before, increase.after)}",
+            message=f"error {describe_rise(increase.before, increase.after)}"
+            if increase.before
+            else "the model makes errors, but made none before",
             onset=self._onset(increase.ago),
             detector=name,
             notable=True,
