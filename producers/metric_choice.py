@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from driftline.config.measure import Measure
+from driftline.config.measure import Measure, Metric
 
 # Below this share of a class, always predicting the other classes is so accurate that accuracy says
 # little about the model.
@@ -55,7 +55,7 @@ def metric_for_classes(labels: Sequence[str]) -> MetricChoice:
     most, rarest = ordered[0], ordered[-1]
     share, rare = counts[most] / len(labels), counts[rarest] / len(labels)
     if len(counts) == 2 and rare < _IMBALANCED:
-        name = "average_precision" if rare < _RARE else "roc_auc"
+        name: Metric = "average_precision" if rare < _RARE else "roc_auc"
         reason = (
             f"only {_percent(rare)} of the labels are {rarest!r}: always predicting {most!r} has "
             f"an accuracy of {_percent(share)}"
