@@ -6,8 +6,9 @@ from contextlib import closing
 import msgspec
 
 from driftline.clock import SystemClock
+from driftline.config.measure import Metric
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import Metric, Simulate
+from driftline.config.stream_sections import Simulate
 from driftline.errors import DataError
 from driftline.models.package import Scoring
 from driftline.wire.events import Removed, Trial, Value

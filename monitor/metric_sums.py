@@ -1,23 +1,22 @@
-"""Compute realised metrics from exact sums over labels and predictions, without any I/O.
+"""Compute realised metrics from exact sums of losses, without any I/O.
 
-Input: arrays of labels and predictions, or another worker's sums. Output: the stream's metric, the
-mean error, and whether this error is significantly higher than the model's held-out error. All sums
-are counts or fixed-point integers, so they can be merged in any order with the same result.
+Input: arrays of labels and answers, or another worker's sums. Output: the stream's metric, the mean
+error, and whether this error is significantly higher than the model's held-out error. All sums are
+counts or fixed-point integers, so they can be merged in any order with the same result.
+
+An error is the loss that the metric implies, see `driftline.learning.metrics.losses`.
 """
 
 import math
-import operator
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream_sections import Metric, Task
-from driftline.wire.events import Value
-from driftline.wire.partial_aggregates import ErrorSums, ModelAggregate, Pair
+from driftline.config.measure import Measure
+from driftline.learning.metrics import Answers, Values, from_mean_loss, losses
+from driftline.wire.partial_aggregates import ErrorSums, ModelAggregate, Pair, ScoreCounts
 
 # Errors are multiplied by 2^64 and stored as integers. This factor preserves all bits of errors
 # above 1e-3, and 12 significant digits of errors around 1e-7. Python integers do not overflow.
@@ -26,13 +25,48 @@ FIXED_POINT_BITS: Final = 64
 MAX_ERROR: Final = 1e140
 
 
+class HeldErrors(msgspec.Struct, frozen=True):
+    """A model's held-out errors: `values` (m,), m ≥ 1, in time order, and the variance of their
+    mean, assuming independent records."""
+
+    values: NDArray[np.float64]
+    variance: float
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> "HeldErrors":
+        """Return errors that are independent of each other, one for each record."""
+        return cls(values, float(values.var()) / len(values))
+
+    @property
+    def mean(self) -> float:
+        """Return the mean error."""
+        return float(self.values.mean())
+
+    @property
+    def dependence(self) -> float:
+        """Return how much larger the variance of the mean is than for independent errors. The
+        placements of a ranking depend on each other: all are shares of the same negatives."""
+        alone = float(self.values.var()) / len(self.values)
+        ratio = self.variance / alone if alone > 0.0 else 1.0
+        return ratio if math.isfinite(ratio) else 1.0
+
+
+class PackedTally(NamedTuple):
+    """A tally's sums, or a chunk of them, in the format of a partial aggregate."""
+
+    pairs: tuple[Pair, ...] = ()
+    sums: ErrorSums | None = None
+    ranks: ScoreCounts | None = None
+
+
 class Tally(Protocol):
-    """Mergeable sums over outcomes."""
+    """Mergeable sums over outcomes, from which one metric is computed."""
 
     records: int
 
-    def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
-        """Add outcomes, and return their errors (n,)."""
+    def add(self, labels: Values, answers: Answers) -> NDArray[np.float64]:
+        """Add outcomes, and return what the pane's sample stores for each of them (n,): its error,
+        or, for a ranking metric, 1 for the positive class and 0 for others."""
 
     def merge(self, other: Any) -> None:
         """Add the sums of another tally of the same kind."""
@@ -40,114 +74,41 @@ class Tally(Protocol):
     def merge_aggregate(self, aggregate: ModelAggregate) -> None:
         """Add the sums from a partial aggregate."""
 
-    def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
-        """Return the sums in the format of a partial aggregate."""
+    def packed(self) -> list[PackedTally]:
+        """Return the sums as one or more chunks, to be merged in any order."""
 
-    def metric(self, metric: Metric) -> float:
-        """Return the metric over all outcomes. At least one outcome must have been added."""
+    def metric(self) -> float:
+        """Return the metric over all outcomes, or NaN if it is undefined. At least one outcome
+        must have been added."""
 
-    def standard_error(self, metric: Metric) -> float:
+    def standard_error(self) -> float:
         """Return the metric's standard error, assuming independent outcomes. The result is too
         small if errors are autocorrelated. At least one outcome must have been added."""
 
     def error(self) -> float:
-        """Return the mean error. At least one outcome must have been added."""
+        """Return the mean error, or NaN if it is undefined. At least one outcome must have been
+        added."""
 
-    def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
+    def p_value(self, held: HeldErrors, variance_inflation: float = 1.0) -> float:
         """Return the p-value of the mean error under the hypothesis that the model's error has not
-        increased. `reference` (m,) contains the model's held-out errors. `variance_inflation` is
-        the factor by which autocorrelation increases the variance of a mean error."""
-
-
-def new_tally(task: Task) -> Tally:
-    """Return an empty tally for a task."""
-    return ClassTally() if task == "classification" else NumberTally()
-
-
-class ClassTally:
-    """A tally of class outcomes: the number of outcomes for each pair of label and prediction."""
-
-    def __init__(self) -> None:
-        self.records = 0
-        self._pairs: Counter[tuple[Value, Value]] = Counter()
-
-    def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
-        self.records += len(labels)
-        self._pairs.update(zip(labels, predictions, strict=True))
-        wrong = list(map(operator.ne, labels, predictions))
-        return np.array(wrong, dtype=np.float64)
-
-    def merge(self, other: "ClassTally") -> None:
-        self.records += other.records
-        self._pairs.update(other._pairs)
-
-    def merge_aggregate(self, aggregate: ModelAggregate) -> None:
-        for pair in aggregate.pairs:
-            self.records += pair.count
-            self._pairs[pair.label, pair.prediction] += pair.count
-
-    def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
-        return tuple(Pair(*names, count) for names, count in self._pairs.items()), None
-
-    def metric(self, metric: Metric) -> float:
-        if metric == "accuracy":
-            return (self.records - self._wrong()) / self.records
-        labels: Counter[Value] = Counter()
-        predictions: Counter[Value] = Counter()
-        for (label, prediction), count in self._pairs.items():
-            labels[label] += count
-            predictions[prediction] += count
-        if metric == "balanced_accuracy":
-            return math.fsum(
-                self._pairs[label, label] / count for label, count in labels.items()
-            ) / len(labels)
-        classes = labels.keys() | predictions.keys()
-        return math.fsum(
-            2 * self._pairs[name, name] / (labels[name] + predictions[name]) for name in classes
-        ) / len(classes)
-
-    def standard_error(self, metric: Metric) -> float:
-        names = sorted({name for pair in self._pairs for name in pair}, key=str)
-        places = {name: place for place, name in enumerate(names)}
-        shares = np.zeros((len(names), len(names)))
-        for (label, prediction), count in self._pairs.items():
-            shares[places[label], places[prediction]] = count / self.records
-        slopes = slopes_of(metric, shares)
-        mean = float((shares * slopes).sum())
-        return math.sqrt(max(0.0, float((shares * slopes**2).sum()) - mean**2) / self.records)
-
-    def error(self) -> float:
-        return self._wrong() / self.records
-
-    def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
-        from scipy.stats import fisher_exact
-
-        wrong, before = self._wrong(), int(reference.sum())
-        table = [[wrong, self.records - wrong], [before, len(reference) - before]]
-        # Autocorrelated records carry less information than independent records, so divide the
-        # counts by the variance inflation.
-        counts = [[round(count / variance_inflation) for count in row] for row in table]
-        return float(fisher_exact(counts, alternative="greater").pvalue)
-
-    def _wrong(self) -> int:
-        return sum(
-            count for (label, prediction), count in self._pairs.items() if label != prediction
-        )
+        increased, compared with the model's `held` errors. `variance_inflation` is the factor by
+        which autocorrelation increases the variance of a mean error. The result is NaN if the mean
+        error is undefined."""
 
 
 class NumberTally:
-    """A tally of numeric outcomes: fixed-point sums of absolute errors and of their squares and
-    fourth powers."""
+    """A tally of numeric errors, such as absolute errors or negative log-probabilities: fixed-point
+    sums of the errors and of their squares and fourth powers."""
 
-    def __init__(self) -> None:
+    def __init__(self, measure: Measure) -> None:
+        self._measure = measure
         self.records = 0
         self._sum = 0
         self._squares = 0
         self._fourths = 0  # scaled by 2^128; the other sums are scaled by 2^64
 
-    def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
-        errors = np.abs(np.array(labels, np.float64) - np.array(predictions, np.float64))
-        errors = np.minimum(errors, MAX_ERROR)
+    def add(self, labels: Values, answers: Answers) -> NDArray[np.float64]:
+        errors = np.minimum(losses(self._measure, labels, answers), MAX_ERROR)
         self.records += len(errors)
         self._sum += _fixed(errors)
         squares = _fixed_each(errors * errors)
@@ -168,17 +129,18 @@ class NumberTally:
             self._squares += int(aggregate.sums.squares)
             self._fourths += int(aggregate.sums.fourths)
 
-    def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
-        return (), ErrorSums(str(self._sum), str(self._squares), str(self._fourths))
+    def packed(self) -> list[PackedTally]:
+        sums = ErrorSums(str(self._sum), str(self._squares), str(self._fourths))
+        return [PackedTally(sums=sums)]
 
-    def metric(self, metric: Metric) -> float:
-        return math.sqrt(self._mean(self._squares)) if metric == "rmse" else self.error()
+    def metric(self) -> float:
+        return from_mean_loss(self._measure, self.error(), self._mean(self._squares))
 
-    def standard_error(self, metric: Metric) -> float:
+    def standard_error(self) -> float:
         # `_deviation` computes n Σx² - (Σx)² with integers, so the subtraction loses no precision.
-        if metric == "rmse":
+        if self._measure.is_root:
             # Delta method: the standard error of √x is the standard error of x, divided by 2√x.
-            root = self.metric("rmse")
+            root = self.metric()
             spread = self._deviation(self._squares, self._fourths)
             return spread / (2.0 * root) / math.sqrt(self.records) if root else 0.0
         spread = self._deviation(self._sum, self._squares << FIXED_POINT_BITS)
@@ -187,16 +149,10 @@ class NumberTally:
     def error(self) -> float:
         return self._mean(self._sum)
 
-    def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
-        mean, known = self.error(), float(reference.mean())
+    def p_value(self, held: HeldErrors, variance_inflation: float = 1.0) -> float:
+        mean = self.error()
         variance = max(0.0, self._mean(self._squares) - mean * mean) / self.records
-        spread = math.sqrt(
-            variance_inflation * (variance + float(reference.var()) / len(reference))
-        )
-        if spread == 0.0:
-            return 0.0 if mean > known else 1.0
-        # Use Welch's statistic, which is approximately normal because windows are large.
-        return 0.5 * math.erfc((mean - known) / spread / math.sqrt(2.0))
+        return welch_p_value(mean, variance, held, variance_inflation)
 
     def _deviation(self, total: int, squares: int) -> float:
         """Return the standard deviation of values, given the sum of the values, scaled by 2^64, and
@@ -209,48 +165,6 @@ class NumberTally:
         return total / (self.records << FIXED_POINT_BITS)
 
 
-def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
-    """Return the metric for a confusion matrix.
-
-    `shares` (k, k) is the confusion matrix, with labels as rows and predictions as columns. Its
-    entries sum to 1. `evaluate` returns the same result for the records that the matrix summarises.
-    """
-    right, actual, predicted = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
-    if metric == "accuracy":
-        return float(right.sum())
-    of = actual if metric == "balanced_accuracy" else (actual + predicted) / 2.0
-    return float(np.mean(right[of > 0] / of[of > 0]))
-
-
-def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a metric's gradient (k, k) with respect to the entries of the confusion matrix.
-
-    `shares` (k, k) is the confusion matrix, with labels as rows and predictions as columns. Its
-    entries sum to 1. For a gradient g, the delta method gives the metric's variance over n
-    multinomial draws: (Σ pᵢⱼ gᵢⱼ² - (Σ pᵢⱼ gᵢⱼ)²) / n. For macro F1, see Takahashi et al.,
-    Confidence interval for micro-averaged F1 and macro-averaged F1 scores (Applied Intelligence,
-    2022).
-    """
-    same = np.eye(len(shares))
-    if metric == "accuracy":
-        return same
-    right, actual, predicted = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
-    if metric == "balanced_accuracy":
-        present = actual > 0
-        weight = np.divide(1.0 / present.sum(), actual, out=np.zeros_like(actual), where=present)
-        recall = np.divide(right, actual, out=np.zeros_like(actual), where=present)
-        slopes: NDArray[np.float64] = (same - recall[:, None]) * weight[:, None]
-        return slopes
-    both = actual + predicted
-    known = both > 0
-    weight = np.divide(2.0 / known.sum(), both, out=np.zeros_like(both), where=known)
-    ratio: NDArray[np.float64] = weight * np.divide(
-        right, both, out=np.zeros_like(both), where=known
-    )
-    own: NDArray[np.float64] = same * weight[:, None]
-    return own - ratio[:, None] - ratio[None, :]
-
-
 class ErrorComparison(msgspec.Struct, frozen=True):
     """A comparison of a window's error with its model's held-out error."""
 
@@ -261,23 +175,33 @@ class ErrorComparison(msgspec.Struct, frozen=True):
 
 def compare_error(
     tally: Tally,
-    reference: NDArray[np.float64],
+    held: HeldErrors | None,
     *,
     variance_inflation: float = 1.0,
     level: float,
     min_loss: float,
 ) -> ErrorComparison | None:
-    """Compare a tally's mean error with the mean of the held-out errors, `reference` (m,). Return
-    None if there are no outcomes or no held-out errors. `is_degraded` is True if the tally's mean
-    error exceeds the held-out mean by at least the fraction `min_loss`, and the p-value is below
-    `level`."""
-    if not len(reference) or not tally.records:
+    """Compare a tally's mean error with the mean of the held-out errors. Return None if there are
+    no outcomes or no held-out errors, or if the tally's mean error is undefined. `is_degraded` is
+    True if the tally's mean error exceeds the held-out mean by at least the fraction `min_loss`,
+    and the p-value is below `level`."""
+    if held is None or not tally.records or math.isnan(error := tally.error()):
         return None
-    before = float(np.mean(reference))
-    p_value = tally.p_value(reference, variance_inflation)
+    p_value = tally.p_value(held, variance_inflation)
     return ErrorComparison(
-        before, p_value, p_value < level and tally.error() >= before * (1.0 + min_loss)
+        held.mean, p_value, p_value < level and error >= held.mean * (1.0 + min_loss)
     )
+
+
+def welch_p_value(
+    mean: float, variance: float, held: HeldErrors, variance_inflation: float
+) -> float:
+    """Return the p-value of Welch's test, whose statistic is approximately normal because windows
+    are large. `variance` is the variance of `mean`, assuming independent records."""
+    spread = math.sqrt(variance_inflation * (variance + held.variance))
+    if spread == 0.0:
+        return 0.0 if mean > held.mean else 1.0
+    return 0.5 * math.erfc((mean - held.mean) / spread / math.sqrt(2.0))
 
 
 def _fixed(values: NDArray[np.float64]) -> int:

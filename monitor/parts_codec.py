@@ -119,13 +119,14 @@ def unpack_records(
 
 def pack_errors(rows: Rows) -> Iterator[SampledErrors]:
     """Yield the sample in chunks. `rows.values` contains the records' positions, followed by
-    their errors."""
+    their errors and, for ranking metrics, by the codes of their scores."""
     packed = SampledErrors(
         hashes=_bytes(rows.hashes, _HASH),
         positions=_bytes(rows.positions, _INT),
         records=_bytes(rows.values[0], _INT),
         offsets=_bytes(rows.offsets, _INT),
         errors=_bytes(rows.values[1], _FLOAT),
+        scores=_bytes(rows.values[2], _SCORE) if len(rows.values) > 2 else b"",
     )
     if (
         len(rows) < 2
@@ -140,12 +141,18 @@ def pack_errors(rows: Rows) -> Iterator[SampledErrors]:
 def unpack_errors(packed: SampledErrors, partition: int) -> Rows:
     """Return a chunk's rows."""
     hashes = np.frombuffer(packed.hashes, _HASH)
+    values: list[NDArray[Any]] = [
+        np.frombuffer(packed.records, _INT),
+        np.frombuffer(packed.errors, _FLOAT),
+    ]
+    if packed.scores:
+        values.append(np.frombuffer(packed.scores, _SCORE))
     return Rows(
         hashes,
         np.frombuffer(packed.positions, _INT),
         np.full(len(hashes), partition),
         np.frombuffer(packed.offsets, _INT),
-        (np.frombuffer(packed.records, _INT), np.frombuffer(packed.errors, _FLOAT)),
+        tuple(values),
     )
 
 

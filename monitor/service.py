@@ -90,7 +90,7 @@ class MonitorHandler(Handler):
             topics.parts: _MERGE,
             topics.windows: _DECISIONS,
         }
-        self._references = References(packages)
+        self._references = References(packages, stream.judged_by)
         self._profiles = Profiles(stream, self._references)
         self._data = PredictionAggregator(stream)
         self._performance = OutcomeAggregator(stream)

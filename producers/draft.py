@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-from driftline.config.stream_keys import quoted, quoted_key
+from driftline.config.stream_keys import quoted, quoted_key, toml
+from producers.metric_choice import too_few_positives
 from producers.profile import Column, DataProfile
 
 # Twenty windows are enough to show when a change occurred. The window size has a lower bound,
@@ -63,8 +64,7 @@ def window_records(records: int) -> int:
 
 
 def _head(profile: DataProfile, name: str) -> str:
-    metric = "accuracy" if profile.task == "classification" else "mae"
-    others = "or balanced_accuracy, f1_macro" if profile.task == "classification" else "or rmse"
+    metric = profile.metric
     why = (
         "the previous label is a better guess than the most frequent one"
         if profile.task == "classification"
@@ -78,7 +78,8 @@ def _head(profile: DataProfile, name: str) -> str:
         f"name = {quoted(name)}",
         f"task = {quoted(profile.task)}",
         f"target = {quoted(profile.target)}{_classes(profile)}",
-        f"metric = {quoted(metric)}  # {others}",
+        f"# {_one_line(metric.reason)}",
+        f"metric = {toml(metric.measure)}  # {metric.others}",
     ]
     if profile.baseline == "previous_label":
         lines.append(f'baseline = "previous_label"  # {why}')
@@ -142,7 +143,9 @@ def _windows(profile: DataProfile) -> str:
     records = window_records(profile.total or profile.records)
     if profile.own_labels:
         records = window_records(profile.records)
-    return f"[windows]\nrecords = {records}  # about a twentieth of the data\n"
+    few = too_few_positives(profile.metric, records)
+    more = f"; {_one_line(few)}" if few else ""
+    return f"[windows]\nrecords = {records}  # about a twentieth of the data{more}\n"
 
 
 def _simulate(profile: DataProfile) -> str:

@@ -18,6 +18,7 @@ from driftline.config.stream_sections import Kind, Task
 from driftline.errors import DataError
 from driftline.wire.values import text
 from producers.clocks import TimeColumn, are_times, look_at_clock
+from producers.metric_choice import MetricChoice, metric_for_classes, metric_for_numbers
 from producers.rows import RowSource
 from producers.shaping import as_number
 
@@ -84,6 +85,7 @@ class DataProfile(msgspec.Struct, frozen=True):
     key: str | None
     own_labels: bool
     notes: tuple[str, ...]
+    metric: MetricChoice
 
     @property
     def features(self) -> tuple[Column, ...]:
@@ -113,7 +115,7 @@ def look(
     for option, name in (("--time", time), ("--id", id)):
         if name == target:
             raise DataError(f"{option} {name}: this column is the target", hint="omit this option")
-    task, classes, baseline = _target(table[target], textual=source.textual, notes=notes)
+    task, classes, baseline, metric = _target(table[target], source.textual, notes)
     own_labels, records = _identity(table, id, target, rows, notes)
     uses: dict[str, Use] = {
         **dict.fromkeys(drop, "dropped"),
@@ -145,6 +147,7 @@ def look(
         key=key,
         own_labels=own_labels,
         notes=tuple(notes),
+        metric=metric,
     )
 
 
@@ -189,8 +192,8 @@ def _require(table: dict[str, list[Any]], source: RowSource, names: Sequence[str
 
 
 def _target(
-    values: list[Any], *, textual: bool, notes: list[str]
-) -> tuple[Task, tuple[str, ...], Literal["prior", "previous_label"]]:
+    values: list[Any], textual: bool, notes: list[str]
+) -> tuple[Task, tuple[str, ...], Literal["prior", "previous_label"], MetricChoice]:
     known = [value for value in values if value is not None]
     if not known:
         raise DataError("the target is empty in all rows")
@@ -212,24 +215,21 @@ def _target(
         spread = sum(abs(value - mean) for value in numbers) / len(numbers)
         steps = [abs(b - a) for a, b in pairwise(numbers)]
         follows = bool(steps) and sum(steps) / len(steps) < spread
-        return "regression", (), "previous_label" if follows else "prior"
+        choice = metric_for_numbers(numbers)
+        return "regression", (), "previous_label" if follows else "prior", choice
     if len(distinct) < 2:
         notes.append("the target has only one class: there is nothing to learn")
     if len(distinct) > _FEW:
         notes.append(f"the target has {len(distinct)} classes: is it the right column?")
     share = distinct.most_common(1)[0][1] / len(known)
     same = sum(a == b for a, b in pairwise(known)) / max(1, len(known) - 1)
-    if share > 0.8 and len(distinct) > 1:
-        notes.append(
-            f"{share:.0%} of the labels belong to one class: "
-            'metric = "balanced_accuracy" is more informative than accuracy'
-        )
     # The baseline predicts the previous label if that is clearly more accurate than predicting the
     # most frequent label.
     return (
         "classification",
         tuple(sorted(distinct)),
         "previous_label" if same > share + 0.05 else "prior",
+        metric_for_classes(list(map(text, known))),
     )
 
 

@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from driftline.config.measure import default_measure
 from driftline.config.stream import Stream
 from driftline.errors import TrainingError
 from driftline.learning.encoding import encode_matrix
-from driftline.learning.metrics import errors
+from driftline.learning.metrics import Answers, losses
 from driftline.models.package import CheckRecord, Manifest, write_package
 from driftline.models.package_reference import MAX_REFERENCE_ROWS, Reference
 from driftline.models.score import OnnxScorer, Scorer, Scores, SklearnScorer
@@ -115,7 +116,7 @@ def assemble(
             scoring=conversion.scoring,
             scoring_reason=conversion.reason,
             libraries=_libraries(),
-            metric=stream.judged_by,
+            metric=stream.judged_by.name,
             value=value,
             rows=len(everything),
             held_out=len(held),
@@ -187,7 +188,7 @@ def _reference(
         held_labels=held.labels,
         held_predictions=_array(held_scores),
         held_scores=held_scores.probabilities,
-        errors=errors(stream.task, held.labels, held_scores.predictions),
+        errors=losses(default_measure(stream.task), held.labels, Answers(held_scores.predictions)),
         levels={
             name: tuple(sorted({value for value in values if value is not None}))
             for name, values in everything.columns.categories.items()

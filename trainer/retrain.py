@@ -11,12 +11,12 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
 from driftline.errors import BrokerError, DriftlineError, PackageError, StoreUnavailable
-from driftline.learning.metrics import better
+from driftline.learning.metrics import Answers, answers_of, better
 from driftline.models.load import ModelLoader
+from driftline.models.score import Model
 from driftline.wire.events import ModelAnnounced, Removed, RetrainRequest, Trial
 from driftline.wire.values import shown_time
 from trainer.assemble import Origin, assemble, without_failing
@@ -24,7 +24,7 @@ from trainer.clean import clean
 from trainer.collect import OutcomeLog, collect
 from trainer.gate import Verdict, judge, judged_places
 from trainer.publish import Publisher
-from trainer.rows import TrainingRows, objects
+from trainer.rows import TrainingRows
 from trainer.search import Found, Progress, Range, no_progress, search
 from trainer.split import Places, split
 
@@ -222,22 +222,22 @@ def _compared(
     """
     try:
         champion = None if job.champion is None else models.load(job.champion)
-        theirs = None if champion is None else champion.predict(truth.columns).predictions
+        theirs = None if champion is None else _answers(stream, champion, truth)
     except StoreUnavailable:
         raise  # a challenger must not win just because the store is unreachable
     except PackageError as error:
         log.warning("could not load the champion, so the challenger wins by default: %s", error)
-        verdict = judge(stream, truth.labels, objects(list(found.scores.predictions)), None)
+        verdict = judge(stream, truth.labels, found.answers, None)
         reason = f"{verdict.reason} that can be loaded: {error.message}"
         return msgspec.structs.replace(verdict, reason=reason), None
     at = judged_places(truth.positions, champion.manifest.last_position if champion else None)
     judged = truth.take(at)
-    of_champion = None if theirs is None else objects(list(theirs))[at]
-    verdict = judge(stream, judged.labels, objects(list(found.scores.predictions))[at], of_champion)
+    of_champion = None if theirs is None else theirs.take(at)
+    verdict = judge(stream, judged.labels, found.answers.take(at), of_champion)
     best, recalled = verdict.challenger, None
-    earlier = () if theirs is None else _predictions_of(job.earlier, judged, models)
-    for announced, predictions in earlier:
-        again = judge(stream, judged.labels, predictions, of_champion)
+    earlier = () if theirs is None else _answers_of(stream, job.earlier, judged, models)
+    for announced, answers in earlier:
+        again = judge(stream, judged.labels, answers, of_champion)
         # An earlier model must beat the champion and be at least as good as the challenger.
         if again.won and not better(stream.judged_by, best, again.challenger):
             best, recalled = again.challenger, announced
@@ -246,10 +246,16 @@ def _compared(
     return verdict, recalled
 
 
-def _predictions_of(
-    earlier: Sequence[ModelAnnounced], judged: TrainingRows, models: ModelLoader
-) -> Iterator[tuple[ModelAnnounced, NDArray[np.object_]]]:
-    """Yield (announcement, predictions) for each usable earlier model.
+def _answers(stream: Stream, model: Model, rows: TrainingRows) -> Answers:
+    scores, classes = model.predict(rows.columns), model.manifest.classes
+    measure = stream.judged_by
+    return answers_of(measure, rows.labels, scores.predictions, scores.probabilities, classes)
+
+
+def _answers_of(
+    stream: Stream, earlier: Sequence[ModelAnnounced], judged: TrainingRows, models: ModelLoader
+) -> Iterator[tuple[ModelAnnounced, Answers]]:
+    """Yield (announcement, answers) for each usable earlier model.
 
     A model is usable if it passes its check and was not trained on any of the `judged` rows.
     """
@@ -259,10 +265,10 @@ def _predictions_of(
             if model.manifest.last_position >= judged.positions.min():
                 continue
             model.check()
-            predictions = model.predict(judged.columns).predictions
+            answers = _answers(stream, model, judged)
         except (StoreUnavailable, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - a model may raise anything
             log.info("skipping the earlier model %s: %s", announced.digest, error)
             continue
-        yield announced, objects(list(predictions))
+        yield announced, answers

@@ -21,7 +21,7 @@ import numpy as np
 from driftline.config.stream import Stream
 from driftline.errors import TrainingError
 from driftline.learning.encoding import FeatureSchema, encode_matrix, fit_schema
-from driftline.learning.metrics import better, evaluate
+from driftline.learning.metrics import Answers, answers_of, better, evaluate, unsuitable
 from driftline.models.score import Scores, SklearnScorer
 from driftline.wire.events import Trial
 from trainer.candidates import Candidate, Parameters, candidate
@@ -66,13 +66,23 @@ class Fitted(msgspec.Struct, frozen=True):
         scorer = SklearnScorer(self.estimator, stream.task, self.schema.classes)
         return scorer.score(encode_matrix(self.schema, rows.columns))
 
+    def answers(self, stream: Stream, rows: TrainingRows, scores: Scores) -> Answers:
+        """Return what the metric needs of the model's scores for these rows.
+
+        Raises ValueError if the metric needs probabilities, and the model returns none.
+        """
+        classes, probabilities = self.schema.classes, scores.probabilities
+        return answers_of(stream.judged_by, rows.labels, scores.predictions, probabilities, classes)
+
 
 class Found(msgspec.Struct, frozen=True):
-    """The best model of all trials. `scores` contains its scores on the held-out rows."""
+    """The best model of all trials. `scores` contains its scores on the held-out rows, and
+    `answers` what the metric needs of them."""
 
     fitted: Fitted
     range: Range
     scores: Scores
+    answers: Answers
     metric: float
 
 
@@ -103,18 +113,20 @@ def search(
         try:
             fitted = fit(stream, kind, tune(stream, kind, train), train)
             scores = fitted.score(stream, truth)
-            metric = evaluate(stream.judged_by, stream.task, truth.labels, scores.predictions)
+            answers = fitted.answers(stream, truth, scores)
+            metric = evaluate(stream.judged_by, truth.labels, answers)
         except Exception as error:  # noqa: BLE001 - libraries may raise anything; try the next
             log.warning("candidate %s on %s failed: %s", kind.name, span.name, error)
             failures.append(f"{kind.name}: {error}")
             continue
-        if not np.isfinite(metric) or scores.not_finite():
-            log.warning("candidate %s on %s failed: %s", kind.name, span.name, NOT_FINITE)
-            failures.append(f"{kind.name}: {NOT_FINITE}")
+        if scores.not_finite() or not np.isfinite(metric):
+            reason = NOT_FINITE if scores.not_finite() else undefined(stream)
+            log.warning("candidate %s on %s failed: %s", kind.name, span.name, reason)
+            failures.append(f"{kind.name}: {reason}")
             continue
         trials.append(Trial(kind.name, fitted.parameters, span.name, len(train), metric))
         if best is None or better(stream.judged_by, metric, best.metric):
-            best = Found(fitted, span, scores, metric)
+            best = Found(fitted, span, scores, answers, metric)
     progress("training", total, total)
     if best is None:
         raise TrainingError(
@@ -144,11 +156,12 @@ def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
     best, best_metric = kind.grid[0], None
     for parameters in kind.grid:
         try:
-            scores = fit(stream, kind, parameters, learn).score(stream, truth)
+            fitted = fit(stream, kind, parameters, learn)
+            answers = fitted.answers(stream, truth, fitted.score(stream, truth))
+            metric = evaluate(stream.judged_by, truth.labels, answers)
         except Exception as error:  # noqa: BLE001 - libraries may raise anything
             log.info("candidate %s with %s failed: %s", kind.name, parameters, error)
             continue
-        metric = evaluate(stream.judged_by, stream.task, truth.labels, scores.predictions)
         if best_metric is None or better(stream.judged_by, metric, best_metric):
             best, best_metric = parameters, metric
     return best
@@ -166,6 +179,8 @@ def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: Training
     if stream.task == "classification":
         if len(schema.classes) < 2:
             raise TrainingError(f"only one class in {len(train)} rows: {schema.classes}")
+        if reason := unsuitable(stream.judged_by, schema.classes, has_scores=True):
+            raise TrainingError(reason)
         places = {name: place for place, name in enumerate(schema.classes)}
         target = np.array([places[name] for name in train.labels], dtype=np.int64)
     estimator = kind.build(parameters, stream.models.seed)
@@ -173,6 +188,17 @@ def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: Training
         warnings.simplefilter("ignore")  # poor convergence shows up in the metric
         estimator.fit(encode_matrix(schema, train.columns), target)
     return Fitted(kind, parameters, schema, estimator)
+
+
+def undefined(stream: Stream) -> str:
+    """Return why the metric is undefined on the held-out rows of a model with finite scores."""
+    measure = stream.judged_by
+    if measure.positive is None:
+        return f"{measure.name} is not finite on the held-out rows"
+    return (
+        f"{measure.name} is undefined on the held-out rows: it needs rows of the class "
+        f"{measure.positive!r}" + (" and of other classes" if measure.name == "roc_auc" else "")
+    )
 
 
 @contextmanager

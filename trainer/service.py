@@ -336,7 +336,7 @@ class TrainerHandler(Handler):
             promoted=announced is not None and stays is None,
             model=None if announced is None else announced.digest,
             reason=result.reason if stays is None else f"{result.reason}; not promoted: {stays}",
-            metric=self._stream.judged_by,
+            metric=self._stream.judged_by.name,
             challenger=result.challenger,
             champion=result.champion,
             outcomes=result.outcomes,

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.estimate_sets import LABELLED, follow
 from benchmarks.evidence.options import options
-from driftline.learning.metrics import errors
+from driftline.config.measure import default_measure
+from driftline.learning.metrics import Answers, losses
 from monitor.decisions.autocorrelation_check import Autocorrelation
 from monitor.decisions.detectors import ErrorDetector
 from monitor.reference.autocorrelation import variance_inflation
@@ -80,7 +81,8 @@ def measure(name: str, data: Path, shuffles: int) -> AlarmRates:
     """Return one data set's alarm rates."""
     followed = follow(next(item for item in LABELLED if item.name == name), data)
     task, block = followed.stream.task, BLOCKS[name]
-    found = errors(task, followed.labels, followed.scores.predictions)
+    answers = Answers(followed.scores.predictions)
+    found = losses(default_measure(task), followed.labels, answers)
     blocks = found[: len(found) // block * block].reshape(-1, block)
     more = variance_inflation(followed.reference.errors)
     rng = np.random.default_rng(0)

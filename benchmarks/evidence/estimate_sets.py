@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.sets import SETS, DataSet
 from driftline.clock import ManualClock
+from driftline.config.measure import Metric
 from driftline.config.settings import load_settings
 from driftline.config.stream import Stream, loads
-from driftline.config.stream_sections import Metric
-from driftline.learning.metrics import evaluate
+from driftline.learning.metrics import answers_of, evaluate
 from driftline.models.load import ModelLoader
 from driftline.models.package_reference import Reference
 from driftline.models.score import Scores
@@ -80,10 +80,12 @@ class Followed(msgspec.Struct, frozen=True):
             for start in range(0, len(self.labels) - self.window + 1, self.window)
         ]
 
-    def realised(self, at: slice, metric: Metric) -> float:
+    def realised(self, at: slice) -> float:
         """Return the metric of the records in the slice `at`, computed from their labels."""
-        predictions = self.scores.predictions[at]
-        return evaluate(metric, self.stream.task, self.labels[at], predictions)
+        measure, scores = self.stream.judged_by, self.scores
+        classes, probabilities = self.reference.classes, scores.probabilities
+        answers = answers_of(measure, self.labels, scores.predictions, probabilities, classes)
+        return evaluate(measure, self.labels[at], answers.take(at))
 
 
 def follow(chosen: LabelledSet, folder: Path, *, metric: Metric | None = None) -> Followed:

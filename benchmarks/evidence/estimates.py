@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.estimate_sets import LABELLED, Followed, LabelledSet, follow
 from benchmarks.evidence.options import options
-from driftline.config.stream_sections import Metric
+from driftline.config.measure import Metric
 from driftline.models.package_reference import Reference
 from driftline.wire.window_events import MetricEstimate
 from monitor.bottom_k_sample import Sample
 from monitor.class_scores import ClassScores, packed
 from monitor.estimates.coverage import EstimateComparison, coverage
-from monitor.reference.references import estimator_for
+from monitor.reference.references import estimator_for, held_answers
 
 Estimates = Sequence[
     tuple[float, float, float]
@@ -87,7 +87,7 @@ def measure(
     chosen: LabelledSet, followed: Followed, metric: Metric, nannyml: Path | None
 ) -> list[EstimatorResult]:
     """Run all estimators on one data set."""
-    realised = [followed.realised(at, metric) for at in followed.windows()]
+    realised = [followed.realised(at) for at in followed.windows()]
     found: dict[str, Estimates] = {"driftline": _own(followed)}
     reference = float(_own_reference(followed))
     found["held-out metric"] = [(reference, np.nan, np.nan)] * len(realised)
@@ -138,10 +138,8 @@ def _own(followed: Followed) -> Estimates:
 def _own_reference(followed: Followed) -> float:
     from driftline.learning.metrics import evaluate
 
-    stream, reference = followed.stream, followed.reference
-    return evaluate(
-        stream.judged_by, stream.task, reference.held_labels, reference.held_predictions
-    )
+    measure, reference = followed.stream.judged_by, followed.reference
+    return evaluate(measure, reference.held_labels, held_answers(measure, reference))
 
 
 def _sample(followed: Followed, at: slice) -> Sample:

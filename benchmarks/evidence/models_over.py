@@ -5,7 +5,6 @@ the rows at which alarms were raised, and how many rows the best possible test w
 each change. Each new model is trained on the rows since the drift's onset.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -15,12 +14,14 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.drifting import Drifting, bound, bound_of_errors
 from driftline.config.stream import Stream, loads
+from driftline.learning.metrics import Answers
 from driftline.wire.events import DriftEvent
 from driftline.wire.window_events import PerformanceGroup, PerformancePane, PerformanceWindow
 from monitor.decisions.decider import Decider
 from monitor.decisions.error_watch import ErrorWatch
-from monitor.metric_sums import compare_error, new_tally
+from monitor.metric_sums import HeldErrors, compare_error
 from monitor.reference.autocorrelation import variance_inflation
+from monitor.tallies import new_tally
 
 Floats = NDArray[np.float64]
 
@@ -140,8 +141,8 @@ def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> Wa
         while len(bounds) < len(stream.changes) and start >= stream.changes[len(bounds)].row:
             bounds.append(_bound(stream, model, fresh[len(bounds)], fresh[len(bounds) + 1]))
         errors = model.errors[start:end]
-        tally, _ = tallies.setdefault(model.name, (new_tally(config.task), model.reference))
-        tally.add(errors.tolist(), [0.0] * size)
+        tally, _ = tallies.setdefault(model.name, (new_tally(config.judged_by), model.reference))
+        tally.add(errors.tolist(), Answers([0.0] * size))
         alarm = watch.pane(_pane(model, start, errors))
         if end % window == 0:
             alarm = watch.window(_window(config, end, tallies)) or alarm
@@ -189,7 +190,7 @@ def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) ->
         if tally.records >= config.windows.min_records:
             found = compare_error(
                 tally,
-                reference,
+                HeldErrors.of(reference),
                 variance_inflation=variance_inflation(reference),
                 level=config.drift.false_alarm_rate,
                 min_loss=config.drift.min_metric_loss,
@@ -198,7 +199,7 @@ def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) ->
             PerformanceGroup(
                 model=name,
                 records=tally.records,
-                metric=math.nan,
+                metric=None,
                 error=tally.error(),
                 reference_error=None if found is None else found.reference_error,
                 p_value=None if found is None else found.p_value,

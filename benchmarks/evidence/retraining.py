@@ -21,11 +21,13 @@ import msgspec
 
 from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import SETS, DataSet
+from driftline.config.measure import default_measure
 from driftline.config.stream import Stream, loads
-from driftline.learning.metrics import errors
+from driftline.learning.metrics import Answers, losses
 from driftline_app.backtest.policy_runs import Job, Played, periodic, train_first_model, with_policy
 from driftline_app.backtest.process_pool import cores, play_all
 from driftline_app.backtest.result import persistence
+from driftline_app.replay.compared_metrics import ComparedPredictors
 from driftline_app.replay.simulation import Alert
 from driftline_app.report.elements import element
 from producers.draft import draft
@@ -152,7 +154,7 @@ def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> S
     matched = f"periodic {len(harm.retrains)}" if harm.retrains else "never"
     return SetResult(
         set=item.name,
-        metric=stream.judged_by,
+        metric=stream.judged_by.name,
         rows=harm.records,
         policies=(
             _policy(stream, "harm", harm),
@@ -173,16 +175,21 @@ def _policy(stream: Stream, name: str, play: Played, harm: Played | None = None)
         both = harm.compared.beside("loop", play.compared, "loop", as_name="other")
         gain, error = both.gain("loop", "other")
     compared = play.compared
-    mean = float(errors(stream.task, compared.labels, compared.predicted["loop"]).mean())
+    mean = _mean_error(stream, compared, "loop")
     return PolicyOnSet(
         name, play.metric, mean, len(play.retrains), round(play.train_seconds, 2), gain, error
     )
 
 
+def _mean_error(stream: Stream, compared: ComparedPredictors, name: str) -> float:
+    answers = Answers(compared.predicted[name])
+    return float(losses(default_measure(stream.task), compared.labels, answers).mean())
+
+
 def _never(stream: Stream, harm: Played) -> PolicyOnSet:
     """Return the result without retraining: the first model's result in the `harm` replay."""
     compared = harm.compared
-    mean = float(errors(stream.task, compared.labels, compared.predicted["static"]).mean())
+    mean = _mean_error(stream, compared, "static")
     return PolicyOnSet(
         "never", compared.metric("static"), mean, 0, 0.0, *compared.gain("loop", "static")
     )

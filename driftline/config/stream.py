@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from driftline.config.measure import Measure, Metric, default_measure
 from driftline.config.spans import DAY_US, Span, amount
 from driftline.config.stream_checks import Problem, problems, unusable_number
 from driftline.config.stream_keys import explain
@@ -22,7 +23,6 @@ from driftline.config.stream_sections import (
     Kafka,
     Kind,
     Labels,
-    Metric,
     Models,
     Record,
     Retrain,
@@ -52,8 +52,11 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="columns that the model uses, each with its kind"),
     ]
     metric: Annotated[
-        Metric | None,
-        Meta(description="metric for comparing models; default: accuracy, or mae for regression"),
+        Metric | Measure | None,
+        Meta(
+            description="metric for comparing and watching models; default: accuracy, or mae for "
+            'regression; with a parameter: metric = { name = "f1", positive = "fraud" }'
+        ),
     ] = None
     baseline: Annotated[
         Literal["prior", "previous_label"],
@@ -91,9 +94,11 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         }
 
     @property
-    def judged_by(self) -> Metric:
-        """Return the metric by which models are compared."""
-        return self.metric or ("accuracy" if self.task == "classification" else "mae")
+    def judged_by(self) -> Measure:
+        """Return the metric by which models are compared and watched."""
+        if self.metric is None:
+            return default_measure(self.task)
+        return self.metric if isinstance(self.metric, Measure) else Measure(self.metric)
 
     @property
     def has_time(self) -> bool:

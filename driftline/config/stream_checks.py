@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from driftline.config.measure import metrics_for, wrong_parameters
 from driftline.config.stream_keys import quoted, quoted_key, toml
 from driftline.config.stream_sections import ROW
 from driftline.errors import DataError
@@ -23,10 +24,6 @@ _MOST: Final = 2**53
 _LONGEST_TOPIC: Final = 247
 # The allowed numbers of slides per window: the divisors of 20, because a window has 20 panes.
 _OVERLAPS: Final = (1, 2, 4, 5, 10, 20)
-_METRICS: Final = {
-    "classification": ("accuracy", "balanced_accuracy", "f1_macro"),
-    "regression": ("mae", "rmse"),
-}
 
 
 class Problem(NamedTuple):
@@ -103,10 +100,13 @@ def _zero_spans(stream: "Stream") -> Iterator[Problem]:
 
 
 def _columns(stream: "Stream") -> Iterator[Problem]:
-    allowed = _METRICS[stream.task]
-    if stream.metric not in allowed:
-        reason = f"Expected one of {', '.join(allowed)} for {stream.task}, got {stream.metric}"
+    measure = stream.judged_by
+    allowed = metrics_for(stream.task)
+    if measure.name not in allowed:
+        reason = f"Expected one of {', '.join(allowed)} for {stream.task}, got {measure.name}"
         yield Problem("metric", reason)
+    for parameter, reason, hint in wrong_parameters(measure):
+        yield Problem(f"metric.{parameter}", reason, hint)
     if not stream.features:
         yield Problem("features", "Expected at least one feature")
     for name, feature in stream.inputs.items():

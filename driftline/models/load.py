@@ -11,6 +11,7 @@ import msgspec
 from driftline.config.settings import Settings
 from driftline.config.stream import Stream
 from driftline.errors import DigestMismatch, MissingExtra, PackageCheckFailed, PackageError
+from driftline.learning.metrics import unsuitable
 from driftline.models.keys import Signature, Trusted
 from driftline.models.package import (
     JOBLIB,
@@ -123,7 +124,8 @@ class ModelLoader:
     def load(self, announced: ModelAnnounced | str) -> Model:
         """Load a model without warming it up or checking it. Raises PackageError.
 
-        Raises PackageCheckFailed if the model was made for another stream, task or target.
+        Raises PackageCheckFailed if the model was made for another stream, task or target, or if
+        the stream's metric cannot be computed from its answers.
         """
         package = self.fetch(announced)
         try:
@@ -145,7 +147,26 @@ class ModelLoader:
                 raise PackageCheckFailed(
                     f"{package.digest}: made for {what} {theirs!r}, not {ours!r}"
                 )
+        self.require_metric(package)
         return Model(package.digest, manifest, package.scorer(), stream)
+
+    def require_metric(self, package: VerifiedPackage) -> None:
+        """Raise PackageCheckFailed if the stream's metric cannot be computed from the model's
+        answers. This is not known for packages without check records."""
+        measure = self._stream.judged_by
+        if not measure.needs_scores and measure.positive is None:
+            return
+        manifest = package.manifest()
+        if not manifest.check:
+            return
+        has_scores = any(record.scores is not None for record in manifest.check)
+        reason = unsuitable(measure, manifest.classes, has_scores=has_scores)
+        if reason:
+            raise PackageCheckFailed(
+                f"{package.digest}: {reason}",
+                hint="change [metric] or [models] candidates in the stream file, or train a new "
+                "model",
+            )
 
     def reference(self, digest: str) -> Reference:
         """Return a model's reference. Raises PackageError."""

@@ -12,8 +12,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from driftline.config.measure import Metric
 from driftline.config.stream import StreamName
-from driftline.config.stream_sections import Metric, Task
+from driftline.config.stream_sections import Task
 from driftline.errors import PackageCheckFailed
 from driftline.learning.encoding import FeatureSchema
 from driftline.models.archive import ArchiveLimits, archive

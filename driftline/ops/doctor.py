@@ -317,7 +317,7 @@ def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Itera
     failure: PackageError | None = None
     for digest in lineage:
         try:
-            models.fetch(catalog.announcements.get(digest, digest))
+            models.require_metric(models.fetch(catalog.announcements.get(digest, digest)))
         except PackageError as error:
             failure = failure or error
             continue

@@ -12,7 +12,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from driftline.config.stream_sections import DriftKind, Metric, Task
+from driftline.config.measure import Metric
+from driftline.config.stream_sections import DriftKind, Task
 from driftline.wire.values import parse_time
 
 Value = str | float  # class name, or a number for regression

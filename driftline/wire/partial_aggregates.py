@@ -81,11 +81,13 @@ class DataAggregates(Event, frozen=True, tag="data_parts"):
     slices: tuple[SlideAggregate, ...]
 
 
-class SampledErrors(msgspec.Struct, frozen=True):
+class SampledErrors(msgspec.Struct, frozen=True, omit_defaults=True):
     """The errors of n outcomes: little-endian arrays (n,), base64-encoded in JSON.
 
     `hashes` are uint32 hashes of the record ids. `positions` (of labels), `records` (positions of
-    records) and `offsets` (in the `outcomes` topic) are int64. `errors` are float64.
+    records) and `offsets` (in the `outcomes` topic) are int64. `errors` are float64: the losses
+    that the metric implies. A ranking metric has no loss per record: `scores` are then uint16 codes
+    of the positive class's scores, and `errors` are 1 for the positive class and 0 for others.
     """
 
     hashes: bytes
@@ -93,6 +95,7 @@ class SampledErrors(msgspec.Struct, frozen=True):
     records: bytes
     offsets: bytes
     errors: bytes
+    scores: bytes = b""
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -104,16 +107,30 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class ErrorSums(msgspec.Struct, frozen=True):
-    """Sums of the absolute errors and of their squares (both scaled by 2^64), and of their fourth
-    powers (scaled by 2^128). The sums are arbitrarily large integers, written as text."""
+    """Sums of the losses and of their squares (both scaled by 2^64), and of their fourth powers
+    (scaled by 2^128). The sums are arbitrarily large integers, written as text. For mae and rmse,
+    the losses are absolute errors."""
 
     errors: str
     squares: str
     fourths: str = "0"
 
 
+class ScoreCounts(msgspec.Struct, frozen=True):
+    """The number of outcomes of the positive class and of other classes by score: little-endian
+    arrays (u,), base64-encoded in JSON. `codes` are uint16, in ascending order. `positives` and
+    `negatives` are int64."""
+
+    codes: bytes
+    positives: bytes
+    negatives: bytes
+
+
 class ModelAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Aggregates one model's outcomes: in `pairs` for classification, in `sums` for regression."""
+    """Aggregates one model's outcomes: in `pairs` if the metric depends only on classes, in
+    `ranks` if it depends on the order of scores, and otherwise in `sums`. `loss` names the loss
+    that the metric implies; it is empty for 0/1 errors and absolute errors. Aggregates of another
+    loss than the stream's are not merged: the metric has changed since they were written."""
 
     model: str
     records: Count = 0
@@ -124,6 +141,8 @@ class ModelAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
     sample: SampledErrors | None = None
     row: RowNumber | None = None
     time: str | None = None
+    ranks: ScoreCounts | None = None
+    loss: str = ""
 
     def __post_init__(self) -> None:
         check_time(self.time)

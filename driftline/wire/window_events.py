@@ -4,7 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from driftline.config.stream_sections import Kind, Metric
+from driftline.config.measure import Metric
+from driftline.config.stream_sections import Kind
 from driftline.wire.events import (
     Count,
     Event,
@@ -109,12 +110,18 @@ class DataGroup(msgspec.Struct, frozen=True):
 
 
 class PerformanceGroup(msgspec.Struct, frozen=True):
-    """One model's outcomes in a window, with the model's error on held-out data."""
+    """One model's outcomes in a window, with the model's error on held-out data.
+
+    `error` is the mean of the losses that the metric implies (see docs/metrics.md): by default, of
+    0/1 errors for classification and of absolute errors for regression. `metric` and `error` are
+    None if they are undefined, such as ROC AUC in a window without records of the positive class,
+    and if the metric needs probabilities that the outcomes do not have.
+    """
 
     model: str
     records: Count
-    metric: float
-    error: float  # mean of 0/1 errors (classification) or absolute errors (regression)
+    metric: float | None
+    error: float | None
     reference_error: float | None = None
     p_value: float | None = None  # for the increase over `reference_error`; None if not tested
     worse: bool = False
@@ -171,7 +178,8 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     row: RowNumber | None
     time: str | None
     metric: Metric
-    value: float | None  # None if there are no outcomes, or all are late or revised
+    # None if there are no outcomes, if all are late or revised, or if the metric is undefined
+    value: float | None
     groups: tuple[PerformanceGroup, ...]
     standard_error: float | None = None  # standard error of `value`, assuming independent records
     lost: Count = 0
@@ -185,9 +193,12 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
 class PerformancePane(Event, frozen=True, tag="performance_pane"):
     """A closed pane of one model's outcomes, which the drift detectors process.
 
-    `errors` are 0 or 1 for classification and absolute errors for regression. They are ordered by
-    the label's position, then by the record's position. If there are more outcomes than a twentieth
-    of `windows.max_sample`, only outcomes whose record ids have the smallest hashes are included.
+    `errors` are the losses that the metric implies (see docs/metrics.md), and `loss` names them. It
+    is empty for 0/1 errors (classification) and absolute errors (regression). For ranking metrics,
+    there is one error for each record of the positive class, and otherwise one for each outcome.
+    They are ordered by the label's position, then by the record's position. If there are more
+    outcomes than a twentieth of `windows.max_sample`, only outcomes whose record ids have the
+    smallest hashes are included.
     `first_position` and `last_position` are positions of records, not of labels. The monitor
     uses them to estimate the onset of a change. `reference_error` is the model's mean error on
     held-out data. `error_inflation` is the variance inflation of this mean: autocorrelated errors
@@ -208,6 +219,7 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     time: str | None
     error_inflation: float = 1.0
     trained_on: Count | None = None
+    loss: str = ""
 
     def __post_init__(self) -> None:
         check_time(self.time)

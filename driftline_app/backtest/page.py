@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from driftline.config.measure import higher_is_better
 from driftline.config.stream import Stream
-from driftline.learning.metrics import higher_is_better
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.window_events import ColumnResult, DataWindow
 from driftline_app.backtest.policy_runs import Job, Played, playback
@@ -131,12 +131,12 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
             Series("loop", play.name, tuple(values["loop"])),
         ),
         marks=marks_of(events, ends[-1] if ends else 0),
-        label=f"{stream.name}: {stream.judged_by} with policy {play.name}",
+        label=f"{stream.name}: {stream.judged_by.name} with policy {play.name}",
     )
     estimates = [] if play.estimates is None else [error_sentence(play.estimates)]
     listed = events_table(events) if events else element("p", "No drift and no retraining.")
     return [
-        element("h2", f"{title_of(stream.judged_by)} over time: {play.name}"),
+        element("h2", f"{title_of(stream.judged_by.name)} over time: {play.name}"),
         element("div", drawn, class_="plot"),
         *(element("p", sentence, class_="note") for sentence in estimates),
         listed,

@@ -9,8 +9,9 @@ from math import floor, log10
 
 import msgspec
 
+from driftline.config.measure import Metric
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import Metric, Policy
+from driftline.config.stream_sections import Policy
 from driftline.errors import DataError
 from driftline_app.backtest.policy_runs import (
     Job,
@@ -147,7 +148,7 @@ def _result(
     }
     windows = sum(any(group.tested for group in window.groups) for window in shuffled.windows)
     return BacktestResult(
-        metric=stream.judged_by,
+        metric=stream.judged_by.name,
         policies=results,
         baselines=Baselines(
             never=every.compared.metric("static"),

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from driftline.config.measure import higher_is_better
 from driftline.config.stream import Stream
 from driftline.config.stream_sections import Policy
 from driftline.errors import DriftlineError, SettingsError
-from driftline.learning.metrics import higher_is_better
 from driftline.safe_text import json_line, visible_lines
 from driftline.wire.topics import Topics
 from driftline_app.cli import completion

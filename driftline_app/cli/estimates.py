@@ -54,7 +54,7 @@ def estimates(
 
 def _show(stream: Stream, pairs: Sequence[EstimateComparison]) -> None:
     by_row = stream.axis == "row"
-    stdout.print(f"{stream.judged_by}, estimated and computed from labels")
+    stdout.print(f"{stream.judged_by.name}, estimated and computed from labels")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0) if by_row else (0, 1, 0, 0))
     for name in ("window until", "model", "estimate", "95% interval", "actual", "labels", ""):
         table.add_column(name, justify="left" if name in ("model", "") else "right", no_wrap=True)

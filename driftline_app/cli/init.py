@@ -110,6 +110,10 @@ def _show(profile: DataProfile) -> None:
     stdout.print(table)
     classes = f": {', '.join(profile.classes[:10])}" if profile.classes else ""
     stdout.print(f"{profile.task} of {escape(profile.target)}{escape(classes)}")
+    metric = profile.metric
+    stdout.print(
+        f"metric {metric.measure.name}: {escape(metric.reason)}; {metric.others}", soft_wrap=True
+    )
     clock = profile.time
     if clock is not None and not clock.backwards and clock.unreadable < profile.rows:
         stdout.print(f"{escape(clock.column)} never decreases")

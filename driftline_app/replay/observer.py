@@ -16,6 +16,7 @@ import numpy as np
 from driftline.broker.port import Broker, Consumer
 from driftline.config.stream import Stream
 from driftline.models.score import Model
+from driftline.wire.columns import Columns
 from driftline.wire.envelope import (
     decode,
     drift_decoder,
@@ -35,7 +36,7 @@ from driftline.wire.events import (
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.topics import Topics
 from driftline.wire.window_events import DataWindow, PerformanceWindow
-from driftline_app.replay.compared_metrics import ComparedPredictors
+from driftline_app.replay.compared_metrics import Answer, ComparedPredictors
 from monitor.estimates.coverage import Truth
 
 # Maximum number of records with the same id whose baseline predictions are buffered. If there are
@@ -67,18 +68,18 @@ class Observer:
             self._consumer.assign(
                 {p: offsets.end for name in watched for p, offsets in admin.offsets(name).items()}
             )
-        # Record id → row and baseline predictions of each record with this id that has no outcome
+        # Record id → row and baseline answers of each record with this id that has no outcome
         # yet, in the order in which the records were sent. Most ids have only one record.
-        self._baselines: dict[str, deque[tuple[int, dict[str, Value]]]] = {}
+        self._baselines: dict[str, deque[tuple[int, dict[str, Answer]]]] = {}
         self.compared = ComparedPredictors(
-            stream.judged_by, stream.task, ("loop", "static", "baseline", "persistence")
+            stream.judged_by, ("loop", "static", "baseline", "persistence")
         )
         self.windows: list[DataWindow] = []
         self.truth = Truth(stream)  # outcomes, for comparison with the windows' estimates
         self.counts: Counter[str] = Counter()
 
-    def expect(self, record_id: str, row: int, baselines: dict[str, Value]) -> None:
-        """Register a record that was sent, with the baselines' predictions for it."""
+    def expect(self, record_id: str, row: int, baselines: dict[str, Answer]) -> None:
+        """Register a record that was sent, with the baselines' answers for it."""
         self._baselines.setdefault(record_id, deque(maxlen=MAX_REPEATS)).append((row, baselines))
 
     def poll(self, row: int) -> Iterator[ObservedEvent]:
@@ -110,9 +111,7 @@ class Observer:
         if not known:
             return
         batch = self._codec.decode([bytes(outcome.record) for outcome in known])
-        scores = self._static.predict(batch.columns).predictions
-        values = scores.tolist() if isinstance(scores, np.ndarray) else scores
-        for index, static in zip(batch.kept, values, strict=True):
+        for index, static in zip(batch.kept, self._static_answers(batch.columns), strict=True):
             outcome = known[index]
             waiting = self._baselines.get(outcome.record_id)
             if not waiting:
@@ -120,9 +119,25 @@ class Observer:
             row, baselines = waiting.popleft()
             if not waiting:
                 del self._baselines[outcome.record_id]
-            self.compared.add(
-                row, outcome.label, {"loop": outcome.prediction, "static": static, **baselines}
-            )
+            loop = Answer(outcome.prediction, outcome.scores)
+            self.compared.add(row, outcome.label, {"loop": loop, "static": static, **baselines})
+
+    def _static_answers(self, columns: Columns) -> list[Answer]:
+        """Return the first model's answers."""
+        scores = self._static.predict(columns)
+        values: list[Value] = (
+            scores.predictions.tolist()
+            if isinstance(scores.predictions, np.ndarray)
+            else [*scores.predictions]
+        )
+        if scores.probabilities is None:
+            return [Answer(value) for value in values]
+        classes = self._static.manifest.classes
+        rows = scores.probabilities.tolist()
+        return [
+            Answer(value, dict(zip(classes, row, strict=True)))
+            for value, row in zip(values, rows, strict=True)
+        ]
 
     def close(self) -> None:
         """Close the consumer."""

@@ -25,7 +25,7 @@ class RunOutput:
 
     def print_first_model(self, first: FirstModel) -> None:
         """Print a line about the first model. Call this before streaming begins."""
-        trained, metric = first.trained, self._stream.judged_by
+        trained, metric = first.trained, self._stream.judged_by.name
         self._print(
             f"[bold]{self._stream.name}[/]: first model {short_digest(trained.digest)} "
             f"({trained.candidate}, {metric} {trained.value:.3f} on held-out rows), "

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from driftline.learning.metrics import higher_is_better
+from driftline.config.measure import higher_is_better
 from driftline.wire.events import DriftEvent, RetrainDecision, RetrainRequest, RolePointer
 from driftline_app.replay.observer import ObservedEvent
 from driftline_app.replay.simulation import RunResult, Simulation

@@ -19,9 +19,10 @@ from driftline.broker import connect
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Broker
 from driftline.clock import ManualClock, SystemClock
+from driftline.config.measure import Metric
 from driftline.config.settings import Settings
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import DriftKind, Metric
+from driftline.config.stream_sections import DriftKind
 from driftline.errors import DataError, TopicMismatch
 from driftline.interrupts import check
 from driftline.models.load import ModelLoader
@@ -31,6 +32,7 @@ from driftline.wire.events import DriftEvent, RetrainDecision, RolePointer
 from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import SERVICES, Service, Topics, apply, require
 from driftline_app.assembly import build_handler, build_loop
+from driftline_app.replay.compared_metrics import repeated
 from driftline_app.replay.first_model import FirstModel, train_on_warm_up
 from driftline_app.replay.observer import ObservedEvent, Observer
 from monitor.estimates.coverage import Coverage, coverage
@@ -117,7 +119,7 @@ class Simulation:
         self._clock = clock  # None on Kafka, where runs use the system clock
         self._on_event = on_event
         self._on_progress = on_progress
-        self._last_known = first.prior
+        self._last_known = first.prior  # the baseline that repeats the previous label
         self.training_s = 0.0  # CPU time of the trainer
         self._producer = broker.producer(client_id="driftline-run")
         self._delivery = Delivery(self._producer, Topics(stream))
@@ -169,7 +171,7 @@ class Simulation:
         self._delivery.send(play)
         if play.kind == "label":
             with suppress(DataError):  # the label becomes a dead letter
-                self._last_known = self._label_codec.decode(play.value).label
+                self._last_known = repeated(self._label_codec.decode(play.value).label)
         elif play.record_id is not None:
             last = self._last_known
             prior = self.first.prior if self.stream.baseline == "prior" else last
@@ -255,7 +257,7 @@ class Simulation:
                 *(e.digest for _, e in self._events_of(RolePointer)),
             ),
             metric=MetricResult(
-                name=self.stream.judged_by,
+                name=self.stream.judged_by.name,
                 static=compared.metric("static"),
                 loop=compared.metric("loop"),
                 baseline=compared.metric("baseline"),

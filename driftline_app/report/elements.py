@@ -56,5 +56,11 @@ def format_value(value: float | None) -> str:
 
 
 def title_of(metric: str) -> str:
-    """Return a metric's name, capitalised for the beginning of a heading."""
-    return metric.upper() if len(metric) <= 4 else metric.replace("_", " ").capitalize()
+    """Return a metric's name, capitalised for the beginning of a heading.
+
+    >>> title_of("roc_auc"), title_of("log_loss"), title_of("rmsle")
+    ('ROC AUC', 'Log loss', 'RMSLE')
+    """
+    words = metric.replace("_", " ")
+    acronym = metric in ("f1", "mae", "rmse", "rmsle", "roc_auc")
+    return words.upper() if acronym else words.capitalize()

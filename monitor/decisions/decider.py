@@ -378,11 +378,11 @@ def _deleted(lost: int) -> str:
 
 
 def _degradation(group: PerformanceGroup, onset: int) -> Finding:
-    before = group.reference_error or 0.0
+    before, error = group.reference_error or 0.0, group.error or 0.0
     return Finding(
         columns=(),
-        severity=loss(before, group.error),
-        message=f"error {group.error:.4g} in the window, {before:.4g} when the model was trained",
+        severity=loss(before, error),
+        message=f"error {error:.4g} in the window, {before:.4g} when the model was trained",
         onset=onset,
     )
 

@@ -8,14 +8,17 @@ from collections import deque
 from typing import Final
 
 from driftline.config.stream import Stream
+from driftline.config.stream_sections import Task
 from driftline.wire.window_events import PerformancePane
 from monitor.decisions.detectors import REMEMBERED, DetectorState, ErrorDetector, Increase
 from monitor.decisions.event_lifecycle import Finding
 from monitor.decisions.plain_state import Count, State, put, take
+from monitor.estimates.harm import describe_rise
 
-# Upper limit for a severity. Without this limit, any increase from an error of 0 would have
-# infinite severity.
-MAX_SEVERITY: Final = 100.0
+# Upper limit for a severity. Without a limit, an increase from an error near 0 would have an
+# arbitrarily large severity, although it may be harmless. Beyond this limit, the base of the ratio
+# says more about the ratio than the increase does.
+MAX_SEVERITY: Final = 10.0
 
 
 class ErrorWatchState(State, frozen=True):
@@ -35,8 +38,10 @@ class ErrorWatch:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        # Only 0/1 errors are counts. Detectors scale all other losses, as in regression.
+        task: Task = "classification" if stream.judged_by.is_binary else "regression"
         self._detectors = [
-            ErrorDetector(name, stream.task) for name in dict.fromkeys(stream.drift.detectors)
+            ErrorDetector(name, task) for name in dict.fromkeys(stream.drift.detectors)
         ]
         # The serving model. At a new model's first pane, `update` sets this attribute, and resets
         # the detectors, `_panes`, `_recent` and `_early`.
@@ -64,6 +69,8 @@ class ErrorWatch:
     def update(self, pane: PerformancePane) -> Finding | None:
         """Add a pane. Return a finding if a detector finds a large enough increase in the error."""
         newest = self._newest
+        if pane.loss != self._stream.judged_by.loss:
+            return None  # published before the metric in the stream file changed
         if pane.model != self._model:
             if newest is not None and pane.last_position <= newest:
                 return None  # late labels for a model that no longer serves
@@ -86,7 +93,7 @@ class ErrorWatch:
         return Finding(
             columns=(),
             severity=loss(increase.before, increase.after),
-            message=f"error rose by {increase.after / increase.before - 1.0:.0%}"
+            message=f"error {describe_rise(increase.before, increase.after)}"
             if increase.before
             else "the model makes errors, but made none before",
             onset=self._onset(increase.ago),

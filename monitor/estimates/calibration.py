@@ -5,23 +5,25 @@ metric.
 
 The method is confidence-based performance estimation (CBPE), as documented by NannyML. Each class's
 scores are calibrated separately, one class against all others. Each record's calibrated scores are
-then scaled to sum to 1. The scaled scores yield the expected confusion matrix, from which the
-metric is computed. Isotonic calibration assumes only that a higher score means a higher
-probability.
+then scaled to sum to 1. They give the expected weight of each label at each prediction or score,
+from which the metric is computed. Isotonic calibration assumes only that a higher score means a
+higher probability.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream_sections import Metric
+from driftline.config.measure import Measure
+from driftline.learning.confusion import confusion_metric, confusion_slopes
+from driftline.learning.metrics import MIN_PROBABILITY
+from driftline.learning.ranking import grouped, ranking_metric, ranking_slopes
 from driftline.models.package_reference import MAX_REFERENCE_ROWS, Reference
 from monitor.bottom_k_sample import Sample
 from monitor.class_scores import packed, unpacked
 from monitor.estimates.estimator import Array, Guess, Places
-from monitor.metric_sums import metric_of, slopes_of
 
 
 class Map(NamedTuple):
@@ -46,18 +48,19 @@ class Predicted(NamedTuple):
 class Calibration:
     """An `Approach` that learns one calibration map per class."""
 
-    def __init__(self, metric: Metric, predicted: Predicted, actual: Places) -> None:
-        self._metric: Metric = metric
+    def __init__(
+        self, measure: Measure, classes: tuple[str, ...], predicted: Predicted, actual: Places
+    ) -> None:
+        self._measure = measure
+        self._classes = classes
         self._predicted = predicted
         self._actual = actual
-        self._classes: tuple[str, ...] = ()
-        count = predicted.scores.shape[1]
-        shares = np.zeros((count, count))
-        np.add.at(shares, (actual, predicted.classes), 1.0 / len(actual))
-        self._slopes = slopes_of(metric, shares)
+        # The gradient (m, k) for each held-out record and each label that it could have.
+        known = np.eye(predicted.scores.shape[1])[actual]
+        self._slopes = expected_metric(measure, classes, known, predicted)[1]
 
     @classmethod
-    def of(cls, metric: Metric, reference: Reference) -> "Calibration | None":
+    def of(cls, measure: Measure, reference: Reference) -> "Calibration | None":
         """Build a `Calibration` from a model's held-out records. Return None if scores or class
         names are missing, if a predicted class is not among the class names, or if no record has
         both finite scores and a label among the class names."""
@@ -73,9 +76,7 @@ class Calibration:
             return None
         # Round held-out scores in the same way as the scores of a window's records.
         kept = unpacked(packed(scores[newest][known]))
-        self = cls(metric, Predicted(kept, predicted[known]), actual[known])
-        self._classes = classes
-        return self
+        return cls(measure, classes, Predicted(kept, predicted[known]), actual[known])
 
     def __len__(self) -> int:
         return len(self._actual)
@@ -105,21 +106,45 @@ class Calibration:
     def guess(self, fitted: list[Map], inputs: Predicted) -> Guess:
         """See `Approach`."""
         probabilities = calibrated(fitted, inputs.scores)
-        count = probabilities.shape[1]
-        shares = np.zeros((count, count))
-        for place in range(count):
-            of_place = probabilities[inputs.classes == place]
-            shares[:, place] = of_place.sum(axis=0) / len(probabilities)
-        slopes = slopes_of(self._metric, shares)
-        means, variances = _moments(probabilities, slopes[:, inputs.classes].T)
-        return Guess(metric_of(self._metric, shares), means, variances)
+        value, slopes = expected_metric(self._measure, self._classes, probabilities, inputs)
+        means, variances = _moments(probabilities, slopes)
+        return Guess(value, means, variances)
 
     def residuals(self, fitted: list[Map], places: Places) -> tuple[Array, Array]:
         """See `Approach`."""
         predicted = self.held(places)
-        slopes = self._slopes[:, predicted.classes].T
+        slopes = self._slopes[places]
         means, variances = _moments(calibrated(fitted, predicted.scores), slopes)
         return slopes[np.arange(len(places)), self._actual[places]] - means, variances
+
+
+def expected_metric(
+    measure: Measure, classes: tuple[str, ...], probabilities: Array, predicted: Predicted
+) -> tuple[float, Array]:
+    """Return the metric that is expected of n records, and its gradient (n, k) with respect to the
+    weight of each record with each possible label, if all weights sum to 1.
+
+    `probabilities` (n, k) contains the probability of each label. With probabilities of 0 and 1,
+    the result is the realised metric.
+    """
+    count = len(probabilities)
+    if measure.is_ranking:
+        place = classes.index(cast(str, measure.positive))
+        ranking, at = grouped(predicted.scores[:, place], probabilities[:, place])
+        shares = type(ranking)(ranking.positives / count, ranking.negatives / count)
+        of_positives, of_negatives = ranking_slopes(measure.name, shares)
+        slopes = np.repeat(of_negatives[at][:, None], probabilities.shape[1], axis=1)
+        slopes[:, place] = of_positives[at]
+        return ranking_metric(measure.name, ranking), slopes
+    if measure.name == "log_loss":
+        slopes = -np.log(np.maximum(predicted.scores, MIN_PROBABILITY))
+        return float((probabilities * slopes).sum() / count), slopes
+    matrix = np.zeros((probabilities.shape[1], probabilities.shape[1]))
+    for place in range(len(matrix)):
+        of_place = probabilities[predicted.classes == place]
+        matrix[:, place] = of_place.sum(axis=0) / count
+    slopes = confusion_slopes(measure, classes, matrix)
+    return confusion_metric(measure, classes, matrix), slopes[:, predicted.classes].T
 
 
 def isotonic(scores: Array, hits: NDArray[np.bool_]) -> Map:

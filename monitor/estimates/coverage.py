@@ -5,15 +5,20 @@ realised metrics, and a summary of these comparisons.
 """
 
 from collections.abc import Iterable, Sequence
+from math import isfinite
 
 import msgspec
+import numpy as np
 
+from driftline.config.measure import Measure
 from driftline.config.stream import Stream
+from driftline.learning.metrics import Answers, used_scores
 from driftline.wire.events import Outcome, Value
 from driftline.wire.values import parse_time
 from driftline.wire.window_events import DataWindow, MetricEstimate
-from monitor.metric_sums import Tally, new_tally
+from monitor.metric_sums import Tally
 from monitor.panes import Grid
+from monitor.tallies import new_tally
 
 
 class EstimateComparison(msgspec.Struct, frozen=True):
@@ -58,20 +63,22 @@ class Truth:
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """Add outcomes. If a record's label was revised, only the first label is used."""
-        own: dict[tuple[int, str], tuple[list[Value], list[Value]]] = {}
+        measure = self._stream.judged_by
+        own: dict[tuple[int, str], list[Outcome]] = {}
         for outcome in outcomes:
             position = _position(self._stream, outcome)
             if position is not None and not outcome.revision:
                 key = (position // self._grid.size, outcome.model)
-                labels, predictions = own.setdefault(key, ([], []))
-                labels.append(outcome.label)
-                predictions.append(outcome.prediction)
-        for (latest, model), (labels, predictions) in own.items():
+                own.setdefault(key, []).append(outcome)
+        for (latest, model), joined in own.items():
+            labels, answers = _answers(measure, joined)
+            if not labels:
+                continue
             for index in range(latest - self._grid.overlap + 1, latest + 1):
                 key = index, model
                 if key not in self._tallies:
-                    self._tallies[key] = new_tally(self._stream.task)
-                self._tallies[key].add(labels, predictions)
+                    self._tallies[key] = new_tally(measure)
+                self._tallies[key].add(labels, answers)
 
     def compare(self, windows: Iterable[DataWindow]) -> list[EstimateComparison]:
         """Return a comparison for each window and model with both an estimate and outcomes, in
@@ -81,7 +88,7 @@ class Truth:
                 window.end,
                 group.model,
                 group.estimate,
-                tally.metric(group.estimate.metric),
+                realised,
                 tally.records,
                 group.records,
             )
@@ -89,8 +96,11 @@ class Truth:
             # Skip windows of another size, which were published before the stream file changed.
             if self._grid.window(window.index) == (window.start, window.end)
             for group in window.groups
+            # Skip estimates of another metric, which were made before the stream file changed.
             if group.estimate is not None
+            and group.estimate.metric == self._stream.judged_by.name
             and (tally := self._tallies.get((window.index, group.model))) is not None
+            and isfinite(realised := tally.metric())
         ]
 
 
@@ -105,6 +115,17 @@ def coverage(pairs: Sequence[EstimateComparison]) -> Coverage | None:
         covered=sum(p.covered for p in pairs) / count,
         held_out_error=sum(abs(p.estimate.reference - p.realised) for p in pairs) / count,
     )
+
+
+def _answers(measure: Measure, outcomes: Sequence[Outcome]) -> tuple[list[Value], Answers]:
+    """Return the labels and answers of the outcomes that have what the metric needs."""
+    labels = [outcome.label for outcome in outcomes]
+    scores = used_scores(measure, labels, (outcome.scores for outcome in outcomes))
+    answers = Answers([outcome.prediction for outcome in outcomes], scores)
+    if scores is None or np.isfinite(scores).all():
+        return labels, answers
+    known = np.flatnonzero(np.isfinite(scores))
+    return [labels[place] for place in known.tolist()], answers.take(known)
 
 
 def _position(stream: Stream, outcome: Outcome) -> int | None:

@@ -12,7 +12,7 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream_sections import Metric
+from driftline.config.measure import Measure
 from driftline.wire.window_events import MetricEstimate
 from monitor.bottom_k_sample import Sample
 
@@ -91,9 +91,9 @@ class MetricEstimator(Generic[Inputs, Fitted]):
     """
 
     def __init__(
-        self, metric: Metric, approach: Approach[Inputs, Fitted], reference_value: float
+        self, measure: Measure, approach: Approach[Inputs, Fitted], reference_value: float
     ) -> None:
-        self._metric: Metric = metric
+        self._measure = measure
         self._approach = approach
         self._reference_value = reference_value
         everything = np.arange(len(approach))
@@ -124,11 +124,10 @@ class MetricEstimator(Generic[Inputs, Fitted]):
         low, high = guess.value - reach, guess.value + reach
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("the estimate is not finite")
-        if self._metric in ("mae", "rmse"):
-            low = max(0.0, low)
-        else:
-            low, high = max(0.0, low), min(1.0, high)
-        return MetricEstimate(self._metric, guess.value, low, high, self._reference_value)
+        low = max(0.0, low)
+        if self._measure.higher_is_better:
+            high = min(1.0, high)
+        return MetricEstimate(self._measure.name, guess.value, low, high, self._reference_value)
 
     def _between(self, records: int) -> float:
         """Return the variance between parts of the held-out records, in excess of the variance

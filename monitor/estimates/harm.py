@@ -6,19 +6,23 @@ with the size of the shift.
 
 from typing import Final
 
-from driftline.learning.metrics import higher_is_better
+from driftline.config.measure import higher_is_better
 from driftline.wire.window_events import MetricEstimate
 
-# Upper limit for the harm. Without this limit, any increase from a held-out error of 0 would be
-# infinite.
-MAX_HARM: Final = 100.0
+# Upper limit for the harm. Without a limit, an increase from a held-out error near 0 would be
+# arbitrarily large.
+MAX_HARM: Final = 10.0
+
+# A larger increase is described by both values, because a percentage of a base near 0 says nothing:
+# an error that rises from 1e-14 to 0.25 has the same importance as one that rises from 0.
+MAX_RELATIVE_RISE: Final = 2.0
 
 
 def harm_of(estimate: MetricEstimate | None) -> float | None:
     """Return the estimated increase in the error, as a fraction of the held-out error. The result
     is at most `MAX_HARM`.
 
-    For mae and rmse, the error is the metric itself. For other metrics, it is 1 minus the metric.
+    If a higher metric is better, the error is 1 minus the metric. Otherwise, it is the metric.
     The result is 0.0 unless the whole interval is worse than the held-out value. Without an
     estimate, the result is None.
 
@@ -42,16 +46,27 @@ def describe_harm(estimate: MetricEstimate | None) -> str:
 
     >>> describe_harm(MetricEstimate("accuracy", 0.85, 0.83, 0.87, 0.9))
     'the error is estimated to be 50% higher'
-    >>> describe_harm(MetricEstimate("accuracy", 0.992, 0.99, 0.995, 1.0))
-    'accuracy is estimated at 0.992, but was 1 on held-out records'
+    >>> describe_harm(MetricEstimate("accuracy", 0.992, 0.99, 0.995, 0.999))
+    'accuracy is estimated at 0.992, but was 0.999 on held-out records'
     """
     harm = harm_of(estimate)
     if estimate is None or not harm:
         return ""
-    if harm < MAX_HARM:
+    if harm <= MAX_RELATIVE_RISE:
         return f"the error is estimated to be {harm:.0%} higher"
     now, before = f"{estimate.value:.3g}", f"{estimate.reference:.3g}"
     return f"{estimate.metric} is estimated at {now}, but was {before} on held-out records"
+
+
+def describe_rise(before: float, after: float) -> str:
+    """Describe an increase of an error, as a percentage unless the base is too close to 0.
+
+    >>> describe_rise(0.2, 0.3), describe_rise(1e-14, 0.25), describe_rise(0.0, 0.25)
+    ('rose by 50%', 'rose from 1e-14 to 0.25', 'rose from 0 to 0.25')
+    """
+    if before > 0.0 and after / before - 1.0 <= MAX_RELATIVE_RISE:
+        return f"rose by {after / before - 1.0:.0%}"
+    return f"rose from {before:.3g} to {after:.3g}"
 
 
 def severity(effect: float, harm: float | None) -> float:

@@ -1,9 +1,9 @@
-"""Estimate a regression model's MAE or RMSE without labels, using a model that predicts the errors.
+"""Estimate a regression model's metric without labels, using a model that predicts the losses.
 
-Input: arrays of held-out inputs, predictions and errors, then a window's inputs and predictions.
-Output: the expected MAE or RMSE. The method is direct loss estimation (DLE), as documented by
-NannyML: a small scikit-learn regressor learns to predict the absolute error (for RMSE, the squared
-error) from the inputs and the prediction.
+Input: arrays of held-out inputs, predictions and losses, then a window's inputs and predictions.
+Output: the expected metric. The method is direct loss estimation (DLE), as documented by
+NannyML: a small scikit-learn regressor learns to predict the loss that the metric implies (squared,
+if the metric is the root of a mean square) from the inputs and the prediction.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from driftline.config.measure import Measure
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import Metric
+from driftline.learning.metrics import Answers, from_mean_loss, losses
 from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns
 from monitor.bottom_k_sample import Sample
@@ -43,23 +44,23 @@ class Fit(NamedTuple):
 
 
 class LossModel:
-    """An `Approach` that learns to predict each record's loss (absolute or squared error)."""
+    """An `Approach` that learns to predict each record's loss."""
 
     def __init__(
         self,
-        metric: Metric,
+        measure: Measure,
         matrix: Array,
         losses: Array,
         levels: Mapping[str, Mapping[str, int]],
         numbers: tuple[str, ...],
     ) -> None:
-        self._metric: Metric = metric
+        self._measure = measure
         self._matrix = matrix
         self._losses = losses
         self._levels = levels
         self._numbers = numbers
         mean = float(losses.mean())
-        self._slope = _slope(metric, mean)
+        self._slope = _slope(measure, mean)
         # Assume that a loss's standard deviation is proportional to its expected value.
         self._relative_variance = float(losses.var()) / mean**2 if mean > 0 else 0.0
 
@@ -71,16 +72,16 @@ class LossModel:
         if columns is None or len(columns) < MIN_HELD:
             return None
         newest = slice(-len(columns), None)
-        errors = reference.errors[newest]
-        metric = stream.judged_by
+        measure = stream.judged_by
+        predictions = reference.held_predictions[newest]
+        errors = losses(measure, reference.held_labels[newest], Answers(predictions))
         levels = {
             name: {value: place for place, value in enumerate(_distinct(values))}
             for name, values in columns.categories.items()
         }
         numbers = tuple(columns.numbers)
-        matrix = _matrix(columns, reference.held_predictions[newest], numbers, levels)
-        losses = errors**2 if metric == "rmse" else errors
-        return cls(metric, matrix, losses, levels, numbers)
+        matrix = _matrix(columns, predictions, numbers, levels)
+        return cls(measure, matrix, errors**2 if measure.is_root else errors, levels, numbers)
 
     def __len__(self) -> int:
         return len(self._losses)
@@ -117,8 +118,8 @@ class LossModel:
         """See `Approach`."""
         losses = _predicted(fitted, inputs)
         mean = float(losses.mean())
-        slope = _slope(self._metric, mean)
-        value = float(np.sqrt(mean)) if self._metric == "rmse" else mean
+        slope = _slope(self._measure, mean)
+        value = from_mean_loss(self._measure, mean, mean)
         return Guess(value, slope * losses, slope**2 * self._relative_variance * losses**2)
 
     def residuals(self, fitted: Fit, places: Places) -> tuple[Array, Array]:
@@ -134,9 +135,9 @@ def _predicted(fitted: Fit, inputs: Array) -> Array:
     return found
 
 
-def _slope(metric: Metric, mean: float) -> float:
+def _slope(measure: Measure, mean: float) -> float:
     """Return the derivative of the metric with respect to the mean loss."""
-    if metric == "mae":
+    if not measure.is_root:
         return 1.0
     return 0.5 / float(np.sqrt(mean)) if mean > 0 else 0.0
 

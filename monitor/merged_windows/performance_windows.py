@@ -11,18 +11,20 @@ from math import isfinite
 import numpy as np
 
 from driftline.config.stream import Stream
+from driftline.learning.ranking import placements
 from driftline.wire.events import event_id
 from driftline.wire.partial_aggregates import ModelAggregate, PaneAggregate, PerformanceAggregates
 from driftline.wire.values import format_time, parse_time
 from driftline.wire.window_events import PerformanceGroup, PerformancePane, PerformanceWindow
 from monitor.bottom_k_sample import BottomKSample
-from monitor.metric_sums import Tally, compare_error, new_tally
+from monitor.metric_sums import Tally, compare_error
 from monitor.optional import optional
 from monitor.panes import Grid, later
 from monitor.partition_windows.aggregate_outcomes import errors_kept
 from monitor.parts_codec import unpack_errors
 from monitor.reference.judge import Judge
 from monitor.reference.references import References
+from monitor.tallies import new_tally
 
 
 class PerformanceWindows:
@@ -94,6 +96,8 @@ class PerformanceWindows:
     def _merge(self, slide: "_Slide", partition: int, aggregate: PaneAggregate) -> None:
         models = slide.panes.setdefault(aggregate.index, {})
         for own in aggregate.models:
+            if own.loss != self._stream.judged_by.loss:
+                continue  # written before the metric in the stream file changed
             if (model := models.get(own.model)) is None:
                 model = models[own.model] = _Model(self._stream, self._limit)
             model.add(own, partition)
@@ -112,23 +116,28 @@ class PerformanceWindows:
                 model=name,
                 records=model.tally.records,
                 errors=model.errors(),
+                loss=self._stream.judged_by.loss,
                 reference_error=self._reference_error(name),
                 first_position=model.first,
                 last_position=model.last,
                 row=model.row,
                 time=None if model.time_us is None else format_time(model.time_us),
-                error_inflation=self._references.error_inflation(name),
+                error_inflation=self._error_inflation(name),
                 trained_on=self._trained_on(name),
             )
             for name, model in ordered
         ]
 
     def _reference_error(self, model: str) -> float | None:
-        reference = self._references.of(model)
-        if reference is None or not len(reference.errors):
-            return None
-        mean = float(reference.errors.mean())
-        return mean if isfinite(mean) else None
+        held = self._references.held_errors(model)
+        return None if held is None else _finite(held.mean)
+
+    def _error_inflation(self, model: str) -> float:
+        """Return the variance inflation of the mean of a pane's errors. It also accounts for errors
+        that are not independent although their records are, see `HeldErrors.dependence`."""
+        held = self._references.held_errors(model)
+        inflation = self._references.error_inflation(model)
+        return inflation if held is None else inflation * held.dependence
 
     def _trained_on(self, model: str) -> int | None:
         reference = self._references.of(model)
@@ -136,13 +145,13 @@ class PerformanceWindows:
 
     def _window_event(self, index: int, slides: "Sequence[_Slide]") -> PerformanceWindow:
         stream = self._stream
-        whole = new_tally(stream.task)
+        whole = new_tally(stream.judged_by)
         row = time_us = None
         # Largest record position and tally, by model.
         models: dict[str, tuple[int, Tally]] = {}
         for pane in (models for slide in slides for models in slide.panes.values()):
             for name, own in pane.items():
-                last, tally = models.get(name) or (own.last, new_tally(stream.task))
+                last, tally = models.get(name) or (own.last, new_tally(stream.judged_by))
                 tally.merge(own.tally)
                 whole.merge(own.tally)
                 models[name] = (max(last, own.last), tally)
@@ -165,21 +174,21 @@ class PerformanceWindows:
             quality=self._judge.window(whole.records + revised, dead_letters, lost),
             row=row,
             time=None if time_us is None else format_time(time_us),
-            metric=stream.judged_by,
-            value=whole.metric(stream.judged_by) if whole.records else None,
-            standard_error=whole.standard_error(stream.judged_by) if whole.records else None,
+            metric=stream.judged_by.name,
+            value=_metric(whole),
+            standard_error=_standard_error(whole),
             groups=tuple(self._group(name, tally) for name, (_, tally) in ordered),
         )
 
     def _group(self, model: str, tally: Tally) -> PerformanceGroup:
         stream = self._stream
         found = None
-        reference = self._references.of(model)
-        if reference is not None and tally.records >= stream.windows.min_records:
+        held = self._references.held_errors(model)
+        if held is not None and tally.records >= stream.windows.min_records:
             found = optional(
                 lambda: compare_error(
                     tally,
-                    reference.errors,
+                    held,
                     variance_inflation=self._references.error_inflation(model),
                     level=stream.drift.false_alarm_rate,
                     min_loss=stream.drift.min_metric_loss,
@@ -190,12 +199,12 @@ class PerformanceWindows:
         return PerformanceGroup(
             model=model,
             records=tally.records,
-            metric=tally.metric(stream.judged_by),
-            error=tally.error(),
+            metric=_metric(tally),
+            error=_finite(tally.error()),
             reference_error=None if found is None else found.reference_error,
             p_value=None if found is None else found.p_value,
             worse=found is not None and found.is_degraded,
-            standard_error=tally.standard_error(stream.judged_by),
+            standard_error=_standard_error(tally),
         )
 
 
@@ -203,7 +212,8 @@ class _Model:
     """One model's merged outcomes in one pane."""
 
     def __init__(self, stream: Stream, limit: int) -> None:
-        self.tally = new_tally(stream.task)
+        self._is_ranking = stream.judged_by.is_ranking
+        self.tally = new_tally(stream.judged_by)
         self.first = self.last = 0
         self.row: int | None = None
         self.time_us: int | None = None
@@ -222,12 +232,29 @@ class _Model:
             self._sample.add(unpack_errors(chunk.sample, partition))
 
     def errors(self) -> tuple[float, ...]:
-        """Return the sampled errors, ordered by label position, then by record position."""
+        """Return the sampled errors, ordered by label position, then by record position. For a
+        ranking metric, these are the placements of the positive class within the sample."""
         rows = self._sample.rows()
-        own, errors = rows.values
+        own, errors, *codes = rows.values
         order = np.lexsort((rows.offsets, rows.partitions, rows.hashes, own, rows.positions))
+        if self._is_ranking:
+            placed: list[float] = placements(codes[0][order], errors[order] > 0).tolist()
+            return tuple(placed)
         found: list[float] = errors[order].tolist()
         return tuple(found)
+
+
+def _metric(tally: Tally) -> float | None:
+    return _finite(tally.metric()) if tally.records else None
+
+
+def _standard_error(tally: Tally) -> float | None:
+    """Return the metric's standard error, or None if the metric is undefined."""
+    return None if _metric(tally) is None else _finite(tally.standard_error())
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 class _Slide:

@@ -6,6 +6,7 @@ exactly once, so this module does not check for repeats. Only a record's first l
 sums.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,15 +15,20 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Committed, Message, Outgoing
 from driftline.config.stream import Stream
+from driftline.learning.metrics import scores_of
+from driftline.learning.ranking import score_codes
+from driftline.logs import alike
 from driftline.wire.partial_aggregates import ModelAggregate, PaneAggregate, PerformanceAggregates
 from driftline.wire.topics import Topics
 from driftline.wire.values import format_time
 from monitor.bottom_k_sample import BottomKSample, Rows, hashes_of
-from monitor.metric_sums import new_tally
 from monitor.panes import PANES, Bucket, Grid, Ints, PartitionWindowState, distinct
 from monitor.partition_windows.read_events import by_model, largest
 from monitor.partition_windows.read_outcomes import Labelled, read_outcomes
-from monitor.parts_codec import MAX_PAIRS, pack_errors, records
+from monitor.parts_codec import pack_errors, records
+from monitor.tallies import new_tally
+
+log = logging.getLogger(__name__)
 
 
 def errors_kept(stream: Stream) -> int:
@@ -92,6 +98,8 @@ class OutcomeAggregator:
                 np.count_nonzero(revised & (buckets == pane))
             )
         counting &= ~revised
+        if read.answers.scores is not None:
+            counting &= self._has_score(read.answers.scores)
         if not counting.any():
             return
         hashes = hashes_of(read.ids)
@@ -103,6 +111,15 @@ class OutcomeAggregator:
                     of_pane = models[model] = _Model(self._stream, self._limit)
                 at = np.flatnonzero(of_model & (buckets == pane))
                 of_pane.add(read, hashes, partition, at)
+
+    def _has_score(self, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return a mask (n,) of the outcomes with the probability that the metric needs."""
+        known: NDArray[np.bool_] = np.isfinite(scores)
+        if not known.all():
+            name = self._stream.judged_by.name
+            message = f"outcomes without the probability that metric {name} needs are not counted"
+            log.warning(message, extra=alike(message))
+        return known
 
     # ---- publishing -----------------------------------------------------------------------------
 
@@ -127,7 +144,8 @@ class _Model:
     """One model's outcomes in one pane of one partition."""
 
     def __init__(self, stream: Stream, limit: int) -> None:
-        self._tally = new_tally(stream.task)
+        self._measure = stream.judged_by
+        self._tally = new_tally(self._measure)
         self._sample = BottomKSample(limit)
         self._first: int | None = None
         self._last: int | None = None
@@ -138,13 +156,12 @@ class _Model:
         self, read: Labelled, hashes: NDArray[np.uint32], partition: int, at: NDArray[Any]
     ) -> None:
         """Add the outcomes at the indices `at`."""
-        if len(at) == len(read):
-            labels, predictions = read.labels, read.predictions
-        else:
-            places = at.tolist()
-            labels = [read.labels[place] for place in places]
-            predictions = [read.predictions[place] for place in places]
-        errors = self._tally.add(labels, predictions)
+        labels, answers = read.labels, read.answers
+        if len(at) < len(read):
+            labels, answers = [labels[place] for place in at.tolist()], answers.take(at)
+        values: list[NDArray[Any]] = [self._tally.add(labels, answers)]
+        if self._measure.is_ranking:
+            values.append(score_codes(scores_of(self._measure, answers)))
         own: Ints = read.own[at]
         first = int(own.min())
         self._first = first if self._first is None else min(self._first, first)
@@ -157,29 +174,30 @@ class _Model:
                 read.positions[at],
                 np.full(len(at), partition),
                 read.offsets[at],
-                (own, errors),
+                (own, *values),
             )
         )
 
     def chunks(self, name: str) -> Iterator[ModelAggregate]:
         """Yield the model's partial aggregate in chunks that can be merged again."""
-        pairs, sums = self._tally.packed()
+        sums = self._tally.packed()
         samples = pack_errors(self._sample.rows())
+        loss = self._measure.loss
         yield ModelAggregate(
             model=name,
+            loss=loss,
             records=self._tally.records,
             first=self._first,
             last=self._last,
-            pairs=pairs[:MAX_PAIRS],
-            sums=sums,
+            **sums[0]._asdict(),
             sample=next(samples),
             row=self._row,
             time=None if self._time_us is None else format_time(self._time_us),
         )
-        for start in range(MAX_PAIRS, len(pairs), MAX_PAIRS):
-            yield ModelAggregate(model=name, pairs=pairs[start : start + MAX_PAIRS])
+        for chunk in sums[1:]:
+            yield ModelAggregate(model=name, loss=loss, **chunk._asdict())
         for sample in samples:
-            yield ModelAggregate(model=name, sample=sample)
+            yield ModelAggregate(model=name, loss=loss, sample=sample)
 
 
 class _PartialAggregate:

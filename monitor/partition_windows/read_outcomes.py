@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Message, Messages
 from driftline.config.stream import Stream
+from driftline.learning.metrics import Answers, used_scores
 from driftline.wire.batch_decoding import decode_each
 from driftline.wire.events import Count, RowNumber, Value, Watermark
 from monitor.panes import BEFORE_ALL, Arrivals, Ints
@@ -29,7 +30,7 @@ from monitor.partition_windows.read_events import (
 
 class _Outcome(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="outcome"):
     """The fields of an outcome that the monitor needs. The record and its scores are not
-    decoded."""
+    decoded, unless the metric needs them."""
 
     record_id: str
     time: str | None
@@ -43,7 +44,14 @@ class _Outcome(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="out
     ahead: bool = False
 
 
+class _ScoredOutcome(_Outcome, frozen=True, gc=False, tag_field="type", tag="outcome"):
+    """The fields of an outcome that a metric of probabilities needs."""
+
+    scores: dict[str, float] | None = None
+
+
 _decode = msgspec.json.Decoder(_Outcome | Watermark).decode
+_decode_scored = msgspec.json.Decoder(_ScoredOutcome | Watermark).decode
 
 
 class Labelled(msgspec.Struct, frozen=True):
@@ -53,7 +61,7 @@ class Labelled(msgspec.Struct, frozen=True):
     ids: list[str]
     models: list[str]
     labels: list[Value]
-    predictions: list[Value]
+    answers: Answers
     offsets: Ints
     positions: Ints  # position of each label, or of its record if the label has no position
     own: Ints  # position of each record
@@ -68,13 +76,15 @@ class Labelled(msgspec.Struct, frozen=True):
 def read_outcomes(messages: Sequence[Message], stream: Stream) -> Labelled:
     """Decode one partition's messages, which must be in log order."""
     found = Messages.of(messages)
-    decoded = decode_each(_decode, found.values)
-    return read_events(found, decoded, partial(_columns, by_row=stream.axis == "row"))
+    decode = _decode_scored if stream.judged_by.needs_scores else _decode
+    decoded = decode_each(decode, found.values)
+    return read_events(found, decoded, partial(_columns, stream=stream))
 
 
 def _columns(
-    outcomes: Sequence[_Outcome], offsets: Sequence[int], marks: Marks, *, by_row: bool
+    outcomes: Sequence[_Outcome], offsets: Sequence[int], marks: Marks, *, stream: Stream
 ) -> Labelled:
+    by_row = stream.axis == "row"
     own = Positions.of(
         [outcome.row for outcome in outcomes],
         [outcome.time for outcome in outcomes],
@@ -89,12 +99,15 @@ def _columns(
     arrivals = Arrivals(
         ints(offsets), positions, ahead=flags([outcome.ahead for outcome in outcomes])
     )
+    labels = [outcome.label for outcome in outcomes]
+    scores = (getattr(outcome, "scores", None) for outcome in outcomes)
+    used = used_scores(stream.judged_by, labels, scores)
     return Labelled(
         with_marks(arrivals, marks),
         [outcome.record_id for outcome in outcomes],
         [outcome.model for outcome in outcomes],
-        [outcome.label for outcome in outcomes],
-        [outcome.prediction for outcome in outcomes],
+        labels,
+        Answers([outcome.prediction for outcome in outcomes], used),
         arrivals.offsets,
         positions,
         own.on_axis,

@@ -5,16 +5,22 @@ from functools import lru_cache
 from math import isfinite
 from typing import Final, Protocol
 
+import numpy as np
+
+from driftline.config.measure import Measure
 from driftline.config.stream import Stream
 from driftline.errors import PackageError, StoreUnavailable
-from driftline.learning.metrics import evaluate
+from driftline.learning.metrics import Answers, answers_of, evaluate, losses, scores_of
+from driftline.learning.ranking import Ranking
 from driftline.models.package_reference import Reference
 from monitor.estimates.calibration import Calibration
 from monitor.estimates.estimator import MIN_HELD, Estimator, MetricEstimator
 from monitor.estimates.loss_model import LossModel
+from monitor.metric_sums import HeldErrors
 from monitor.optional import optional
 from monitor.reference.autocorrelation import variance_inflation
 from monitor.reference.profile import ReferenceProfile
+from monitor.score_ranks import ranking_variance
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +39,11 @@ class Packages(Protocol):
 class References:
     """The references of the most recently used models, by digest."""
 
-    def __init__(self, packages: Packages) -> None:
+    def __init__(self, packages: Packages, measure: Measure) -> None:
         self._packages = packages
+        self._measure = measure
         self._reference = lru_cache(KEPT)(self._load)
+        self._held_errors = lru_cache(KEPT)(self._held_errors_of)
         self._variance_inflation = lru_cache(KEPT)(self._variance_inflation_of)
 
     def of(self, digest: str) -> Reference | None:
@@ -43,6 +51,11 @@ class References:
         Without a reference, the model's records are not tested. Raises StoreUnavailable if the
         model store cannot be read."""
         return self._reference(digest)
+
+    def held_errors(self, digest: str) -> HeldErrors | None:
+        """Return a model's held-out errors, the losses that the metric implies, or None if there
+        are none."""
+        return self._held_errors(digest)
 
     def error_inflation(self, digest: str) -> float:
         """Return the variance inflation of a model's mean held-out error."""
@@ -58,12 +71,19 @@ class References:
             log.warning("%s: %s", consequence, error)
             return None
 
-    def _variance_inflation_of(self, digest: str) -> float:
+    def _held_errors_of(self, digest: str) -> HeldErrors | None:
         reference = self.of(digest)
         if reference is None:
+            return None
+        consequence = f"errors of model {digest} are not compared with its held-out errors"
+        return optional(lambda: held_errors(self._measure, reference), None, consequence)
+
+    def _variance_inflation_of(self, digest: str) -> float:
+        held = self.held_errors(digest)
+        if held is None:
             return 1.0
         consequence = f"errors of model {digest} are treated as independent"
-        found = optional(lambda: variance_inflation(reference.errors), 1.0, consequence)
+        found = optional(lambda: variance_inflation(held.values), 1.0, consequence)
         return found if isfinite(found) else 1.0
 
 
@@ -105,11 +125,39 @@ def estimator_for(stream: Stream, reference: Reference) -> Estimator | None:
     references yield equal estimators. Only the newest 10,000 held-out records are used."""
     if len(reference.held_labels) < MIN_HELD:
         return None
-    before = evaluate(
-        stream.judged_by, stream.task, reference.held_labels, reference.held_predictions
-    )
+    measure = stream.judged_by
+    before = evaluate(measure, reference.held_labels, held_answers(measure, reference))
     if stream.task == "regression":
-        losses = LossModel.of(stream, reference)
-        return None if losses is None else MetricEstimator(stream.judged_by, losses, before)
-    calibration = Calibration.of(stream.judged_by, reference)
-    return None if calibration is None else MetricEstimator(stream.judged_by, calibration, before)
+        model = LossModel.of(stream, reference)
+        return None if model is None else MetricEstimator(measure, model, before)
+    calibration = Calibration.of(measure, reference)
+    return None if calibration is None else MetricEstimator(measure, calibration, before)
+
+
+def held_errors(measure: Measure, reference: Reference) -> HeldErrors | None:
+    """Return the losses of a model's held-out records that the metric implies, or None if there
+    are none. Raises ValueError if the metric needs probabilities that the reference lacks."""
+    if not measure.loss:
+        # The package contains 0/1 errors or absolute errors.
+        return HeldErrors.of(reference.errors) if len(reference.errors) else None
+    answers = held_answers(measure, reference)
+    values = losses(measure, reference.held_labels, answers)
+    if not len(values):
+        return None
+    if not measure.is_ranking:
+        return HeldErrors.of(values)
+    positive = np.array([label == measure.positive for label in reference.held_labels])
+    ranking = Ranking.of(scores_of(measure, answers), positive)
+    return HeldErrors(values, ranking_variance("roc_auc", ranking))
+
+
+def held_answers(measure: Measure, reference: Reference) -> Answers:
+    """Return the model's answers for its held-out records. Raises ValueError if the metric needs
+    probabilities that the reference lacks."""
+    return answers_of(
+        measure,
+        reference.held_labels,
+        reference.held_predictions,
+        reference.held_scores,
+        reference.classes,
+    )

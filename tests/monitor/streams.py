@@ -166,6 +166,7 @@ class Log:
         label: Value = "yes",
         at: int | None = None,
         revision: int = 0,
+        scores: dict[str, float] | None = None,
     ) -> None:
         self._append(
             self.topics.outcomes,
@@ -175,7 +176,7 @@ class Log:
                 time=self._time(row),
                 row=row,
                 prediction=said,
-                scores=None,
+                scores=scores,
                 model=model,
                 source=Source("small.features", partition, row),
                 record=msgspec.Raw(b"{}"),

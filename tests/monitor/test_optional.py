@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from driftline.config.measure import default_measure
 from driftline.config.stream import Stream, loads
 from driftline.config.stream_sections import Task
 from driftline.errors import StoreUnavailable
-from driftline.learning.metrics import errors
+from driftline.learning.metrics import Answers, losses
 from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns
 from driftline.wire.window_events import DataGroup, DataWindow, PerformancePane, PerformanceWindow
@@ -119,7 +120,7 @@ def test_odd_columns_are_tested_and_give_an_estimate(
         held_labels=labels,
         held_predictions=said,
         held_scores=scores,
-        errors=errors(task, labels, said),
+        errors=losses(default_measure(task), labels, Answers(said)),
         levels={},
         ranges={},
         classes=("b", "a") if task == "classification" else (),
@@ -136,7 +137,9 @@ def test_odd_columns_are_tested_and_give_an_estimate(
     group = msgspec.structs.replace(group, estimate=estimator.estimate(sample, 150))
     assert group.estimate is not None
     assert msgspec.json.decode(msgspec.json.encode(group), type=DataGroup) == group
-    assert np.isfinite(References(Packages({"m": reference})).error_inflation("m"))
+    assert np.isfinite(
+        References(Packages({"m": reference}), default_measure(task)).error_inflation("m")
+    )
     assert not caplog.records
 
 
@@ -277,6 +280,6 @@ def test_profiles_are_prepared_once_even_if_they_fail(
 ) -> None:
     stream, packages, _ = history()
     monkeypatch.setattr(references, "estimator_for", fail)
-    profiles = Profiles(stream, References(packages))
+    profiles = Profiles(stream, References(packages, stream.judged_by))
     assert profiles.estimator("a") is profiles.estimator("a") is None
     assert len(caplog.records) == 1

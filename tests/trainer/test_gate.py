@@ -1,18 +1,22 @@
 """The gate accepts only a significant gain, on outcomes that the champion was not trained on."""
 
+import msgspec
 import numpy as np
 import pytest
 
+from driftline.config.measure import Metric
+from driftline.learning.metrics import Answers, answers_of
+from tests.measures import MEASURES
 from tests.training import CLASSIFICATION, REGRESSION
 from trainer.gate import judge, judged_places
 
 LABELS = ["a", "b"] * 50
 
 
-def with_errors(count: int) -> list[str]:
-    """Return predictions with this many errors, spread evenly."""
+def with_errors(count: int) -> Answers:
+    """Return answers with this many errors, spread evenly."""
     wrong = set(np.linspace(0, 99, count).astype(int)) if count else set()
-    return [("a" if y == "b" else "b") if i in wrong else y for i, y in enumerate(LABELS)]
+    return Answers([("a" if y == "b" else "b") if i in wrong else y for i, y in enumerate(LABELS)])
 
 
 def test_a_significant_gain_replaces_the_champion() -> None:
@@ -49,7 +53,7 @@ def test_without_a_champion_the_challenger_wins() -> None:
 
 def test_a_smaller_error_is_better() -> None:
     labels = list(np.linspace(0, 1, 100))
-    close, far = [y + 0.1 for y in labels], [y + 0.5 for y in labels]
+    close, far = Answers([y + 0.1 for y in labels]), Answers([y + 0.5 for y in labels])
     assert judge(REGRESSION, labels, close, far).won
     assert not judge(REGRESSION, labels, far, close).won
 
@@ -62,3 +66,40 @@ def test_the_champion_is_not_judged_on_its_training_rows() -> None:
 @pytest.mark.parametrize("last", [None, 70, 1000])
 def test_all_rows_count_if_too_few_are_new(last: int | None) -> None:
     assert len(judged_places(np.arange(100), last)) == 100
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_the_gate_promotes_a_much_better_model_by_any_metric(name: Metric) -> None:
+    measure, rng = MEASURES[name], np.random.default_rng(0)
+    stream = msgspec.structs.replace(CLASSIFICATION, metric=measure)
+    labels: list[str] | list[float]
+    good: list[str] | list[float]
+    bad: list[str] | list[float]
+    scores = [None, None]
+    if measure.kind.task == "classification":
+        labels = rng.choice(["a", "b"], size=400).tolist()
+        good, bad = ([y if rng.random() < p else "b" for y in labels] for p in (0.95, 0.5))
+        rows = np.array([[float(y == "a"), float(y == "b")] for y in labels])
+        scores = [0.5 + share * (rows - 0.5) + 0.2 * rng.random((400, 2)) for share in (0.6, 0.1)]
+    else:
+        stream = msgspec.structs.replace(REGRESSION, metric=measure)
+        labels = rng.uniform(1.0, 9.0, size=400).tolist()
+        good, bad = ((np.array(labels) + rng.normal(0, s, 400)).tolist() for s in (0.2, 2.0))
+    ours, theirs = (
+        answers_of(measure, labels, predictions, own, ("a", "b"))
+        for predictions, own in zip((good, bad), scores, strict=True)
+    )
+    assert judge(stream, labels, ours, theirs).won
+    assert not judge(stream, labels, theirs, ours).won
+    assert not judge(stream, labels, ours, ours).won
+
+
+def test_a_gain_on_rows_of_which_one_block_has_the_positive_class_may_be_chance() -> None:
+    measure = MEASURES["roc_auc"]
+    stream = msgspec.structs.replace(CLASSIFICATION, metric=measure)
+    labels = ["a"] * 3 + ["b"] * 97  # all positive rows are in the first of ten blocks
+    right, wrong = (np.array([high] * 3 + [0.5] * 97) for high in (0.9, 0.1))
+    verdict = judge(stream, labels, Answers(labels, right), Answers(labels, wrong))
+    assert (verdict.challenger, verdict.champion) == (1.0, 0.0)
+    assert not verdict.won
+    assert "may be chance" in verdict.reason

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from driftline.config.measure import Measure
 from driftline.config.stream import Stream, loads
 from driftline_app.backtest.policy_runs import Played, Shuffled, every_window, periodic
 from driftline_app.backtest.result import persistence
-from driftline_app.replay.compared_metrics import ComparedPredictors
+from driftline_app.replay.compared_metrics import Answer, ComparedPredictors
 from driftline_app.replay.simulation import RunResult
 from producers.rows import Row
 from tests.app.cli.invoke import Invoked, invoke
@@ -171,8 +172,8 @@ def small(more: str = "") -> Stream:
 
 
 def test_the_previous_label_is_no_baseline_if_the_order_means_nothing() -> None:
-    compared = ComparedPredictors("accuracy", "classification", ("loop", "persistence"))
-    compared.add(0, "a", {"loop": "a", "persistence": "b"})
+    compared = ComparedPredictors(Measure("accuracy"), ("loop", "persistence"))
+    compared.add(0, "a", {"loop": Answer("a"), "persistence": Answer("b")})
     play = Played("always", 1, compared, (), (), (), (), 0.0, None)
     assert persistence(small(), play) == 0.0
     assert persistence(small('models = { split = "stratified" }'), play) is None
@@ -191,12 +192,12 @@ def test_periodic_retraining_is_spread_evenly_regardless_of_the_limits_in_the_fi
 
 
 def test_two_predictors_are_compared_on_the_rows_that_both_have() -> None:
-    one = ComparedPredictors("accuracy", "classification", ("loop",))
-    other = ComparedPredictors("accuracy", "classification", ("loop",))
+    one = ComparedPredictors(Measure("accuracy"), ("loop",))
+    other = ComparedPredictors(Measure("accuracy"), ("loop",))
     for row in range(100):
-        one.add(row, "a", {"loop": "a"})
+        one.add(row, "a", {"loop": Answer("a")})
     for row in reversed(range(10, 100)):  # another order, and ten rows that have no outcome
-        other.add(row, "a", {"loop": "a" if row % 2 else "b"})
+        other.add(row, "a", {"loop": Answer("a" if row % 2 else "b")})
     both = one.beside("loop", other, "loop", as_name="other")
     assert len(both.rows) == 90
     gain, error = both.gain("loop", "other")

@@ -8,6 +8,8 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 
+from driftline.config.measure import METRIC_KINDS, Metric, higher_is_better
+from driftline_app.report.elements import title_of
 from driftline_app.report.line_chart import LEFT, LINE, RIGHT, WIDTH, Mark, Series, chart, ticks
 from driftline_app.report.page import write_report
 from driftline_app.report.values import MetricOverTime, RunEvent, RunReport, Totals
@@ -68,6 +70,16 @@ def test_the_page_shows_each_event_with_its_row_and_reason(page: str) -> None:
     for event in REPORT.events:
         assert f"{event.row:,}" in page
         assert event.id in page
+
+
+@pytest.mark.parametrize("name", METRIC_KINDS)
+def test_the_page_is_drawn_for_every_metric(name: Metric, tmp_path: Path) -> None:
+    higher = higher_is_better(name)
+    report = msgspec.structs.replace(REPORT, metric=name, higher_is_better=higher)
+    write_report(tmp_path / "report.html", report)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"{title_of(name)} over time" in page
+    assert ("higher is better" in page, "lower is better" in page) == (higher, not higher)
 
 
 def test_text_from_the_data_is_escaped(page: str) -> None:

@@ -1,5 +1,6 @@
 """The doctor's checks: correct things are ok, and others come with a remedy."""
 
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ from driftline.broker.memory import MemoryAdmin, MemoryBroker
 from driftline.broker.memory_consumer import MemoryConsumer
 from driftline.broker.partitioner import PARTITIONERS
 from driftline.broker.port import Broker, Outgoing
+from driftline.config.measure import Measure
 from driftline.config.settings import Settings
 from driftline.config.spans import Span
 from driftline.config.stream import Stream
@@ -18,6 +20,9 @@ from driftline.models.store import ModelStore, digest_of
 from driftline.ops.doctor import Check, check_broker, check_installation, check_models
 from driftline.wire.envelope import encode
 from driftline.wire.events import RejectedRecord, Watermark
+from driftline.wire.topics import Topics, apply
+from tests.training import CLASSIFICATION, CLOCK, first_model, with_candidates
+from tests.training import settings as training_settings
 from tests.world import KEYS, MODEL, SIGNER, STREAM, World, announced, pointer
 
 
@@ -173,6 +178,25 @@ def test_a_champion_that_cannot_be_verified_fails(settings: Settings) -> None:
     assert found.result == "fail"
     assert f"does not hold {MODEL}" in found.found
     assert f"its ancestor {parent} is used after a restart" in found.found
+
+
+def test_a_champion_whose_answers_lack_what_the_metric_needs_fails(tmp_path: Path) -> None:
+    without = with_candidates(CLASSIFICATION, "sklearn.linear_model.RidgeClassifier")
+    trained, own = first_model(without, tmp_path), training_settings(tmp_path)
+    broker, topics = MemoryBroker(CLOCK), Topics(CLASSIFICATION)
+    with closing(broker.admin()) as admin, closing(broker.producer()) as producer:
+        apply(admin, topics)
+        for record in trained.records:
+            producer.send(record)
+        producer.flush()
+    assert result(on_broker(own, broker, CLASSIFICATION), "champion").result == "ok"
+
+    stream = msgspec.structs.replace(CLASSIFICATION, metric=Measure("log_loss"))
+    found = result(on_broker(own, broker, stream), "champion")
+
+    assert found.result == "fail"
+    assert "metric log_loss needs probabilities, but the model returns none" in found.found
+    assert "change [metric]" in found.todo
 
 
 def test_records_of_the_models_topic_without_a_trusted_signature_are_listed(

@@ -119,6 +119,7 @@ def test_exactly_the_fields_of_all_events_are_documented() -> None:
         ("performance_parts", "model"): partial_aggregates.ModelAggregate,
         ("performance_parts", "pair"): partial_aggregates.Pair,
         ("performance_parts", "sum"): partial_aggregates.ErrorSums,
+        ("performance_parts", "ranking"): partial_aggregates.ScoreCounts,
         ("performance_parts", "sample"): partial_aggregates.SampledErrors,
     }
     expected = {

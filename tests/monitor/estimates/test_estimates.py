@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from driftline.config.measure import METRIC_KINDS, Metric, default_measure
 from driftline.config.stream import Stream, loads
-from driftline.config.stream_sections import Metric
-from driftline.learning.metrics import errors, evaluate
+from driftline.learning.metrics import Answers, answers_of, evaluate, losses
 from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns
 from monitor.bottom_k_sample import Sample
@@ -21,15 +21,16 @@ from monitor.class_scores import ClassScores, packed
 from monitor.estimates.calibration import calibrated, isotonic
 from monitor.estimates.estimator import Estimator
 from monitor.reference.references import Profiles, References, estimator_for
+from tests.measures import MEASURES, TOML
 from tests.monitor.streams import Packages
 
 CLASSES = ("a", "b", "c")
 
 
 def stream(metric: Metric) -> Stream:
-    task = "regression" if metric in ("mae", "rmse") else "classification"
+    task = METRIC_KINDS[metric].task
     return loads(
-        f'version = 1\nname = "s"\ntask = "{task}"\ntarget = "y"\nmetric = "{metric}"\n'
+        f'version = 1\nname = "s"\ntask = "{task}"\ntarget = "y"\nmetric = {TOML[metric]}\n'
         '[features]\nx = "number"\ncolour = "category"\n'
     )
 
@@ -68,12 +69,12 @@ class World:
         scores: NDArray[np.float64] | None = None
         said: NDArray[Any]
         labels: NDArray[Any]
-        if metric in ("mae", "rmse"):
+        task = METRIC_KINDS[metric].task
+        if task == "regression":
             columns, said, labels = self.measured(count)
-            wrong = errors("regression", labels, said)
         else:
             columns, scores, said, labels = self.classified(count)
-            wrong = errors("classification", labels, said)
+        wrong = losses(default_measure(task), labels, Answers(said))
         return Reference(
             columns=columns,
             positions=np.arange(count),
@@ -90,12 +91,13 @@ class World:
 
     def window(self, metric: Metric, count: int, shift: float = 0.0) -> tuple[Sample, float]:
         """Return a window and its realised metric."""
-        if metric in ("mae", "rmse"):
+        measure = MEASURES[metric]
+        if measure.kind.task == "regression":
             columns, said, truth = self.measured(count, shift)
-            return Sample(columns, said), evaluate(metric, "regression", truth, said)
+            return Sample(columns, said), evaluate(measure, truth, Answers(said))
         columns, scores, names, labels = self.classified(count, shift)
         own = {name: packed(scores[:, place]) for place, name in enumerate(CLASSES)}
-        realised = evaluate(metric, "classification", labels, names)
+        realised = evaluate(measure, labels, answers_of(measure, labels, names, scores, CLASSES))
         return Sample(columns, names, ClassScores(own, count)), realised
 
 
@@ -105,8 +107,7 @@ def made(metric: Metric, reference: Reference) -> Estimator:
     return found
 
 
-METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "f1_macro", "mae", "rmse")
-by_metric = pytest.mark.parametrize("metric", METRICS)
+by_metric = pytest.mark.parametrize("metric", MEASURES)
 
 
 @by_metric
@@ -233,7 +234,9 @@ def test_there_is_no_estimate_with_few_held_out_records(metric: Metric) -> None:
 
 def test_a_model_without_a_package_has_no_estimator() -> None:
     of = stream("accuracy")
-    profiles = Profiles(of, References(Packages({"m": World(9).reference("accuracy")})))
+    profiles = Profiles(
+        of, References(Packages({"m": World(9).reference("accuracy")}), of.judged_by)
+    )
     assert profiles.estimator("m") is profiles.estimator("m")
     assert profiles.estimator("m") is not None
     assert profiles.estimator("unknown") is None

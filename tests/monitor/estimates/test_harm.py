@@ -2,11 +2,11 @@
 
 import pytest
 
-from driftline.config.stream_sections import Metric
+from driftline.config.measure import Metric
 from driftline.wire.events import DriftEvent
 from driftline.wire.window_events import ColumnResult, DataGroup, DataWindow, MetricEstimate
 from monitor.decisions.decider import Decider
-from monitor.estimates.harm import MAX_HARM, harm_of
+from monitor.estimates.harm import MAX_HARM, describe_harm, describe_rise, harm_of
 from tests.monitor.streams import small_stream
 
 
@@ -20,12 +20,24 @@ from tests.monitor.streams import small_stream
         ("mae", 3.0, 2.5, 3.5, 2.0, 0.5),
         ("rmse", 3.0, 1.5, 4.5, 2.0, 0.0),
         ("mae", 1.0, 0.5, 1.5, 0.0, MAX_HARM),
+        ("mae", 1.0, 0.5, 1.5, 1e-9, MAX_HARM),  # a base near 0
+        ("log_loss", 0.6, 0.5, 0.7, 0.4, 0.5),
+        ("average_precision", 0.4, 0.3, 0.5, 0.7, 1.0),
     ],
 )
 def test_harm_is_the_increase_of_the_error_that_the_interval_shows(
     metric: Metric, value: float, low: float, high: float, reference: float, harm: float
 ) -> None:
     assert harm_of(MetricEstimate(metric, value, low, high, reference)) == pytest.approx(harm)
+
+
+def test_increases_from_a_base_near_0_are_described_by_both_values() -> None:
+    assert describe_rise(0.2, 0.3) == "rose by 50%"
+    assert describe_rise(0.2, 0.6) == "rose by 200%"
+    assert describe_rise(0.02, 0.3) == "rose from 0.02 to 0.3"
+    assert describe_rise(1e-14, 0.96) == "rose from 1e-14 to 0.96"
+    near = MetricEstimate("mae", 1.5, 1.0, 2.0, 1e-12)
+    assert describe_harm(near) == "mae is estimated at 1.5, but was 1e-12 on held-out records"
 
 
 def drift(estimate: MetricEstimate | None) -> dict[str, DriftEvent]:

@@ -93,7 +93,9 @@ def gathered(
 
 def sampled(parts: list[DataAggregates]) -> dict[int, tuple[DataGroup, ...]]:
     """Return the verdicts on all windows."""
-    profiles = Profiles(STREAM, References(Packages({"a": REFERENCE, "b": REFERENCE})))
+    profiles = Profiles(
+        STREAM, References(Packages({"a": REFERENCE, "b": REFERENCE}), STREAM.judged_by)
+    )
     windows = DataWindows(STREAM, profiles)
     for offset, event in enumerate(parts):
         windows.add(offset, event, closed=None)

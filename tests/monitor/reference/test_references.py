@@ -2,6 +2,7 @@
 
 import pytest
 
+from driftline.config.measure import Measure
 from driftline.errors import StoreUnavailable
 from driftline.models.package_reference import Reference
 from monitor.reference.references import References
@@ -19,7 +20,7 @@ class _AwayAtFirst(Packages):
 
 def test_an_unreachable_store_is_not_treated_as_a_missing_reference() -> None:
     packages = _AwayAtFirst({})
-    references = References(packages)
+    references = References(packages, Measure("accuracy"))
     with pytest.raises(StoreUnavailable):
         references.of("sha256:a")
     packages.is_away = False
