@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from benchmarks.evidence.estimate_sets import LABELLED, follow
 from benchmarks.evidence.options import options
 from driftline.config.measure import default_measure
+from driftline.config.stream_sections import Task
 from driftline.learning.metrics import Answers, losses
 from monitor.decisions.autocorrelation_check import Autocorrelation
 from monitor.decisions.detectors import ErrorDetector
-from monitor.reference.autocorrelation import variance_inflation
+from monitor.error_scale import error_scale
+from monitor.variance_inflation import variance_inflation
 
 # Rows per block. A block covers a week, or a month if the data set has one row per day. In data
 # sets without calendar times, a block has 200 rows, enough to preserve the autocorrelation.
@@ -82,20 +84,28 @@ def measure(name: str, data: Path, shuffles: int) -> AlarmRates:
     followed = follow(next(item for item in LABELLED if item.name == name), data)
     task, block = followed.stream.task, BLOCKS[name]
     answers = Answers(followed.scores.predictions)
-    found = losses(default_measure(task), followed.labels, answers)
+    metric = default_measure(task)
+    found = losses(metric, followed.labels, answers)
     blocks = found[: len(found) // block * block].reshape(-1, block)
     more = variance_inflation(followed.reference.errors)
+    scale = error_scale(metric, followed.reference.errors, followed.reference.held_labels)
     rng = np.random.default_rng(0)
     counts = [0, 0, 0]
     for _ in range(shuffles):
         shuffled = blocks[rng.permutation(len(blocks))].ravel()
         # With `add` patched out, the detector allows only for the given variance inflation.
         with patch.object(Autocorrelation, "add"):
-            counts[0] += _alarms(ErrorDetector("glr", task), shuffled)
-            counts[1] += _alarms(ErrorDetector("glr", task, more), shuffled)
-        counts[2] += _alarms(ErrorDetector("glr", task, more), shuffled)
+            counts[0] += _alarms(_detector(task, 1.0, scale), shuffled)
+            counts[1] += _alarms(_detector(task, more, scale), shuffled)
+        counts[2] += _alarms(_detector(task, more, scale), shuffled)
     thousands = shuffles * blocks.size / 1000
     return AlarmRates(name, block, more, *(count / thousands for count in counts))
+
+
+def _detector(task: Task, inflation: float, scale: float | None) -> ErrorDetector:
+    detector = ErrorDetector("glr", task)
+    detector.reset(inflation, scale)
+    return detector
 
 
 def _alarms(detector: ErrorDetector, values: NDArray[np.float64]) -> int:

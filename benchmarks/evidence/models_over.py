@@ -13,15 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.evidence.drifting import Drifting, bound, bound_of_errors
+from driftline.config.measure import default_measure
 from driftline.config.stream import Stream, loads
+from driftline.config.stream_sections import Task
 from driftline.learning.metrics import Answers
 from driftline.wire.events import DriftEvent
 from driftline.wire.window_events import PerformanceGroup, PerformancePane, PerformanceWindow
 from monitor.decisions.decider import Decider
 from monitor.decisions.error_watch import ErrorWatch
-from monitor.metric_sums import HeldErrors, compare_error
-from monitor.reference.autocorrelation import variance_inflation
+from monitor.error_scale import error_scale
+from monitor.merged_windows.performance_windows import WINDOWS_SHARE, inflation_within_block
+from monitor.metric_sums import HeldErrors, Tally, compare_error
 from monitor.tallies import new_tally
+from monitor.variance_inflation import variance_inflation
 
 Floats = NDArray[np.float64]
 
@@ -98,6 +102,21 @@ def stream_with(
     )
 
 
+class WatchedModel(msgspec.Struct, frozen=True):
+    """What panes and windows contain about a model. `reference` (m,) are its held-out errors."""
+
+    name: str
+    reference: Floats
+    variance_inflation: float
+    error_scale: float | None
+
+    @classmethod
+    def of(cls, name: str, task: Task, reference: Floats, labels: NDArray[Any]) -> "WatchedModel":
+        """Return a model with held-out errors and their labels, both (m,)."""
+        scale = error_scale(default_measure(task), reference, labels)
+        return cls(name, reference, variance_inflation(reference), scale)
+
+
 class _Model:
     """A decision tree with its held-out errors and its errors on the whole stream."""
 
@@ -105,14 +124,13 @@ class _Model:
         from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
         kind = DecisionTreeRegressor if stream.regression else DecisionTreeClassifier
-        self.name = name
         self._stream = stream
         x, y = stream.x[rows], stream.y[rows]
         held = np.arange(len(x)) % HELD_OUT == 0
         self._tree: Any = kind(max_depth=8, min_samples_leaf=10, random_state=0)
         self._tree.fit(x[~held], y[~held])
-        self.reference = self.errors_of(x[held], y[held])
-        self.variance_inflation = variance_inflation(self.reference)
+        task: Task = "regression" if stream.regression else "classification"
+        self.watched = WatchedModel.of(name, task, self.errors_of(x[held], y[held]), y[held])
         self.errors = self.errors_of(stream.x, stream.y)
 
     def errors_of(self, x: Floats, y: Floats) -> Floats:
@@ -135,17 +153,16 @@ def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> Wa
     bounds: list[float] = []
     fresh = [stream.fresh(concept) for concept in range(len(stream.changes) + 1)]
     since: int | None = None
-    tallies: dict[str, tuple[Any, Floats]] = {}
+    tallies: Tallies = {}
     for start in range(stream.training, len(stream.y) - size + 1, size):
         end = start + size
         while len(bounds) < len(stream.changes) and start >= stream.changes[len(bounds)].row:
             bounds.append(_bound(stream, model, fresh[len(bounds)], fresh[len(bounds) + 1]))
         errors = model.errors[start:end]
-        tally, _ = tallies.setdefault(model.name, (new_tally(config.judged_by), model.reference))
-        tally.add(errors.tolist(), Answers([0.0] * size))
-        alarm = watch.pane(_pane(model, start, errors))
+        alarm = watch.pane(pane_event(model.watched, start, errors))
+        add(tallies, config, model.watched, errors)
         if end % window == 0:
-            alarm = watch.window(_window(config, end, tallies)) or alarm
+            alarm = watch.window(window_event(config, end, tallies)) or alarm
             tallies = {}
         if alarm is not None:
             alarms.append(alarm)
@@ -165,7 +182,18 @@ def _bound(
     return bound(float(before.mean()), float(after.mean()))
 
 
-def _pane(model: _Model, start: int, errors: Floats) -> PerformancePane:
+# The tallies of the models that served in a window, by name.
+Tallies = dict[str, tuple[Tally, WatchedModel]]
+
+
+def add(tallies: Tallies, config: Stream, model: WatchedModel, errors: Floats) -> None:
+    """Add a model's errors to the tallies of a window."""
+    tally, _ = tallies.setdefault(model.name, (new_tally(config.judged_by), model))
+    tally.add(errors.tolist(), Answers([0.0] * len(errors)))
+
+
+def pane_event(model: WatchedModel, start: int, errors: Floats) -> PerformancePane:
+    """Return the event of a pane that starts at the row `start`."""
     return PerformancePane(
         id=f"p{start}",
         index=start // len(errors),
@@ -180,19 +208,23 @@ def _pane(model: _Model, start: int, errors: Floats) -> PerformancePane:
         row=start + len(errors) - 1,
         time=None,
         error_inflation=model.variance_inflation,
+        error_scale=model.error_scale,
     )
 
 
-def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) -> PerformanceWindow:
+def window_event(config: Stream, end: int, tallies: Tallies) -> PerformanceWindow:
+    """Return the event of a window that ends before the row `end`."""
     groups = []
-    for name, (tally, reference) in tallies.items():
+    for name, (tally, model) in tallies.items():
         found = None
         if tally.records >= config.windows.min_records:
             found = compare_error(
                 tally,
-                HeldErrors.of(reference),
-                variance_inflation=variance_inflation(reference),
-                level=config.drift.false_alarm_rate,
+                HeldErrors.of(model.reference),
+                variance_inflation=inflation_within_block(
+                    model.variance_inflation, tally.records, len(model.reference), config.block
+                ),
+                level=WINDOWS_SHARE * config.drift.false_alarm_rate,
                 min_loss=config.drift.min_metric_loss,
             )
         groups.append(
@@ -204,6 +236,7 @@ def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) ->
                 reference_error=None if found is None else found.reference_error,
                 p_value=None if found is None else found.p_value,
                 worse=found is not None and found.is_degraded,
+                error_scale=model.error_scale,
             )
         )
     return PerformanceWindow(

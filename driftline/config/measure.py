@@ -134,6 +134,11 @@ class Measure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.kind.task == "classification" and not self.needs_scores and self.name != "cost"
 
     @property
+    def is_bounded(self) -> bool:
+        """Return whether each loss is between 0 and 1."""
+        return self.is_binary or self.is_ranking
+
+    @property
     def loss(self) -> str:
         """Return a name for the loss that the detectors watch, "" for the task's default loss.
 

@@ -159,7 +159,8 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Span | None,
         Meta(
             description="distance at which records are independent, such as a day or a week; "
-            "default: estimated"
+            "a model's errors are compared at the same phase of it, beginning with the model's "
+            "second block; default: estimated, without phases"
         ),
     ] = None
     decided_by: Annotated[
@@ -228,8 +229,9 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Policy,
         Meta(
             description="when to request a new model; harm: while drift lowers the model's "
-            "quality; drift: while an event of a kind in `on` is open; schedule: at intervals of "
-            "`every`; always: after each window of outcomes; never: only on manual request"
+            "quality, as labels show or, before they arrive, as estimates show; drift: while an "
+            "event of a kind in `on` is open; schedule: at intervals of `every`; always: after "
+            "each window of outcomes; never: only on manual request"
         ),
     ] = "harm"
     renew: Annotated[

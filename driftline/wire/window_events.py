@@ -1,6 +1,6 @@
 """Define the events in the `windows` Kafka topic: closed windows and panes, with their results."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -78,7 +78,9 @@ class MetricEstimate(msgspec.Struct, frozen=True):
 
     `low` and `high` bound a 95% interval for the same records' realised metric. The interval is
     valid as long as the relation between inputs and labels is the same as in training. `reference`
-    is the same model's metric on the held-out data from its training.
+    is the same model's metric on the held-out data from its training. If `unsupported` is not
+    empty, these columns have values outside of the reference's support, or are stuck. The estimate
+    may then be wrong by any amount. `floor` is the smallest error to which an increase is related.
     """
 
     metric: Metric
@@ -86,6 +88,8 @@ class MetricEstimate(msgspec.Struct, frozen=True):
     low: float
     high: float
     reference: float
+    unsupported: tuple[str, ...] = ()
+    floor: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class DataGroup(msgspec.Struct, frozen=True):
@@ -126,6 +130,8 @@ class PerformanceGroup(msgspec.Struct, frozen=True):
     p_value: float | None = None  # for the increase over `reference_error`; None if not tested
     worse: bool = False
     standard_error: float | None = None  # standard error of `metric`, assuming independent records
+    # As in `PerformancePane`. None if it is unknown.
+    error_scale: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class DataWindow(Event, frozen=True, tag="data_window"):
@@ -203,6 +209,7 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     uses them to estimate the onset of a change. `reference_error` is the model's mean error on
     held-out data. `error_inflation` is the variance inflation of this mean: autocorrelated errors
     carry less information than independent errors. `trained_on` is the number of training records.
+    `error_scale` is the level at which the detectors clip errors; for errors from 0 to 1, it is 1.
     """
 
     id: str
@@ -220,6 +227,7 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     error_inflation: float = 1.0
     trained_on: Count | None = None
     loss: str = ""
+    error_scale: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
     def __post_init__(self) -> None:
         check_time(self.time)

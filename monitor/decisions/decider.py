@@ -19,12 +19,11 @@ from driftline.wire.window_events import (
     DataGroup,
     DataWindow,
     DependenceDrift,
-    PerformanceGroup,
     PerformancePane,
     PerformanceWindow,
     WindowsEvent,
 )
-from monitor.decisions.error_watch import ErrorWatch, ErrorWatchState, loss
+from monitor.decisions.error_watch import ErrorWatch, ErrorWatchState, degradation
 from monitor.decisions.event_lifecycle import EventLifecycle, Finding, LifecycleState
 from monitor.decisions.plain_state import State
 from monitor.decisions.retraining import RetrainRule, RetrainState
@@ -230,7 +229,9 @@ class Decider:
             # no degradation. Such a window must not help to resolve the event.
             return []
         event = lifecycle.observe(
-            _degradation(group, self._newest_part(window)) if group.worse else None,
+            degradation(self._stream.judged_by, group, self._newest_part(window))
+            if group.worse
+            else None,
             model=group.model,
             window=window.id,
             position=window.end,
@@ -301,8 +302,8 @@ def _drifted(
     if not messages:
         return None
     harm = harm_of(group.estimate)
-    if harm:
-        messages.append(describe_harm(group.estimate))
+    if description := describe_harm(group.estimate):
+        messages.append(description)
     if group.limits is not None and group.limits.alarm is None:
         messages.append("uncalibrated: the reference is too short")
     names = [c.column for c in drifted] + [name for r in pairs for name in r.columns]
@@ -342,12 +343,16 @@ def _quality_verdict(group: DataGroup) -> Finding | None:
     if not increased:
         return None
     increased.sort(key=lambda item: -item[0])
+    harm = harm_of(group.estimate)
+    messages = [_listed([f"{name} {what} {share:.1%}" for share, name, what in increased])]
+    if harm is None and (unknown := describe_harm(group.estimate)):
+        messages.append(unknown)
     return Finding(
         columns=tuple(dict.fromkeys(columns)),
         severity=increased[0][0],
-        message=_listed([f"{name} {what} {share:.1%}" for share, name, what in increased]),
+        message="; ".join(messages),
         onset=None,
-        harm=harm_of(group.estimate),
+        harm=harm,
     )
 
 
@@ -375,16 +380,6 @@ def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
 
 def _deleted(lost: int) -> str:
     return f"at least {lost:,} records were deleted before they were read"
-
-
-def _degradation(group: PerformanceGroup, onset: int) -> Finding:
-    before, error = group.reference_error or 0.0, group.error or 0.0
-    return Finding(
-        columns=(),
-        severity=loss(before, error),
-        message=f"error {error:.4g} in the window, {before:.4g} when the model was trained",
-        onset=onset,
-    )
 
 
 def _is_newer(event: DriftEvent | None, model: str, window: DataWindow | PerformanceWindow) -> bool:

@@ -7,6 +7,7 @@ the cause lasts, the module repeats the request after one window. It renews a re
 new outcomes have arrived, because a model trained soon after a change has learned from few records.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal
@@ -20,6 +21,7 @@ from driftline.wire.events import DriftEvent, RetrainRequest, event_id
 from driftline.wire.values import parse_time
 from driftline.wire.window_events import PerformancePane
 from monitor.decisions.plain_state import Count, State, put, take
+from monitor.error_scale import floor_of, known_scale, relative_increase
 
 
 class _StreamPoint(msgspec.Struct, frozen=True):
@@ -41,12 +43,26 @@ class _StreamPoint(msgspec.Struct, frozen=True):
 class _Situation(msgspec.Struct, frozen=True):
     """A policy's input. `last` is the point of the last request or, if there was no request, the
     stream's beginning. `events` contains only open events whose positions are not past `current`.
+    `realised` returns the realised harm of the records since a position, or None if too few of
+    their outcomes are known.
     """
 
     stream: Stream
     events: Sequence[DriftEvent]
     current: _StreamPoint
     last: _StreamPoint
+    realised: Callable[[int | None], float | None]
+
+
+class _Pane(msgspec.Struct, frozen=True):
+    """A pane's first record position, its number of outcomes, and its sampled errors: their number,
+    sum and sum of squares."""
+
+    first: int
+    records: Count
+    sampled: Count
+    errors: float
+    squares: float
 
 
 class _RetrainTrigger(msgspec.Struct, frozen=True):
@@ -58,6 +74,9 @@ class _RetrainTrigger(msgspec.Struct, frozen=True):
     onset: int | None = None
 
 
+# A realised increase counts if it exceeds this many standard errors. A drift event is already open,
+# so this is not the only evidence.
+_SIGNIFICANT: Final = 2.0
 # Minimum number of recent panes to store. More panes are stored if these panes contain fewer than
 # `min_outcomes` outcomes. The onset of a drift event is hardly ever earlier than these panes.
 _PANES: Final = 2_000
@@ -67,7 +86,9 @@ class RetrainState(State, frozen=True):
     """The state of a `RetrainRule`. A field that was renamed in the code keeps its old name in
     the snapshot file."""
 
-    panes: list[tuple[int, Count]]
+    panes: list[_Pane]
+    usual: float | None
+    scale: float | None
     outcomes: Count
     began: _StreamPoint | None
     current: _StreamPoint | None = msgspec.field(name="reached")
@@ -94,9 +115,11 @@ class RetrainRule:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._policy = _POLICIES[stream.retrain.policy]
-        # Each recent pane's first position and number of records. `update` adds and evicts panes.
-        self._panes: deque[tuple[int, int]] = deque()
-        self._outcomes = 0  # number of records in `_panes`
+        self._panes: deque[_Pane] = deque()  # recent panes; `update` adds and evicts panes
+        self._outcomes = 0  # number of outcomes in `_panes`
+        # The held-out error and the error scale of the last pane's model.
+        self._usual: float | None = None
+        self._scale: float | None = None
         self._began: _StreamPoint | None = None  # set by the first pane, never changed
         self._current: _StreamPoint | None = None  # advanced by `update`
         # The last requests: as many as the budget allows, but at least one.
@@ -136,10 +159,20 @@ class RetrainRule:
             )
         self._to_learn += event.records
         self._since += event.records
-        self._panes.append((event.first_position, event.records))
+        self._usual = event.reference_error
+        self._scale = known_scale(self._stream.judged_by, event.error_scale, event.reference_error)
+        self._panes.append(
+            _Pane(
+                event.first_position,
+                event.records,
+                len(event.errors),
+                math.fsum(event.errors),
+                math.fsum(error * error for error in event.errors),
+            )
+        )
         self._outcomes += event.records
-        while len(self._panes) > _PANES and self._outcomes - self._panes[0][1] >= self._least:
-            self._outcomes -= self._panes.popleft()[1]
+        while len(self._panes) > _PANES and self._outcomes - self._panes[0].records >= self._least:
+            self._outcomes -= self._panes.popleft().records
 
     def _beginning(self, event: PerformancePane, time_us: int | None) -> _StreamPoint:
         """Return the point at which the first pane starts. The point's row is one less than
@@ -164,7 +197,8 @@ class RetrainRule:
         # is due.
         trigger = None
         if self._is_cool(self._triggered_at, current):
-            trigger = self._policy(_Situation(self._stream, events, current, last))
+            situation = _Situation(self._stream, events, current, last, self._realised)
+            trigger = self._policy(situation)
         if trigger is None or self._is_repeated(trigger, current):
             trigger = self._renewal(current)
             if trigger is None:
@@ -217,7 +251,24 @@ class RetrainRule:
     def _known(self, onset: int | None) -> int:
         """Return the number of outcomes in panes whose records start at `onset` or later. If
         `onset` is None, count all panes."""
-        return sum(count for first, count in self._panes if onset is None or first >= onset)
+        return sum(pane.records for pane in self._since_position(onset))
+
+    def _since_position(self, onset: int | None) -> list[_Pane]:
+        return [pane for pane in self._panes if onset is None or pane.first >= onset]
+
+    def _realised(self, onset: int | None) -> float | None:
+        """Return the increase in the error of the records since `onset`, as a fraction of the
+        held-out error. The result is 0 if the increase is not significant, and None if fewer than
+        `min_outcomes` outcomes or no held-out error are known."""
+        panes, usual = self._since_position(onset), self._usual
+        count = sum(pane.sampled for pane in panes)
+        if usual is None or not count or self._known(onset) < self._least:
+            return None
+        mean = math.fsum(pane.errors for pane in panes) / count
+        variance = max(0.0, math.fsum(pane.squares for pane in panes) / count - mean * mean)
+        if mean - usual <= _SIGNIFICANT * math.sqrt(variance / count):
+            return 0.0
+        return relative_increase(usual, mean, floor_of(self._scale))
 
     @property
     def _least(self) -> int:
@@ -240,14 +291,18 @@ class RetrainRule:
 
 
 def _harm(now: _Situation) -> _RetrainTrigger | None:
-    """Return a trigger if the realised error has increased, or if the estimated harm is at least
-    `min_metric_loss`."""
+    """Return a trigger if the realised error has increased, or if an event's harm is at least
+    `min_metric_loss`. If the estimated harm is unknown, the realised harm of the records since the
+    event's onset is used as soon as enough of their outcomes are known."""
     least = now.stream.drift.min_metric_loss
-    return _for_events(
-        event
-        for event in now.events
-        if event.kind == "performance" or (event.harm is not None and event.harm >= least)
-    )
+
+    def is_harmful(event: DriftEvent) -> bool:
+        if event.kind == "performance":
+            return True
+        harm = event.harm if event.harm is not None else now.realised(event.onset)
+        return harm is not None and harm >= least
+
+    return _for_events(event for event in now.events if is_harmful(event))
 
 
 def _drift(now: _Situation) -> _RetrainTrigger | None:

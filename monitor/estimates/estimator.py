@@ -3,7 +3,8 @@
 Input: held-out records from a model's package, then a window's sample. Output: an estimate with an
 interval. The estimate depends only on inputs and scores. If the relation between inputs and labels
 changes (concept drift), no estimate without labels can detect the change. The interval does not
-account for such a change.
+account for such a change. Columns outside of the reference's support are listed, because the
+estimate may be wrong by any amount for their records.
 """
 
 import math
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from driftline.config.measure import Measure
 from driftline.wire.window_events import MetricEstimate
 from monitor.bottom_k_sample import Sample
+from monitor.estimates.support import Support
 
 # Minimum number of held-out records. With fewer records, an estimate would be mostly noise.
 MIN_HELD: Final = 50
@@ -91,8 +93,17 @@ class MetricEstimator(Generic[Inputs, Fitted]):
     """
 
     def __init__(
-        self, measure: Measure, approach: Approach[Inputs, Fitted], reference_value: float
+        self,
+        measure: Measure,
+        approach: Approach[Inputs, Fitted],
+        reference_value: float,
+        *,
+        support: Support,
+        floor: float,
     ) -> None:
+        """`floor` is the smallest error to which an increase is related, in the metric's unit."""
+        self._support = support
+        self._floor = floor
         self._measure = measure
         self._approach = approach
         self._reference_value = reference_value
@@ -127,7 +138,15 @@ class MetricEstimator(Generic[Inputs, Fitted]):
         low = max(0.0, low)
         if self._measure.higher_is_better:
             high = min(1.0, high)
-        return MetricEstimate(self._measure.name, guess.value, low, high, self._reference_value)
+        return MetricEstimate(
+            self._measure.name,
+            guess.value,
+            low,
+            high,
+            self._reference_value,
+            unsupported=self._support.unsupported(sample.columns),
+            floor=self._floor,
+        )
 
     def _between(self, records: int) -> float:
         """Return the variance between parts of the held-out records, in excess of the variance

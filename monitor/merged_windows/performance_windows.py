@@ -7,6 +7,7 @@ complete.
 
 from collections.abc import Sequence
 from math import isfinite
+from typing import Final
 
 import numpy as np
 
@@ -25,6 +26,10 @@ from monitor.parts_codec import unpack_errors
 from monitor.reference.judge import Judge
 from monitor.reference.references import References
 from monitor.tallies import new_tally
+
+# Share of `[drift] false_alarm_rate` for the test of a window's mean error. Together with the error
+# detectors, it is a quarter of the rate: there are four kinds of drift events.
+WINDOWS_SHARE: Final = 0.05
 
 
 class PerformanceWindows:
@@ -124,6 +129,7 @@ class PerformanceWindows:
                 time=None if model.time_us is None else format_time(model.time_us),
                 error_inflation=self._error_inflation(name),
                 trained_on=self._trained_on(name),
+                error_scale=self._references.error_scale(name),
             )
             for name, model in ordered
         ]
@@ -180,6 +186,11 @@ class PerformanceWindows:
             groups=tuple(self._group(name, tally) for name, (_, tally) in ordered),
         )
 
+    def _outcomes_per_block(self, records: int) -> float | None:
+        """Return the number of outcomes per stated block, given the number in a window."""
+        block = self._stream.block
+        return None if block is None else block * records / self._stream.window_size
+
     def _group(self, model: str, tally: Tally) -> PerformanceGroup:
         stream = self._stream
         found = None
@@ -189,8 +200,13 @@ class PerformanceWindows:
                 lambda: compare_error(
                     tally,
                     held,
-                    variance_inflation=self._references.error_inflation(model),
-                    level=stream.drift.false_alarm_rate,
+                    variance_inflation=inflation_within_block(
+                        self._references.error_inflation(model),
+                        tally.records,
+                        len(held.values),
+                        self._outcomes_per_block(tally.records),
+                    ),
+                    level=WINDOWS_SHARE * stream.drift.false_alarm_rate,
                     min_loss=stream.drift.min_metric_loss,
                 ),
                 None,
@@ -205,7 +221,26 @@ class PerformanceWindows:
             p_value=None if found is None else found.p_value,
             worse=found is not None and found.is_degraded,
             standard_error=_standard_error(tally),
+            error_scale=self._references.error_scale(model),
         )
+
+
+def inflation_within_block(
+    inflation: float, records: int, held_out: int, of_block: float | None
+) -> float:
+    """Return the variance inflation with which a window of `records` outcomes is compared with
+    `held_out` held-out errors. `of_block` is the number of outcomes in the block that the stream
+    file states. If the window or the held-out errors cover less than a block, they count as a
+    single independent record, because they may cover only a part of a season.
+
+    >>> inflation_within_block(1.5, 2_000, 3_000, 1_440.0)
+    1.5
+    >>> inflation_within_block(1.5, 250, 3_000, 1_440.0)
+    3000.0
+    """
+    if of_block is not None and min(records, held_out) < of_block:
+        return float(max(records, held_out))
+    return inflation
 
 
 class _Model:

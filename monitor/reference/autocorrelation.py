@@ -1,7 +1,6 @@
-"""Estimate an array's autocorrelation, and how much it increases the variance of the mean.
+"""Estimate the length of an array's autocorrelation.
 
-Input: columns or errors in time order. Output: the block length for resampling the values, and the
-variance inflation of their mean.
+Input: columns in time order. Output: the block length for resampling the values.
 """
 
 from collections.abc import Sequence
@@ -12,12 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
-_BATCHES: Final = (25, 50, 100, 200)  # batch sizes to try, in values
-_LEAST_BATCHES: Final = 8
-# 1.28 × 2.3. The normal distribution's 90% quantile is 1.28, and a median-based estimate has a
-# relative standard deviation of 2.3 / √(number of batches).
-_SURE: Final = 3.0
 
 # Autocorrelations below this many standard deviations are treated as zero (2 in Politis and White).
 _SIGNIFICANT: Final = 2.0
@@ -52,40 +45,6 @@ def politis_white(values: Floats) -> int:
     slope = 2.0 * (weighted * lags).sum()
     best = (1.5 * slope**2 / spectrum**2 * count) ** (1 / 3) if spectrum else 1.0
     return max(1, reach, min(ceil(best), ceil(3.0 * sqrt(count))))
-
-
-def variance_inflation(values: Floats) -> float:
-    """Return the variance inflation of the mean of a series (n,): the long-run variance divided by
-    the variance, at least 1. Small correlations at long lags are included."""
-    reach, weighted, own = _correlated(values)
-    by_lags = 1.0 + 2.0 * float(weighted.sum()) / own if reach else 1.0
-    return max(by_lags, variance_inflation_between_changes(values))
-
-
-def variance_inflation_between_changes(values: Floats) -> float:
-    """Return the variance inflation of a series' mean, ignoring occasional level changes.
-
-    The estimate uses batch means (Schmeiser, "Batch size effects in the analysis of simulation
-    output", 1982). A few level changes hardly affect the median distance between neighbouring batch
-    means. Even small correlations are detected, at lags up to the length of the longest batch. An
-    estimate from few batches is uncertain, so the result is a lower bound with 90% confidence.
-    """
-    return max([1.0, *(_by_batches(values, size) for size in _BATCHES)])
-
-
-def _by_batches(values: Floats, size: int) -> float:
-    count = len(values) // size
-    if count < _LEAST_BATCHES:
-        return 1.0
-    batches = values[-count * size :].reshape(count, size)
-    variance = float(batches.var(axis=1).mean())
-    if not variance:
-        return 1.0
-    apart = float(np.median(np.abs(np.diff(batches.mean(axis=1)))))
-    # Half of all normally distributed values are within 0.6745 standard deviations of the mean. The
-    # difference between two batch means has twice the variance of one batch mean.
-    found = (apart / 0.6745) ** 2 / 2.0 * size / variance
-    return found / (1.0 + _SURE / sqrt(count))
 
 
 def _correlated(values: Floats) -> tuple[int, Floats, float]:

@@ -3,7 +3,7 @@
 import logging
 from functools import lru_cache
 from math import isfinite
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -13,14 +13,16 @@ from driftline.errors import PackageError, StoreUnavailable
 from driftline.learning.metrics import Answers, answers_of, evaluate, losses, scores_of
 from driftline.learning.ranking import Ranking
 from driftline.models.package_reference import Reference
+from monitor.error_scale import error_scale, floor_of
 from monitor.estimates.calibration import Calibration
-from monitor.estimates.estimator import MIN_HELD, Estimator, MetricEstimator
+from monitor.estimates.estimator import MIN_HELD, Approach, Estimator, MetricEstimator
 from monitor.estimates.loss_model import LossModel
+from monitor.estimates.support import Support
 from monitor.metric_sums import HeldErrors
 from monitor.optional import optional
-from monitor.reference.autocorrelation import variance_inflation
 from monitor.reference.profile import ReferenceProfile
 from monitor.score_ranks import ranking_variance
+from monitor.variance_inflation import variance_inflation
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class References:
         self._reference = lru_cache(KEPT)(self._load)
         self._held_errors = lru_cache(KEPT)(self._held_errors_of)
         self._variance_inflation = lru_cache(KEPT)(self._variance_inflation_of)
+        self._error_scale = lru_cache(KEPT)(self._error_scale_of)
 
     def of(self, digest: str) -> Reference | None:
         """Return a model's reference, or None if its package is missing, damaged or rejected.
@@ -60,6 +63,11 @@ class References:
     def error_inflation(self, digest: str) -> float:
         """Return the variance inflation of a model's mean held-out error."""
         return self._variance_inflation(digest)
+
+    def error_scale(self, digest: str) -> float | None:
+        """Return the scale of a model's held-out errors (see `monitor.error_scale`), or None if it
+        is unknown."""
+        return self._error_scale(digest)
 
     def _load(self, digest: str) -> Reference | None:
         consequence = f"records of model {digest} are not tested"
@@ -85,6 +93,17 @@ class References:
         consequence = f"errors of model {digest} are treated as independent"
         found = optional(lambda: variance_inflation(held.values), 1.0, consequence)
         return found if isfinite(found) else 1.0
+
+    def _error_scale_of(self, digest: str) -> float | None:
+        reference, held = self.of(digest), self.held_errors(digest)
+        if reference is None or held is None:
+            return None
+        consequence = f"the scale of model {digest}'s errors is taken from the stream"
+        return optional(
+            lambda: error_scale(self._measure, held.values, reference.held_labels),
+            None,
+            consequence,
+        )
 
 
 class Profiles:
@@ -126,12 +145,21 @@ def estimator_for(stream: Stream, reference: Reference) -> Estimator | None:
     if len(reference.held_labels) < MIN_HELD:
         return None
     measure = stream.judged_by
+    approach: Approach[Any, Any] | None = (
+        LossModel.of(stream, reference)
+        if stream.task == "regression"
+        else Calibration.of(measure, reference)
+    )
+    if approach is None:
+        return None
     before = evaluate(measure, reference.held_labels, held_answers(measure, reference))
-    if stream.task == "regression":
-        model = LossModel.of(stream, reference)
-        return None if model is None else MetricEstimator(measure, model, before)
-    calibration = Calibration.of(measure, reference)
-    return None if calibration is None else MetricEstimator(measure, calibration, before)
+    return MetricEstimator[Any, Any](
+        measure,
+        approach,
+        before,
+        support=Support(reference.columns),
+        floor=_metric_floor(measure, reference),
+    )
 
 
 def held_errors(measure: Measure, reference: Reference) -> HeldErrors | None:
@@ -149,6 +177,17 @@ def held_errors(measure: Measure, reference: Reference) -> HeldErrors | None:
     positive = np.array([label == measure.positive for label in reference.held_labels])
     ranking = Ranking.of(scores_of(measure, answers), positive)
     return HeldErrors(values, ranking_variance("roc_auc", ranking))
+
+
+def _metric_floor(measure: Measure, reference: Reference) -> float:
+    """Return the smallest error to which an increase is related, in the unit of the metric. If a
+    higher metric is better, the error is 1 minus the metric, whose scale is 1."""
+    if measure.higher_is_better:
+        return floor_of(1.0)
+    held = held_errors(measure, reference)
+    if held is None:
+        return 0.0
+    return floor_of(error_scale(measure, held.values, reference.held_labels))
 
 
 def held_answers(measure: Measure, reference: Reference) -> Answers:

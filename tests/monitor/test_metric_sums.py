@@ -127,7 +127,7 @@ def test_many_distinct_scores_are_sent_in_chunks() -> None:
 
 def test_a_window_without_the_positive_class_has_no_metric_and_is_not_compared() -> None:
     for name in ("roc_auc", "average_precision"):
-        tally = new_tally(MEASURES[name])  # type: ignore[index]
+        tally = new_tally(MEASURES[name])
         tally.add(["b", "c"], Answers(["b", "b"], np.array([0.1, 0.2])))
         assert math.isnan(tally.metric())
         assert math.isnan(tally.error())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from driftline.config.measure import default_measure
+from driftline.config.measure import Measure, default_measure
 from driftline.config.stream import Stream, loads
 from driftline.config.stream_sections import Task
 from driftline.errors import StoreUnavailable
@@ -20,6 +20,7 @@ from driftline.wire.window_events import DataGroup, DataWindow, PerformancePane,
 from monitor.bottom_k_sample import Sample
 from monitor.class_scores import ClassScores, packed
 from monitor.estimates.estimator import Guess, MetricEstimator
+from monitor.estimates.support import Support
 from monitor.merged_windows import performance_windows
 from monitor.optional import optional
 from monitor.reference import column_tests, domain_classifier, judge, references
@@ -272,7 +273,9 @@ def test_an_estimate_that_is_not_finite_is_an_error() -> None:
 
     sample = Sample(Columns({}, {}, 10), np.zeros(10))
     with pytest.raises(ValueError, match="the estimate is not finite"):
-        MetricEstimator("mae", Odd(), 1.0).estimate(sample, 10)
+        MetricEstimator(
+            Measure("mae"), Odd(), 1.0, support=Support(sample.columns), floor=0.0
+        ).estimate(sample, 10)
 
 
 def test_profiles_are_prepared_once_even_if_they_fail(

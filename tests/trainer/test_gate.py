@@ -3,6 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from driftline.config.measure import Metric
 from driftline.learning.metrics import Answers, answers_of
@@ -75,10 +76,10 @@ def test_the_gate_promotes_a_much_better_model_by_any_metric(name: Metric) -> No
     labels: list[str] | list[float]
     good: list[str] | list[float]
     bad: list[str] | list[float]
-    scores = [None, None]
+    scores: list[NDArray[np.float64] | None] = [None, None]
     if measure.kind.task == "classification":
         labels = rng.choice(["a", "b"], size=400).tolist()
-        good, bad = ([y if rng.random() < p else "b" for y in labels] for p in (0.95, 0.5))
+        good, bad = ([str(y) if rng.random() < p else "b" for y in labels] for p in (0.95, 0.5))
         rows = np.array([[float(y == "a"), float(y == "b")] for y in labels])
         scores = [0.5 + share * (rows - 0.5) + 0.2 * rng.random((400, 2)) for share in (0.6, 0.1)]
     else:

@@ -26,7 +26,7 @@ number_pairs = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=40)
 
 
 @st.composite
-def classified(draw: st.DrawFn) -> tuple[list[str], list[str], np.ndarray]:  # type: ignore[type-arg]
+def classified(draw: st.DrawFn) -> tuple[list[str], list[str], np.ndarray]:
     """Draw labels, predictions and probabilities (n, 3), with ties."""
     count = draw(st.integers(2, 30))
     labels = draw(st.lists(st.sampled_from(CLASSES), min_size=count, max_size=count))
@@ -43,7 +43,7 @@ def classified(draw: st.DrawFn) -> tuple[list[str], list[str], np.ndarray]:  # t
 @given(drawn=classified())
 def test_classification_metrics_equal_those_of_scikit_learn(
     name: Metric,
-    drawn: tuple[list[str], list[str], np.ndarray],  # type: ignore[type-arg]
+    drawn: tuple[list[str], list[str], np.ndarray],
 ) -> None:
     labels, predictions, probabilities = drawn
     if name in ("roc_auc", "average_precision"):
@@ -97,7 +97,7 @@ def test_correct_predictions_have_the_best_metric(name: Metric) -> None:
 def test_the_losses_are_those_whose_mean_the_metric_is(
     name: Metric,
     drawn: tuple[list[str], list[str], np.ndarray],
-    pairs: list[tuple[float, float]],  # type: ignore[type-arg]
+    pairs: list[tuple[float, float]],
 ) -> None:
     measure = MEASURES[name]
     if measure.kind.task == "classification":
@@ -126,7 +126,7 @@ def test_metrics_without_the_positive_class_are_undefined() -> None:
     labels, scores = ["b", "c"], np.array([0.1, 0.2])
     for name in ("f1", "roc_auc", "average_precision"):
         answers = Answers(["b", "b"], scores)
-        assert math.isnan(evaluate(MEASURES[name], labels, answers))  # type: ignore[index]
+        assert math.isnan(evaluate(MEASURES[name], labels, answers))
 
 
 def test_arrays_and_lists_give_the_same_metrics() -> None:

@@ -371,13 +371,13 @@ def test_a_request_with_few_new_outcomes_is_repeated_when_there_are_more() -> No
     decider = Decider(stream)
     early = [pane(i, BAD if i >= 30 else GOOD) for i in range(40)]
     (first,) = requests(decider, *early)
-    assert first.position == 1650
+    assert first.position == 1600
     late = [pane(i, GOOD, model="b") for i in range(40, 80)]
     decider.read(
         performance(1, ("b", 0.1, False))
     )  # the event resolves, because the new model is quiet
     again = requests(decider, *late)
-    assert [request.position for request in again] == [2150, 2750, 3950], "by doubling"
+    assert [request.position for request in again] == [2100, 2700, 3900], "by doubling"
     assert {request.caused_by for request in again} == {first.caused_by}
     assert len({request.id for request in (first, *again)}) == 4
 

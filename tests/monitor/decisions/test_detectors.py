@@ -20,7 +20,7 @@ from monitor.decisions.detectors import (
     ErrorDetector,
     Increase,
 )
-from monitor.reference.autocorrelation import variance_inflation
+from monitor.variance_inflation import variance_inflation
 
 every = pytest.mark.parametrize("name", list(DETECTORS))
 TASKS: tuple[Task, ...] = ("classification", "regression")
@@ -130,7 +130,7 @@ def test_autocorrelated_errors_raise_no_more_alarms_than_independent_ones(
 
     held_out = variance_inflation(np.array(in_runs(task, 0.2, 2_000, 99)))
     from_themselves = alarms(1.0)
-    monkeypatch.setattr(Autocorrelation, "add", lambda self, value: None)
+    monkeypatch.setattr(Autocorrelation, "add", lambda self, value, phase: None)
     assert alarms(held_out) <= 2, "known from training"
     assert alarms(1.0) > max(10, 4 * from_themselves)
 
@@ -138,7 +138,7 @@ def test_autocorrelated_errors_raise_no_more_alarms_than_independent_ones(
 def test_a_decrease_explained_by_autocorrelation_does_not_lower_the_usual_level(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    usual, dry, worse = [0.0, 0.0, 0.0, 0.0, 1.0] * 120, [0.0] * 72, [1.0, 1.0, 1.0, 0.0] * 60
+    usual, dry, worse = [0.0, 0.0, 0.0, 0.0, 1.0] * 120, [0.0] * 140, [1.0, 1.0, 1.0, 0.0] * 60
 
     def before(explained: float) -> float:
         monkeypatch.setattr(Autocorrelation, "explains", lambda self, excess: excess <= explained)
@@ -218,8 +218,8 @@ def test_memory_does_not_grow_with_the_number_of_values(name: str) -> None:
     for i in range(10):
         feed(detector, errors("classification", 0.05 + 0.03 * (i % 3), 10_000, i), 10_000)
         sizes.append(len(pickle.dumps(detector)))
-    # Nine bytes for each stored value, and parts that grow with the logarithm.
-    assert max(sizes) < 9 * (REMEMBERED + HISTORY) + 12_000
+    # Nine bytes for each stored value, two for its phase, and the table of pieces.
+    assert max(sizes) < 9 * REMEMBERED + 11 * HISTORY + 20_000
     assert sizes[-1] < 1.3 * sizes[1] + 2_000
 
 
@@ -228,7 +228,7 @@ def test_memory_is_bounded_for_an_error_that_never_stops_growing(name: str) -> N
     detector = ErrorDetector(name, "regression")
     for start in range(0, 20_000, 1_000):
         detector.update([(start + i) ** 1.5 for i in range(1_000)])
-    assert len(pickle.dumps(detector)) < 9 * (REMEMBERED + HISTORY) + 12_000
+    assert len(pickle.dumps(detector)) < 9 * REMEMBERED + 11 * HISTORY + 20_000
 
 
 @tasks
@@ -292,7 +292,7 @@ def test_ddm_warns_before_it_alarms() -> None:
 @pytest.mark.parametrize("name", ["glr", "stepd"])
 def test_our_own_detectors_warn_before_they_alarm(name: str) -> None:
     detector = ErrorDetector(name, "classification")
-    values = errors("classification", 0.1, 1000, 1) + errors("classification", 0.25, 600, 2)
+    values = errors("classification", 0.1, 1000, 1) + errors("classification", 0.2, 600, 2)
     warned = []
     for value in values:
         detector.update([value])

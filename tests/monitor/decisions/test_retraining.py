@@ -8,7 +8,7 @@ from driftline.config.stream_sections import DriftKind
 from driftline.wire.events import DriftEvent, RetrainRequest
 from driftline.wire.values import format_time
 from monitor.decisions.retraining import RetrainRule
-from tests.monitor.decisions.test_decider import GOOD, pane
+from tests.monitor.decisions.test_decider import BAD, GOOD, pane
 from tests.monitor.streams import small_stream
 
 WINDOW = 1000
@@ -294,3 +294,40 @@ def test_a_budget_may_be_in_time() -> None:
 def test_the_same_events_give_the_same_requests() -> None:
     stream = stream_with("harm")
     assert requests(stream, event("performance")) == requests(stream, event("performance"))
+
+
+# ---- unknown harm -------------------------------------------------------------------------------
+
+
+def labelled(errors: list[float], delay: int, *events: DriftEvent) -> list[RetrainRequest]:
+    """Return the requests while the events are open and labels arrive `delay` records late."""
+    rule = RetrainRule(stream_with("harm"))
+    found = []
+    for index in range(60):
+        rule.update(pane(index, GOOD if index * PANE - delay < 400 else errors, delay=delay))
+        if (request := rule.request_if_due(events)) is not None:
+            found.append(request)
+    return found
+
+
+@pytest.mark.parametrize("delay", [0, 1000])
+def test_unknown_harm_is_replaced_by_the_realised_harm_when_labels_arrive(delay: int) -> None:
+    (request, *_) = labelled(BAD, delay, event("data", harm=None))
+    assert request.position == 500 + delay  # 100 outcomes since the onset, at 400
+    assert request.caused_by == ("drift-data",)
+    assert request.since == 400
+
+
+def test_unknown_harm_causes_no_request_if_the_labels_show_none() -> None:
+    assert labelled(GOOD, 0, event("data", harm=None)) == []
+
+
+def test_estimated_harm_of_zero_causes_no_request_whatever_the_labels_show() -> None:
+    assert labelled(BAD, 0, event("data", harm=0.0)) == []
+
+
+def test_unknown_harm_waits_if_no_held_out_error_is_known() -> None:
+    rule = RetrainRule(stream_with("harm"))
+    for index in range(40):
+        rule.update(msgspec.structs.replace(pane(index, BAD), reference_error=None))
+        assert rule.request_if_due([event("data", harm=None)]) is None

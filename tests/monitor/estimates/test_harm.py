@@ -6,7 +6,8 @@ from driftline.config.measure import Metric
 from driftline.wire.events import DriftEvent
 from driftline.wire.window_events import ColumnResult, DataGroup, DataWindow, MetricEstimate
 from monitor.decisions.decider import Decider
-from monitor.estimates.harm import MAX_HARM, describe_harm, describe_rise, harm_of
+from monitor.error_scale import MAX_INCREASE
+from monitor.estimates.harm import describe_harm, harm_of
 from tests.monitor.streams import small_stream
 
 
@@ -16,11 +17,11 @@ from tests.monitor.streams import small_stream
         ("accuracy", 0.8, 0.75, 0.85, 0.9, 1.0),
         ("accuracy", 0.8, 0.7, 0.9, 0.9, 0.0),  # the increase may be chance
         ("accuracy", 0.95, 0.93, 0.97, 0.9, 0.0),  # the error decreased
-        ("f1_macro", 0.5, 0.4, 0.6, 1.0, MAX_HARM),  # there were no errors
+        ("f1_macro", 0.5, 0.4, 0.6, 1.0, MAX_INCREASE),  # there were no errors
         ("mae", 3.0, 2.5, 3.5, 2.0, 0.5),
         ("rmse", 3.0, 1.5, 4.5, 2.0, 0.0),
-        ("mae", 1.0, 0.5, 1.5, 0.0, MAX_HARM),
-        ("mae", 1.0, 0.5, 1.5, 1e-9, MAX_HARM),  # a base near 0
+        ("mae", 1.0, 0.5, 1.5, 0.0, MAX_INCREASE),
+        ("mae", 1.0, 0.5, 1.5, 1e-9, MAX_INCREASE),  # a base near 0
         ("log_loss", 0.6, 0.5, 0.7, 0.4, 0.5),
         ("average_precision", 0.4, 0.3, 0.5, 0.7, 1.0),
     ],
@@ -31,13 +32,9 @@ def test_harm_is_the_increase_of_the_error_that_the_interval_shows(
     assert harm_of(MetricEstimate(metric, value, low, high, reference)) == pytest.approx(harm)
 
 
-def test_increases_from_a_base_near_0_are_described_by_both_values() -> None:
-    assert describe_rise(0.2, 0.3) == "rose by 50%"
-    assert describe_rise(0.2, 0.6) == "rose by 200%"
-    assert describe_rise(0.02, 0.3) == "rose from 0.02 to 0.3"
-    assert describe_rise(1e-14, 0.96) == "rose from 1e-14 to 0.96"
-    near = MetricEstimate("mae", 1.5, 1.0, 2.0, 1e-12)
-    assert describe_harm(near) == "mae is estimated at 1.5, but was 1e-12 on held-out records"
+def test_an_increase_from_a_base_near_0_is_described_by_both_values() -> None:
+    near = MetricEstimate("mae", 1.5, 1.0, 2.0, 1e-12, floor=0.1)
+    assert describe_harm(near) == "estimated error rose from 1e-12 to 1.5"
 
 
 def drift(estimate: MetricEstimate | None) -> dict[str, DriftEvent]:
@@ -60,7 +57,7 @@ def test_events_of_a_data_window_contain_the_harm_and_add_it_to_the_severity() -
     assert events["data"].severity == 1.25
     assert events["prediction"].severity == 1.5
     assert events["quality"].severity == 0.05
-    assert events["data"].message.endswith("; the error is estimated to be 100% higher")
+    assert events["data"].message.endswith("; estimated error rose by 100%, from 0.1 to 0.2")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,10 @@
-"""Block lengths and variance inflation of autocorrelated records."""
+"""Block lengths of autocorrelated records."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from monitor.reference.autocorrelation import (
-    politis_white,
-    variance_inflation,
-    variance_inflation_between_changes,
-)
+from monitor.reference.autocorrelation import politis_white
 
 
 def remembering(memory: float, count: int) -> NDArray[np.float64]:
@@ -37,30 +33,3 @@ def test_alternating_values_have_no_variance_inflation() -> None:
 def test_the_block_length_is_the_period_of_a_season() -> None:
     season = np.sin(np.arange(4000) * 2 * np.pi / 48) + np.random.default_rng(0).normal(size=4000)
     assert politis_white(season) >= 48
-
-
-@pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
-def test_the_variance_inflation_equals_that_of_theory(memory: float) -> None:
-    known = (1 + memory) / (1 - memory)
-    assert variance_inflation(remembering(memory, 20_000)) == pytest.approx(known, rel=0.3)
-
-
-def test_slow_changes_of_level_are_detected_despite_weak_autocorrelation() -> None:
-    rng = np.random.default_rng(3)
-    levels = np.repeat(rng.uniform(0.2, 0.4, 20), 200)  # each level lasts for 200 values
-    drawn = (rng.random(4_000) < levels).astype(np.float64)
-    of_levels = 1 + levels.var() * 200 / drawn.var()
-    assert 0.3 * of_levels < variance_inflation_between_changes(drawn) < 2 * of_levels
-    assert variance_inflation_between_changes(rng.permutation(drawn)) < 1.3
-
-
-def test_one_or_two_changes_do_not_count_as_autocorrelation() -> None:
-    rng = np.random.default_rng(4)
-    drawn = (rng.random(4_000) < np.repeat([0.1, 0.5, 0.2], [1500, 700, 1800])).astype(np.float64)
-    assert variance_inflation_between_changes(drawn) < 1.5
-
-
-def test_independent_constant_or_few_values_have_no_variance_inflation() -> None:
-    assert variance_inflation(np.resize([0.0, 1.0], 1000)) == 1.0
-    assert variance_inflation(np.zeros(1000)) == 1.0
-    assert variance_inflation(np.empty(0)) == 1.0
