@@ -32,12 +32,14 @@ def hashes_of(record_ids: Sequence[str]) -> NDArray[np.uint32]:
 
 class Sample(msgspec.Struct, frozen=True):
     """A complete window's sample, ordered by position. `repeated` is the number of sampled records
-    whose id also belongs to an earlier record in the sample."""
+    whose id also belongs to an earlier record in the sample. `positions` (n,) are needed if a
+    column has a season."""
 
     columns: Columns
     predictions: NDArray[Any]  # dtype object (class names) or float64
     scores: ClassScores | None = None
     repeated: int = 0
+    positions: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.columns)

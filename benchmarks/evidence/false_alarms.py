@@ -155,7 +155,8 @@ def measure(
     columns = [values[order.ravel()] for values in columns]
     length = min(REFERENCE, int(SHARE * total))
     reference = [values[:length] for values in columns]
-    known = Histograms(reference, paired=len(reference))
+    rows = np.arange(total)
+    known = Histograms(reference, paired=len(reference), positions=rows[:length])
     # As in the monitor, if the classifier runs, the drift tests and the classifier each get half of
     # the false-alarm rate.
     rate = RATE / 2 if classifier else RATE
@@ -163,15 +164,19 @@ def measure(
     thresholds = calibration.of(size)
     starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)
     windows = [[values[at : at + size] for values in columns] for at in starts]
+    positions = [rows[at : at + size] for at in starts]
     count = Count(windows=len(windows))
-    distances = _distances(known, windows)
+    distances = _distances(known, windows, positions)
     scores = thresholds.scores(distances)
     effects = np.array([_effects(reference, window) for window in windows]).T
     relations = distances[len(columns) :] >= EFFECT * DEPENDENCE_EFFECT
     is_large = np.concatenate((effects >= EFFECT, relations))
     if classifier:
         trees = DomainClassifier(known, columns=len(reference), rate=rate, block=calibration.block)
-        results = [trees.test(window) or ClassifierResult(0.0, 0.0, ()) for window in windows]
+        results = [
+            trees.test(window, at) or ClassifierResult(0.0, 0.0, ())
+            for window, at in zip(windows, positions, strict=True)
+        ]
         alarms = [(thresholds.alarm or 0.0) * one.excess * (one.excess >= 1.0) for one in results]
         scores = np.vstack((scores, alarms))
         is_large = np.vstack(
@@ -189,7 +194,8 @@ def measure(
             for window in windows[:WITHIN]
         ]
         count.shifts = 1
-        count.found = events(thresholds.scores(_distances(known, shifted)), thresholds) > 0
+        moved_by = _distances(known, shifted, positions[:WITHIN])
+        count.found = events(thresholds.scores(moved_by), thresholds) > 0
         count.found_by_evidently = any(
             (_effects(reference, window)[moved] >= EFFECT) for window in shifted
         )
@@ -198,22 +204,25 @@ def measure(
 
 def events(scores: NDArray[np.float64], thresholds: Thresholds) -> int:
     """Return how many events the monitor would open for scores of shape (columns, windows)."""
-    highest = scores.max(axis=0)
-    warned = highest >= thresholds.warning
     opened, is_open, quiet = 0, False, 0
-    for at, score in enumerate(highest):
-        again = warned[at] and warned[max(0, at - IN_A_ROW + 1) : at].any()
-        quiet = 0 if warned[at] else quiet + 1
+    warned = scores >= thresholds.warning
+    for at in range(scores.shape[1]):
+        again = warned[:, max(0, at - IN_A_ROW + 1) : at].any(axis=1)
+        alarm = thresholds.alarm is not None and (scores[:, at] >= thresholds.alarm).any()
+        quiet = 0 if warned[:, at].any() else quiet + 1
         if is_open:
             is_open = quiet < RESOLVE_AFTER
-        elif again or (thresholds.alarm is not None and score >= thresholds.alarm):
+        elif alarm or (warned[:, at] & again).any():
             opened, is_open = opened + 1, True
     return opened
 
 
-def _distances(known: Histograms, windows: Sequence[Columns]) -> NDArray[np.float64]:
+def _distances(
+    known: Histograms, windows: Sequence[Columns], positions: Sequence[NDArray[np.int64]]
+) -> NDArray[np.float64]:
     """Return the windows' distances from the reference, with shape (columns + pairs, windows)."""
-    counts = np.stack([known.count(window) for window in windows], axis=1)
+    pairs = zip(windows, positions, strict=True)
+    counts = np.stack([known.count(window, at) for window, at in pairs], axis=1)
     return known.distances(counts, known.total[:, None])
 
 

@@ -29,6 +29,7 @@ from driftline.errors import (
     UnsupportedCodec,
 )
 from driftline.models.keys import Signer, Trusted, is_open
+from driftline.ops.sensitivity import newest_limits, weak_columns
 from driftline.ops.workers import Workers
 from driftline.wire.envelope import dead_letter_origin, decode_or_skip
 from driftline.wire.events import Freeze, RejectedRecord, RolePointer
@@ -167,6 +168,8 @@ def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> I
             yield from _check_history(admin, stream)
             yield from _check_placement(admin, broker, stream)
             yield from _check_rejected(admin, broker, stream)
+            if admin.describe([Topics(stream).windows]):
+                yield from _check_columns(_newest(admin, broker, Topics(stream).windows))
             if admin.describe([Topics(stream).models]):
                 yield from _check_champion(settings, broker, stream)
     except (BrokerError, UnsupportedCodec) as error:
@@ -265,6 +268,13 @@ def _check_rejected(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Ch
         yield Check(name, "fail", problem, "correct the producer; see `driftline deadletters list`")
     if not found:
         yield Check(name, "ok", "no partition has only rejected records at its end")
+
+
+def _check_columns(windows: Iterator[Message]) -> Iterator[Check]:
+    if (limits := newest_limits(windows)) is not None:
+        found, todo = weak_columns(limits), "larger windows, or a longer reference, detect more"
+        if found:
+            yield Check("drift tests", "warn", found, todo)
 
 
 def _newest(admin: Admin, broker: Broker, topic: str) -> Iterator[Message]:

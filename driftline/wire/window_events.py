@@ -18,15 +18,24 @@ Quality = Literal["missing", "unseen", "out_of_range", "stuck"]  # data-quality 
 WindowQuality = Literal["dead_letters", "gaps"]  # data-quality faults of a window
 
 
+class UnseenLevel(msgspec.Struct, frozen=True):
+    """A category that the scoring model's reference lacks, cut to 64 characters, and its number of
+    records in the sample."""
+
+    level: str
+    records: Count
+
+
 class ColumnResult(msgspec.Struct, frozen=True):
     """The result of comparing one column of a window with the scoring model's reference.
 
     `score` is the distance from the reference, divided by the distance that chance alone exceeds in
-    about one in a hundred windows. `drifted` is true if the score reaches the group's
+    about one in a thousand windows. `drifted` is true if the score reaches the group's
     `limits.warning` and the effect is large enough. `missing`, `unseen` (categories that are not in
     the reference) and `out_of_range` count values in the group's sample. `stuck` is the length of
     the longest run of equal values in the sample. `quality` lists which of these four fields
     have values that are larger than the reference explains and large enough to matter.
+    `unseen_levels` are the most frequent unseen categories (at most 10).
     """
 
     column: str
@@ -44,6 +53,7 @@ class ColumnResult(msgspec.Struct, frozen=True):
     out_of_range: Count = 0
     stuck: Count = 0
     quality: tuple[Quality, ...] = ()
+    unseen_levels: tuple[UnseenLevel, ...] = ()
 
 
 class DependenceDrift(msgspec.Struct, frozen=True):
@@ -63,14 +73,21 @@ class DependenceDrift(msgspec.Struct, frozen=True):
 class Limits(msgspec.Struct, frozen=True):
     """Thresholds for a window's scores.
 
-    A score of `alarm` or more is evidence for a drift event. A score of `warning` or more is also
-    evidence if either of the two preceding non-overlapping windows had such a score. `alarm` is
-    None if the reference is too short for calibration. In this case, `warning` is larger than every
-    score of the reference's own windows.
+    A column or pair with a score of `alarm` or more is evidence for a drift event. A score of
+    `warning` or more is also evidence if the same column or pair had such a score in either of the
+    two preceding non-overlapping windows.
+
+    The reference is too short to calibrate the columns in `uncalibrated` (the predictions have the
+    target's name). Such a column never scores more than `warning`, which it reaches only beyond the
+    largest distance of the reference's own windows. `alarm` is None if no column is calibrated.
+    `insensitive` are the columns that need a shift of more than one standard deviation to score
+    `warning`.
     """
 
     warning: float
     alarm: float | None
+    uncalibrated: tuple[str, ...] = ()
+    insensitive: tuple[str, ...] = ()
 
 
 class MetricEstimate(msgspec.Struct, frozen=True):

@@ -5,8 +5,6 @@ drift event depends either on data windows only, or on performance panes and win
 therefore does not matter whether predictions or outcomes are read first.
 """
 
-from collections import deque
-from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -15,10 +13,7 @@ from driftline.config.stream import Stream
 from driftline.config.stream_sections import DriftKind
 from driftline.wire.events import DriftEvent, RetrainRequest
 from driftline.wire.window_events import (
-    ColumnResult,
-    DataGroup,
     DataWindow,
-    DependenceDrift,
     PerformancePane,
     PerformanceWindow,
     WindowsEvent,
@@ -27,19 +22,9 @@ from monitor.decisions.error_watch import ErrorWatch, ErrorWatchState, degradati
 from monitor.decisions.event_lifecycle import EventLifecycle, Finding, LifecycleState
 from monitor.decisions.plain_state import State
 from monitor.decisions.retraining import RetrainRule, RetrainState
-from monitor.estimates.harm import describe_harm, harm_of, severity
-from monitor.reference.quality import MIN_INCREASE
-from monitor.reference.thresholds import IN_A_ROW
+from monitor.decisions.window_findings import WINDOW_KINDS, WindowFindings, WindowFindingsState
 
-_KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "performance")
-
-
-class DriftedState(State, frozen=True):
-    """A model's newest windows: each window's end, and whether it had a finding of this kind."""
-
-    kind: DriftKind
-    model: str
-    windows: list[tuple[int, bool]]
+_KINDS: Final[tuple[DriftKind, ...]] = (*WINDOW_KINDS, "performance")
 
 
 class DeciderState(State, frozen=True):
@@ -49,7 +34,7 @@ class DeciderState(State, frozen=True):
     lifecycles: dict[DriftKind, LifecycleState] = msgspec.field(name="lanes")
     errors: ErrorWatchState
     rule: RetrainState
-    drifted: list[DriftedState]
+    windows: WindowFindingsState
     lost: LifecycleState
 
 
@@ -65,9 +50,7 @@ class Decider:
         self._lost = EventLifecycle(stream, "quality")
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
-        # The newest windows by kind and model: each window's end, and whether it had a finding.
-        # `_confirmed` adds windows, and `_data` removes models without records in the last window.
-        self._drifted: dict[tuple[DriftKind, str], deque[tuple[int, bool]]] = {}
+        self._windows = WindowFindings(stream)
 
     def state(self) -> DeciderState | None:
         """Return the state, or None if a detector is from River. The state shares lists with this
@@ -79,10 +62,7 @@ class Decider:
             lifecycles={kind: lifecycle.state() for kind, lifecycle in self._lifecycles.items()},
             errors=errors,
             rule=self._rule.state(),
-            drifted=[
-                DriftedState(kind, model, list(windows))
-                for (kind, model), windows in self._drifted.items()
-            ],
+            windows=self._windows.state(),
             lost=self._lost.state(),
         )
 
@@ -95,13 +75,8 @@ class Decider:
         decider._errors.restore(state.errors)
         decider._rule.restore(state.rule)
         decider._lost.restore(state.lost)
-        for drifted in state.drifted:
-            decider._recent(drifted.kind, drifted.model).extend(drifted.windows)
+        decider._windows.restore(state.windows)
         return decider
-
-    def _recent(self, kind: DriftKind, model: str) -> deque[tuple[int, bool]]:
-        kept = (IN_A_ROW - 1) * self._stream.overlap
-        return self._drifted.setdefault((kind, model), deque(maxlen=kept))
 
     def read(self, event: WindowsEvent) -> list[DriftEvent | RetrainRequest]:
         """Process one event. Return the events to publish, in order."""
@@ -127,9 +102,9 @@ class Decider:
         if not tested:
             return self._untested(window)
         events: list[DriftEvent | None] = []
-        for kind, verdict in _VERDICTS.items():
+        for kind in WINDOW_KINDS:
             lifecycle = self._lifecycles[kind]
-            findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
+            findings = [self._windows.find(kind, window, group, lifecycle.open) for group in tested]
             if kind == "quality":
                 findings[-1] = _with_window(findings[-1], window)
             # Use the newest tested model's finding, unless the open event's model is even newer.
@@ -142,8 +117,7 @@ class Decider:
                         position=window.end,
                     )
                 )
-        names = {group.model for group in window.groups}
-        self._drifted = {key: seen for key, seen in self._drifted.items() if key[1] in names}
+        self._windows.forget_others({group.model for group in window.groups})
         return [event for event in events if event is not None]
 
     def _untested(self, window: DataWindow) -> list[DriftEvent]:
@@ -155,31 +129,6 @@ class Decider:
         model = window.groups[-1].model if window.groups else None
         event = lifecycle.observe(finding, model=model, window=window.id, position=window.end)
         return [] if event is None else [event]
-
-    def _confirmed(
-        self, kind: DriftKind, window: DataWindow, group: DataGroup, finding: Finding | None
-    ) -> Finding | None:
-        """Return the finding with its onset, or None if it is unconfirmed. Alarms, quality findings
-        and findings for an open event need no confirmation. A warning is confirmed by a finding in
-        either of the two preceding non-overlapping windows (see `_in_disjoint`)."""
-        size, slide = window.end - window.start, self._slide(window)
-        recent = self._recent(kind, group.model)
-        # `before` is true if a finding in an earlier window confirms a warning.
-        before = _in_disjoint(recent, window.end, size)
-        since = _first_drifted(recent, window.end, size + slide)
-        recent.append((window.end, finding is not None))
-        if finding is None:
-            return None
-        finding = msgspec.structs.replace(finding, onset=since - slide)
-        limits = group.limits
-        if kind == "quality" or limits is None or before or self._lifecycles[kind].open is not None:
-            return finding
-        columns = group.columns if kind == "data" else _prediction(group)
-        scores = [column.score for column in columns if column.drifted]
-        if kind == "data":
-            scores += [pair.score for pair in group.relations]
-        highest = max(scores)
-        return finding if limits.alarm is not None and highest >= limits.alarm else None
 
     def _slide(self, window: DataWindow | PerformanceWindow) -> int:
         return (window.end - window.start) // self._stream.overlap
@@ -239,123 +188,6 @@ class Decider:
         return [] if event is None else [event]
 
 
-def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bool:
-    """Return whether either of the two preceding non-overlapping windows had a finding. The two
-    windows share no records with each other or with the current window, which ends at `end`.
-
-    >>> _in_disjoint([(20, False), (30, True), (40, False), (50, True)], 60, 20)
-    False
-    >>> _in_disjoint([(20, True), (30, False), (40, False), (50, False)], 60, 20)
-    True
-    """
-    found = 0
-    for at, drifted in reversed(windows):
-        if at <= end - size and found < IN_A_ROW - 1:
-            if drifted:
-                return True
-            end, found = at, found + 1
-    return False
-
-
-def _first_drifted(windows: Sequence[tuple[int, bool]], end: int, reach: int) -> int:
-    """Return the end of the first window in the current drift, or `end` if only the current window
-    drifted. Consecutive findings belong to one drift if their windows end at most `reach` apart.
-
-    >>> _first_drifted([(10, True), (20, False), (30, True), (40, False)], 50, 20)
-    10
-    >>> _first_drifted([(10, True), (20, False), (30, False), (40, True)], 50, 20)
-    40
-    """
-    for at, drifted in reversed(windows):
-        if end - at > reach:
-            break
-        if drifted:
-            end = at
-    return end
-
-
-def _data_verdict(group: DataGroup) -> Finding | None:
-    return _drifted(group, group.columns, group.relations)
-
-
-def _prediction_verdict(group: DataGroup) -> Finding | None:
-    return _drifted(group, _prediction(group), ())
-
-
-def _prediction(group: DataGroup) -> tuple[ColumnResult, ...]:
-    return () if group.prediction is None else (group.prediction,)
-
-
-def _drifted(
-    group: DataGroup,
-    columns: Sequence[ColumnResult],
-    pairs: Sequence[DependenceDrift],
-) -> Finding | None:
-    drifted = sorted((c for c in columns if c.drifted), key=lambda c: -c.effect)
-    messages = []
-    if drifted:
-        shifts = [f"{column.column} ({column.effect:.2f})" for column in drifted]
-        messages.append(f"{len(drifted)} of {len(columns)} shifted: {_listed(shifts)}")
-    if pairs:
-        changed = [f"{_joined(r.columns)} ({r.effect:.2f})" for r in pairs]
-        messages.append(f"dependence changed: {_listed(changed)}")
-    if not messages:
-        return None
-    harm = harm_of(group.estimate)
-    if description := describe_harm(group.estimate):
-        messages.append(description)
-    if group.limits is not None and group.limits.alarm is None:
-        messages.append("uncalibrated: the reference is too short")
-    names = [c.column for c in drifted] + [name for r in pairs for name in r.columns]
-    return Finding(
-        columns=tuple(dict.fromkeys(names)),
-        severity=severity(max([*(c.effect for c in drifted), *(r.effect for r in pairs)]), harm),
-        message="; ".join(messages),
-        onset=None,
-        harm=harm,
-    )
-
-
-def _joined(names: Sequence[str]) -> str:
-    """Join the names with commas and a final "and".
-
-    >>> _joined(["x", "y"]), _joined(["x", "y", "z"])
-    ('x and y', 'x, y and z')
-    """
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _quality_verdict(group: DataGroup) -> Finding | None:
-    increased = [
-        (getattr(column, quality) / group.sampled, column.column, quality.replace("_", " "))
-        for column in group.columns
-        for quality in column.quality
-    ]
-    columns = [name for _, name, _ in sorted(increased, key=lambda item: -item[0])]
-    repeated = group.repeated / max(1, group.sampled)
-    # A model is never trained on the same id twice, so its reference has no repeated ids.
-    if repeated >= MIN_INCREASE:
-        increased.append((repeated, "ids", "repeated"))
-    if not increased:
-        return None
-    increased.sort(key=lambda item: -item[0])
-    harm = harm_of(group.estimate)
-    messages = [_listed([f"{name} {what} {share:.1%}" for share, name, what in increased])]
-    if harm is None and (unknown := describe_harm(group.estimate)):
-        messages.append(unknown)
-    return Finding(
-        columns=tuple(dict.fromkeys(columns)),
-        severity=increased[0][0],
-        message="; ".join(messages),
-        onset=None,
-        harm=harm,
-    )
-
-
 def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
     """Add the dead letters and lost records that `window.quality` reports to the finding."""
     if not window.quality:
@@ -386,10 +218,3 @@ def _is_newer(event: DriftEvent | None, model: str, window: DataWindow | Perform
     """Return whether `event` belongs to a model that served after `model`."""
     names = [group.model for group in window.groups]
     return event is not None and event.model in names[names.index(model) + 1 :]
-
-
-_VERDICTS: Final[dict[DriftKind, Callable[[DataGroup], Finding | None]]] = {
-    "data": _data_verdict,
-    "prediction": _prediction_verdict,
-    "quality": _quality_verdict,
-}

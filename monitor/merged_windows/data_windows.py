@@ -165,7 +165,7 @@ class DataWindows:
         # two different ids have equal hashes is about 1.2%.
         repeated = len(rows) - len(np.unique(rows.hashes))
         columns = Columns(numbers, categories, len(rows))
-        return Sample(columns, rows.values[-1], rows.scores, repeated)
+        return Sample(columns, rows.values[-1], rows.scores, repeated, rows.positions)
 
 
 class _Group:

@@ -3,7 +3,6 @@
 Input: columns in time order. Output: the block length for resampling the values.
 """
 
-from collections.abc import Sequence
 from math import ceil, log10, sqrt
 from typing import Final
 
@@ -14,17 +13,15 @@ Floats = NDArray[np.float64]
 
 # Autocorrelations below this many standard deviations are treated as zero (2 in Politis and White).
 _SIGNIFICANT: Final = 2.0
+# Larger correlations are never treated as zero. If a series changes so slowly that its correlations
+# are uncertain by more than this, it must not pass for an independent one.
+_LARGE: Final = 0.5
 # The search for significant lags ends at the first lag that is followed by a long enough run of
 # autocorrelations that are treated as zero. The run must be longer than `_QUIET` (Politis and
 # White, for up to 10^25 records). It must also be longer than `_QUIET_SHARE` times the lag, because
-# half of a seasonal cycle may be treated as zero.
+# up to 80% of a seasonal cycle may be negative or treated as zero.
 _QUIET: Final = 5
-_QUIET_SHARE: Final = 3.0
-
-
-def block_length(columns: Sequence[Floats]) -> int:
-    """Return the largest block length of the `columns`, each (n,). The result is at least 1."""
-    return max((politis_white(values) for values in columns), default=1)
+_QUIET_SHARE: Final = 8.0
 
 
 def politis_white(values: Floats) -> int:
@@ -47,6 +44,18 @@ def politis_white(values: Floats) -> int:
     return max(1, reach, min(ceil(best), ceil(3.0 * sqrt(count))))
 
 
+def resampled_variance(values: Floats, block: int) -> float:
+    """Return the variance of a mean in a moving-block resample of a series (n,), as a share of its
+    true variance. Resamples with blocks of this length lack the covariance across the bounds
+    between blocks. The result is between 0.5 and 1."""
+    reach, weighted, own = _correlated(values)
+    if not reach:
+        return 1.0
+    spectrum = own + 2.0 * float(weighted.sum())
+    slope = 2.0 * float((weighted * np.arange(1, len(weighted) + 1)).sum())
+    return min(1.0, max(0.5, 1.0 - slope / (block * spectrum))) if spectrum > 0.0 else 1.0
+
+
 def _correlated(values: Floats) -> tuple[int, Floats, float]:
     """Return the last significant lag, the covariances at lags from 1 to twice that lag, and the
     variance. The covariances are weighted with a flat-top window (Politis and Romano 1995). The lag
@@ -65,16 +74,20 @@ def _correlated(values: Floats) -> tuple[int, Floats, float]:
 
 
 def _reach(correlations: Floats, count: int) -> int:
-    """Return the last significant lag, or 0 if there is none. `correlations` (m,) start at lag 0.
-    An estimated correlation is less certain if neighbouring values are correlated (Bartlett
-    1946)."""
+    """Return the last lag with a significant positive correlation, or 0 if there is none.
+    `correlations` (m,) start at lag 0. An estimated correlation is less certain if neighbouring
+    values are correlated (Bartlett 1946).
+
+    Negative correlations never make a mean less certain. Removing a season also leaves small ones
+    between equal phases.
+    """
     # Correlations that alternate in sign may decay slowly but hardly affect a mean, so smooth them
     # out.
     smooth = np.convolve(correlations, (0.25, 0.5, 0.25), mode="same")[1:-1]
     alike = int(np.argmax(np.append(smooth, -1.0) <= 0.0))
     variance = (1.0 + 2.0 * (smooth[:alike] ** 2).sum()) / count
-    limit = _SIGNIFICANT * sqrt(log10(count) * variance)
-    heard = np.concatenate(([0], np.flatnonzero(np.abs(smooth) >= limit) + 1))
+    limit = min(_LARGE, _SIGNIFICANT * sqrt(log10(count) * variance))
+    heard = np.concatenate(([0], np.flatnonzero(smooth >= limit) + 1))
     gaps = np.diff(np.append(heard, 10 * count))
     return int(heard[np.argmax(gaps > np.maximum(_QUIET, _QUIET_SHARE * heard))])
 

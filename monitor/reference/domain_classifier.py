@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.reference.histograms import Histograms
+from monitor.reference.histograms import Codes, Histograms
 from monitor.reference.thresholds import MIN_BLOCKS, rounded
 
 # With this number of boosting rounds, the classifier detects an interaction between three columns
@@ -61,15 +61,18 @@ class DomainClassifier:
         self._columns = columns
         self._rate = rate
         self._block = block
-        self._reference = self._table(None)
+        self._reference = self._table(histograms.own)
         self._limits: dict[int, float] = {}  # rounded window size → limit
 
-    def test(self, columns: Sequence[NDArray[Any]]) -> ClassifierResult | None:
+    def test(
+        self, columns: Sequence[NDArray[Any]], positions: NDArray[np.int64] | None = None
+    ) -> ClassifierResult | None:
         """Test a window's columns, each (m,). Return None if the window is too small, or if the
-        reference is too short to compute a limit."""
+        reference is too short to compute a limit. `positions` (m,) are needed if a column has a
+        season."""
         if len(columns[0]) < MIN_ROWS or len(self._reference) < MIN_BLOCKS * self._block:
             return None
-        window = self._table(columns)
+        window = self._table(self._histograms.codes(columns, positions))
         size = rounded(len(window), STEP)
         if size not in self._limits:
             self._limits[size] = self._limit(size)
@@ -79,8 +82,8 @@ class DomainClassifier:
         effect, places = _separability(self._reference[rows], window)
         return ClassifierResult(max(0.0, effect), effect / self._limits[size], places)
 
-    def _table(self, columns: Sequence[NDArray[Any]] | None) -> Table:
-        return np.stack(self._histograms.codes(columns)[: self._columns], axis=1).astype(np.float32)
+    def _table(self, codes: Sequence[Codes]) -> Table:
+        return np.stack(codes[: self._columns], axis=1).astype(np.float32)
 
     def _limit(self, size: int) -> float:
         """Return the limit for a window size. A window drawn from the reference and compared with

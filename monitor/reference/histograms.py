@@ -4,14 +4,15 @@ Input: a reference's columns, which define the bins, and windows' columns. Outpu
 and the distances between two sets of counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monitor.reference.dependence_drift import pairs
+from monitor.reference.seasons import AtEqualPhases, Season, find_season
 
 # A numeric column's bin contains about 1/64 of the reference, so binning changes a
 # Kolmogorov-Smirnov distance by at most about 1/64. Windows and resamples use the same bins, so
@@ -20,6 +21,9 @@ MAX_BINS: Final = 65
 # Maximum number of bins for a categorical column. Rare categories share the last bin with new
 # categories.
 MAX_LEVELS: Final = 64
+# The Kolmogorov-Smirnov distance between two normal distributions whose means differ by one
+# standard deviation.
+_CATEGORY_SHIFT: Final = 0.38
 
 Codes = NDArray[np.int64]  # -1 stands for a missing value
 Floats = NDArray[np.float64]
@@ -49,8 +53,7 @@ class _Numbers:
     def distance(self, one: Floats, other: Floats) -> Floats:
         """Return the Kolmogorov-Smirnov distance between shares (bins, …), which is the largest
         difference between their cumulative sums."""
-        found: Floats = np.abs(np.cumsum(one - other, axis=0)).max(axis=0)
-        return found
+        return kolmogorov_smirnov(one, other)
 
 
 class _Categories:
@@ -77,52 +80,45 @@ class _Categories:
         return found
 
 
-class Histograms:
-    """The bins of a reference's columns and column `pairs`, and the bin codes of the reference's
-    rows. In arrays of counts and distances, the first axis holds the columns' values followed by
-    the pairs' values, so that summing many samples over few bins is fast."""
+class Seasonal(AtEqualPhases):
+    """The bins of a column with a season. Ranks are numbers, also the ranks of categories."""
 
-    def __init__(self, columns: Sequence[NDArray[Any]], *, paired: int = 0) -> None:
-        """`columns` are arrays (n,), rows in time order: float64 (numbers) or object (categories).
-        The first `paired` columns are also compared in pairs."""
-        self.records = len(columns[0])
-        self._columns = [
-            _Numbers(values) if values.dtype.kind == "f" else _Categories(values)
-            for values in columns
-        ]
-        codes = self.codes(columns)
-        self.pairs = pairs(codes[:paired])
-        self._statistics = (*self._columns, *self.pairs)
-        ends = np.cumsum([0, *(statistic.bins for statistic in self._statistics)])
+    def distance(self, one: Floats, other: Floats) -> Floats:
+        """Return the Kolmogorov-Smirnov distance between shares (bins, …)."""
+        return kolmogorov_smirnov(one, other)
+
+
+class Statistic(Protocol):
+    """Bins of a column or a column pair, and a distance between shares of these bins."""
+
+    bins: int
+
+    def distance(self, one: Floats, other: Floats) -> Floats:
+        """Return the distance between shares (bins, …)."""
+
+
+class Statistics:
+    """Columns and column pairs with the bin codes (n,) of the reference's rows. In arrays of counts
+    and distances, the first axis holds the statistics' values one after another, so that summing
+    many samples over few bins is fast."""
+
+    def __init__(self, statistics: Sequence[Statistic], codes: Sequence[Codes]) -> None:
+        self.records = len(codes[0])
+        self._statistics = statistics
+        self._codes = codes
+        ends = np.cumsum([0, *(statistic.bins for statistic in statistics)])
         self._slices = [slice(a, b) for a, b in pairwise(ends.tolist())]
         self._bins = int(ends[-1])
-        self._codes = self._all_codes(columns)
-        self.total = self.count(columns)
+        self.total = self._count(codes)
 
-    def ranks(self) -> list[Floats]:
-        """Return the reference's columns as bin indices, rows in time order. Categories are sorted
-        by decreasing frequency. Missing values are replaced by the mean index."""
-        found = []
-        for codes in self.codes():
-            values = codes.astype(np.float64)
-            present = codes >= 0
-            values[~present] = values[present].mean() if present.any() else 0.0
-            found.append(values)
-        return found
+    def __len__(self) -> int:
+        return len(self._statistics)
 
-    def codes(self, columns: Sequence[NDArray[Any]] | None = None) -> list[Codes]:
-        """Return each column's bin codes (n,), with -1 for missing values. Without `columns`,
-        return the reference's codes."""
-        if columns is None:
-            return self._codes[: len(self._columns)]
-        return [column.codes(values) for column, values in zip(self._columns, columns, strict=True)]
-
-    def count(self, columns: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Return the number of rows in each bin, shape (bins,)."""
-        found = np.zeros(self._bins, dtype=np.float32)
-        for at, codes in zip(self._slices, self._all_codes(columns), strict=True):
-            found[at] = np.bincount(codes[codes >= 0], minlength=at.stop - at.start)
-        return found
+    def select(self, places: Sequence[int]) -> "Statistics":
+        """Return the statistics with these indices."""
+        return Statistics(
+            [self._statistics[place] for place in places], [self._codes[place] for place in places]
+        )
 
     def counts(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return counts (bins, m) of the reference's rows from `starts` (m,) to `ends` (m,),
@@ -144,18 +140,128 @@ class Histograms:
         return found
 
     def distances(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
-        """Return distances (columns and pairs, …) between two sets of counts (bins, …). A column's
-        or pair's distance is 0 if all its counts in either set are 0."""
-        found = np.empty((len(self._statistics), *np.broadcast_shapes(one.shape, other.shape)[1:]))
+        """Return distances (statistics, …) between two sets of counts (bins, …). A distance is 0 if
+        all its counts in either set are 0."""
+        found = np.empty((len(self), *np.broadcast_shapes(one.shape, other.shape)[1:]))
         for place, (statistic, at) in enumerate(zip(self._statistics, self._slices, strict=True)):
             first, second = _shares(one[at]), _shares(other[at])
             both = first.any(axis=0) & second.any(axis=0)
             found[place] = np.where(both, statistic.distance(first, second), 0.0)
         return found
 
-    def _all_codes(self, columns: Sequence[NDArray[Any]]) -> list[Codes]:
-        codes = self.codes(columns)
-        return [*codes, *(pair.codes(codes) for pair in self.pairs)]
+    def _count(self, codes: Sequence[Codes]) -> NDArray[np.float32]:
+        found = np.zeros(self._bins, dtype=np.float32)
+        for at, own in zip(self._slices, codes, strict=True):
+            found[at] = np.bincount(own[own >= 0], minlength=at.stop - at.start)
+        return found
+
+
+class Histograms(Statistics):
+    """The bins of a reference's columns, followed by those of its column `pairs`."""
+
+    def __init__(
+        self,
+        columns: Sequence[NDArray[Any]],
+        *,
+        paired: int = 0,
+        positions: NDArray[np.int64] | None = None,
+        units: Sequence[int] = (1,),
+    ) -> None:
+        """`columns` are arrays (n,), rows in time order: float64 (numbers) or object (categories).
+        The first `paired` columns are also compared in pairs. With `positions` (n,), seasons are
+        removed; `units` are as in `find_season`. Otherwise, records have no phase."""
+        self._columns = [
+            _Numbers(values) if values.dtype.kind == "f" else _Categories(values)
+            for values in columns
+        ]
+        plain = [
+            column.codes(values) for column, values in zip(self._columns, columns, strict=True)
+        ]
+        self._seasonal: dict[int, Seasonal] = {}
+        if positions is not None:
+            for place, codes in enumerate(plain):
+                season = find_season(ranks(codes), positions, units)
+                if season is not None:
+                    phases, bins = season.phase(positions), self._columns[place].bins
+                    self._seasonal[place] = Seasonal(season, codes, phases, bins)
+        self.own = self._at_equal_phases(plain, positions)
+        self.pairs = pairs(self.own[:paired])
+        statistics = [
+            self._seasonal.get(place, column) for place, column in enumerate(self._columns)
+        ]
+        super().__init__(
+            [*statistics, *self.pairs], [*self.own, *(pair.codes(self.own) for pair in self.pairs)]
+        )
+        self.shifts = self._shifts(columns, positions)
+
+    @property
+    def seasons(self) -> Mapping[int, Season]:
+        """The seasons by column index."""
+        return {place: seasonal.season for place, seasonal in self._seasonal.items()}
+
+    def codes(
+        self, columns: Sequence[NDArray[Any]], positions: NDArray[np.int64] | None = None
+    ) -> list[Codes]:
+        """Return the bin codes (n,) of a window's columns, with -1 for missing values. `positions`
+        (n,) are needed if a column has a season."""
+        plain = [
+            column.codes(values) for column, values in zip(self._columns, columns, strict=True)
+        ]
+        return self._at_equal_phases(plain, positions)
+
+    def count(
+        self, columns: Sequence[NDArray[Any]], positions: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """Return a window's number of rows in each bin, shape (bins,)."""
+        codes = self.codes(columns, positions)
+        return self._count([*codes, *(pair.codes(codes) for pair in self.pairs)])
+
+    def _at_equal_phases(
+        self, plain: Sequence[Codes], positions: NDArray[np.int64] | None
+    ) -> list[Codes]:
+        found = list(plain)
+        for place, seasonal in self._seasonal.items():
+            if positions is None:
+                raise ValueError("records without positions cannot be compared at equal phases")
+            found[place] = seasonal.codes(plain[place], positions)
+        return found
+
+    def _shifts(
+        self, columns: Sequence[NDArray[Any]], positions: NDArray[np.int64] | None
+    ) -> Floats:
+        """Return the distances (columns,) by which a shift of one standard deviation moves each
+        column, or infinity for constant columns. For a category, it is a change of 38% of the
+        records to another category, as many as such a shift moves over the median of a normal
+        distribution's values."""
+        found = np.full(len(columns), np.inf)
+        for place, values in enumerate(columns):
+            own = self.select([place])
+            if values.dtype.kind != "f":
+                other = np.zeros_like(own.total)
+                other[-1] = own.total.sum()
+                shifted = (1.0 - _CATEGORY_SHIFT) * own.total + _CATEGORY_SHIFT * other
+                found[place] = own.distances(shifted, own.total)[0]
+            elif (deviation := float(np.nanstd(values)) if own.total.any() else 0.0) > 0.0:
+                codes = self._columns[place].codes(values + deviation)
+                if place in self._seasonal and positions is not None:
+                    codes = self._seasonal[place].codes(codes, positions)
+                found[place] = own.distances(own._count([codes]), own.total)[0]
+        return found
+
+
+def ranks(codes: Codes) -> Floats:
+    """Return bin codes (n,) as numbers. Categories are in order of decreasing frequency. Missing
+    values are replaced by the mean."""
+    values = codes.astype(np.float64)
+    present = codes >= 0
+    values[~present] = values[present].mean() if present.any() else 0.0
+    return values
+
+
+def kolmogorov_smirnov(one: Floats, other: Floats) -> Floats:
+    """Return the largest difference between the cumulative sums of shares (bins, …)."""
+    found: Floats = np.abs(np.cumsum(one - other, axis=0)).max(axis=0)
+    return found
 
 
 def _shares(counts: NDArray[np.float32]) -> Floats:

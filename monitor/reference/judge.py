@@ -12,18 +12,25 @@ import msgspec
 from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
-from driftline.wire.window_events import ColumnResult, DataGroup, DependenceDrift, WindowQuality
+from driftline.wire.window_events import (
+    ColumnResult,
+    DataGroup,
+    DependenceDrift,
+    Quality,
+    WindowQuality,
+)
 from monitor.bottom_k_sample import Sample
 from monitor.optional import optional
 from monitor.reference.column_tests import compare
 from monitor.reference.profile import Measured, ReferenceProfile
 from monitor.reference.quality import (
     QUALITIES,
-    Counts,
+    Faults,
     are_many,
     is_stuck,
     longest_run,
     rising,
+    unseen_levels,
 )
 from monitor.watched_columns import WatchedColumn, present, watched
 
@@ -89,8 +96,8 @@ class Judge:
             None,
         )
         prediction = self._compare(target, profile.predictions, sample.predictions, measured)
-        counts = profile.count(self._stream, sample.columns)
-        columns = tuple(self._with_quality(result, counts, sample, profile) for result in results)
+        faults = profile.faults(self._stream, sample.columns)
+        columns = tuple(self._with_quality(result, faults, sample, profile) for result in results)
         return DataGroup(
             model=model,
             records=records,
@@ -177,26 +184,30 @@ class Judge:
     def _with_quality(
         self,
         result: ColumnResult,
-        counts: Mapping[str, Counts],
+        faults: Mapping[str, Faults],
         sample: Sample,
         profile: ReferenceProfile,
     ) -> ColumnResult:
-        none: Counts = (0, 0, 0)
-        now = counts.get(result.column, none)
-        before = profile.counts.get(result.column, none)
-        quality = rising(now, len(sample), before, profile.records, level=self._quality_level)
+        if result.column not in faults:
+            return result
+        missing, unseen, outside = faults[result.column]
+        counts = int(missing.sum()), int(unseen.sum()), int(outside.sum())
+        quality: tuple[Quality, ...] = ()
         run = 0
-        if result.column in profile.runs:
+        if result.column in profile.before:
+            known = profile.before[result.column]
+            quality = rising(counts, len(sample), known, profile.records, self._quality_level)
             run = longest_run(sample.columns[result.column])
             if is_stuck(run, len(sample), profile.runs[result.column]):
                 quality = (*quality, "stuck")
         return msgspec.structs.replace(
             result,
-            missing=now[0],
-            unseen=now[1],
-            out_of_range=now[2],
+            missing=counts[0],
+            unseen=counts[1],
+            out_of_range=counts[2],
             stuck=run,
             quality=quality,
+            unseen_levels=unseen_levels(sample.columns[result.column], unseen),
         )
 
 

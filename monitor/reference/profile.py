@@ -1,12 +1,13 @@
 """Prepare the arrays of a model's reference for comparison with samples from windows.
 
 Input: the reference from the model's package, then samples from windows. Output: calibrated scores
-for a sample's distances from the reference, and counts of missing, unseen and out-of-range values.
+for a sample's distances from the reference, and its missing, unseen and out-of-range values.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
@@ -16,9 +17,23 @@ from driftline.wire.window_events import DependenceDrift, Limits
 from monitor.bottom_k_sample import Sample
 from monitor.reference.domain_classifier import DomainClassifier
 from monitor.reference.histograms import Histograms
-from monitor.reference.quality import Counts, count_categories, count_numbers, longest_run
+from monitor.reference.quality import (
+    Faults,
+    before,
+    faults_of_categories,
+    faults_of_numbers,
+    levels_seen_once,
+    longest_run,
+)
 from monitor.reference.thresholds import ThresholdCalibration
 from monitor.watched_columns import present, watched
+
+# Units of seasons by axis, in positions: a record number, or a day, hour, minute, second,
+# millisecond and microsecond.
+UNITS: Final = {
+    "row": (1,),
+    "time": (86_400_000_000, 3_600_000_000, 60_000_000, 1_000_000, 1_000, 1),
+}
 
 
 class Measured(NamedTuple):
@@ -31,7 +46,7 @@ class Measured(NamedTuple):
 
 
 class ReferenceProfile:
-    """A prepared reference: columns without missing values, counts, category levels and
+    """A prepared reference: columns without missing values, faults, category levels and
     thresholds."""
 
     def __init__(self, stream: Stream, reference: Reference) -> None:
@@ -50,11 +65,18 @@ class ReferenceProfile:
                     self.values[column.name] = present(values)
             elif (numbers := columns.numbers.get(column.name)) is not None:
                 self.values[column.name] = present(numbers)
-        self.counts = self.count(stream, columns)
+        faults = self.faults(stream, columns)
+        for name in self.levels:
+            missing, _, outside = faults[name]
+            faults[name] = missing, levels_seen_once(columns[name]), outside
+        self.before = {name: before(own) for name, own in faults.items()}
         self.runs = {name: longest_run(columns[name]) for name in self.values}
         names = [name for name in self.values if name != stream.target]
         self._histograms = Histograms(
-            [*(columns[name] for name in names), self.predictions], paired=len(names)
+            [*(columns[name] for name in names), self.predictions],
+            paired=len(names),
+            positions=reference.positions,
+            units=UNITS[stream.axis],
         )
         self._names = [*names, stream.target]
         asks = stream.drift.classifier and names
@@ -77,11 +99,14 @@ class ReferenceProfile:
     def domain_classifier_drift(self, sample: Sample, limits: Limits) -> DependenceDrift | None:
         """Return the domain classifier's result, or None if it is not an alarm. An effect equal to
         the classifier's own limit gets the score `limits.alarm`."""
-        drift = self._classifier.test(self._columns(sample)) if self._classifier else None
+        columns = self._columns(sample)
+        drift = self._classifier.test(columns, sample.positions) if self._classifier else None
         if drift is None or drift.excess < 1.0 or limits.alarm is None:
             return None
-        names = tuple(self._names[place] for place in drift.places)
-        return DependenceDrift(names, drift.effect, drift.excess * limits.alarm)
+        return DependenceDrift(self._named(drift.places), drift.effect, drift.excess * limits.alarm)
+
+    def _named(self, places: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self._names[place] for place in places)
 
     def _columns(self, sample: Sample) -> list[NDArray[Any]]:
         return [*(sample.columns[name] for name in self._names[:-1]), sample.predictions]
@@ -90,7 +115,7 @@ class ReferenceProfile:
         """Measure a sample's distance from the reference."""
         columns = self._columns(sample)
         thresholds = self._calibration.of(len(sample))
-        counts = self._histograms.count(columns)
+        counts = self._histograms.count(columns, sample.positions)
         distances = self._histograms.distances(counts, self._histograms.total)
         scores = thresholds.scores(distances).tolist()
         count = len(self._names)
@@ -102,22 +127,25 @@ class ReferenceProfile:
                     self._histograms.pairs, distances[count:].tolist(), scores[count:], strict=True
                 )
             ],
-            limits=Limits(thresholds.warning, thresholds.alarm),
+            limits=Limits(
+                thresholds.warning,
+                thresholds.alarm,
+                uncalibrated=self._named(self._calibration.uncalibrated),
+                insensitive=self._named(np.flatnonzero(thresholds.insensitive).tolist()),
+            ),
         )
 
-    def count(self, stream: Stream, columns: Columns) -> dict[str, Counts]:
-        """Count missing, unseen and out-of-range values by column."""
-        counts: dict[str, Counts] = {}
+    def faults(self, stream: Stream, columns: Columns) -> dict[str, Faults]:
+        """Return which values are missing, unseen or out of range, by column."""
+        found: dict[str, Faults] = {}
         for name, kind, feature in watched(stream):
             if kind == "category" and name in columns.categories:
+                values = columns.categories[name]
                 known = self.levels.get(name)
-                missing, unseen, outside = count_categories(
-                    columns.categories[name], known if known is not None else frozenset()
-                )
-                counts[name] = (missing, unseen if known is not None else 0, outside)
+                found[name] = faults_of_categories(values, known or frozenset(values))
             elif kind == "number" and name in columns.numbers:
-                counts[name] = count_numbers(columns.numbers[name], feature)
-        return counts
+                found[name] = faults_of_numbers(columns.numbers[name], feature)
+        return found
 
 
 def _block(stream: Stream, reference: Reference) -> int | None:

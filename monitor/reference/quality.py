@@ -7,14 +7,16 @@ accurate to ±0.3 percentage points (three standard deviations), which is less t
 """
 
 from collections import Counter
-from collections.abc import Collection
-from typing import Any, Final
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from math import ceil, floor, sqrt
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from driftline.config.stream_sections import Feature
-from driftline.wire.window_events import Quality
+from driftline.wire.window_events import Quality, UnseenLevel
 
 QUALITIES: Final[tuple[Quality, ...]] = ("missing", "unseen", "out_of_range")
 # Smaller increases in a share are not reported. They can be significant in a large window, but are
@@ -29,46 +31,127 @@ STUCK_TIMES: Final = 3
 STUCK_SHARE: Final = 0.05
 STUCK_RECORDS: Final = 20
 
+# If at least this share of a window's values has a fault, the test's result does not matter: a
+# fault that lasts for the whole window is a single run, which is too few for a test.
+OUTAGE: Final = 0.95
+# At most this many unseen categories of a column are reported by name, each cut to this length.
+MAX_UNSEEN: Final = 10
+MAX_NAME: Final = 64
+
 Counts = tuple[int, int, int]  # one count for each of `QUALITIES`, in the same order
+Faults = tuple[NDArray[np.bool_], ...]  # for each of `QUALITIES`, which rows (n,) have the fault
 
 
-def count_numbers(values: NDArray[np.float64], feature: Feature | None) -> Counts:
-    """Count missing (NaN) and out-of-range values. `feature` is None for derived features."""
-    missing = int(np.isnan(values).sum())
-    outside = 0
+class Before(NamedTuple):
+    """How many rows of the reference have a fault, and how many rows count as one independent row,
+    because faults come in runs."""
+
+    rows: int
+    per_run: float
+
+
+def faults_of_numbers(values: NDArray[np.float64], feature: Feature | None) -> Faults:
+    """Return missing (NaN) and out-of-range values. `feature` is None for derived features."""
+    outside = np.zeros(len(values), dtype=bool)
     if feature is not None and feature.min is not None:
-        outside += int((values < feature.min).sum())
+        outside |= values < feature.min
     if feature is not None and feature.max is not None:
-        outside += int((values > feature.max).sum())
-    return missing, 0, outside
+        outside |= values > feature.max
+    return np.isnan(values), np.zeros(len(values), dtype=bool), outside
 
 
-def count_categories(values: NDArray[Any], levels: Collection[str]) -> Counts:
-    """Count missing (None) values, and values that are not in `levels`."""
-    counts = Counter(values)
-    missing = counts.pop(None, 0)
-    return missing, sum(n for value, n in counts.items() if value not in levels), 0
+def faults_of_categories(values: NDArray[Any], levels: Collection[str]) -> Faults:
+    """Return missing values (None), and values that are not in `levels`."""
+    missing = np.fromiter((value is None for value in values), bool, len(values))
+    unseen = np.fromiter((value not in levels for value in values), bool, len(values)) & ~missing
+    return missing, unseen, np.zeros(len(values), dtype=bool)
+
+
+def unseen_levels(values: NDArray[Any], unseen: NDArray[np.bool_]) -> tuple[UnseenLevel, ...]:
+    """Return the most frequent unseen categories, given which of the `values` (n,) are unseen."""
+    counts = Counter(str(value)[:MAX_NAME] for value in values[unseen])
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(UnseenLevel(level, count) for level, count in ordered[:MAX_UNSEEN])
+
+
+def before(faults: Faults) -> tuple[Before, ...]:
+    """Return how often the reference's rows have each fault, and how long the faults' runs are."""
+    return tuple(Before(int(each.sum()), rows_per_run(each)) for each in faults)
+
+
+def levels_seen_once(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which values (n,) of a reference belong to a category that has a single run, other
+    than the first run.
+
+    Their share estimates the share of unseen categories in later records (Good 1953). It is nearly
+    0 for a fixed set of stations, and nearly 1 for batch numbers.
+    """
+    starts = [n for n in range(len(values)) if not n or values[n] != values[n - 1]]
+    runs = Counter(values[n] for n in starts)
+    found = np.zeros(len(values), dtype=bool)
+    for start, end in pairwise([*starts, len(values)]):
+        found[start:end] = start > 0 and values[start] is not None and runs[values[start]] == 1
+    return found
+
+
+def rows_per_run(fault: NDArray[np.bool_]) -> float:
+    """Return the variance inflation of a fault's share in a series (n,) of rows with and without
+    the fault, at least 1.
+
+    It is that of an alternating renewal process (Cox, "Renewal Theory", 1962): runs of rows with
+    and without the fault alternate, and their lengths are independent. It is 1 for independent
+    rows, and the length of the runs if they are rare and equally long. From few runs, the estimate
+    is uncertain, so its excess over 1 is raised by two standard errors.
+
+    >>> rng = np.random.default_rng(0)
+    >>> round(rows_per_run(rng.random(10_000) < 0.02), 1)
+    1.0
+    >>> round(rows_per_run(np.convolve(rng.random(100_000) < 0.001, np.ones(20), "same") > 0))
+    23
+    """
+    bounds = np.flatnonzero(fault[1:] != fault[:-1]) + 1
+    lengths = np.diff(np.concatenate(([0], bounds, [len(fault)]))).astype(np.float64)
+    first = int(not fault[:1].any())
+    faulty, sound = lengths[first::2], lengths[1 - first :: 2]
+    if not len(faulty) or not len(sound):
+        return 1.0
+    one, other = float(faulty.mean()), float(sound.mean())
+    # A few runs may be evenly spaced by chance. Assume that they are as irregular as independent
+    # rows, at least.
+    gaps = max(float(sound.var()), other**2 - other)
+    variance = other**2 * float(faulty.var()) + one**2 * gaps
+    inflation = variance / ((one + other) * one * other)
+    return 1.0 + max(0.0, inflation - 1.0) * (1.0 + 2.0 / sqrt(len(faulty)))
 
 
 def rising(
-    counts: Counts, records: int, reference: Counts, reference_records: int, *, level: float
+    counts: Counts, records: int, reference: Sequence[Before], reference_records: int, level: float
 ) -> tuple[Quality, ...]:
     """Return the quality problems (see `QUALITIES`) whose shares of the records rose by at least
     `MIN_INCREASE`, if the increase is significant at `level`.
 
-    Counts are often small, so significance is tested with a one-sided Fisher's exact test.
+    Counts are often small, so significance is tested with a one-sided Fisher's exact test. A run of
+    faults is one event, so all counts are divided by the rows that count as one independent row.
+    Rounding makes the increase less significant.
 
-    >>> rising((80, 0, 3), 1000, (0, 0, 0), 10_000, level=0.001)
+    >>> none = Before(0, 1.0)
+    >>> rising((80, 0, 3), 1000, (none, none, none), 10_000, level=0.001)
     ('missing',)
+    >>> rising((80, 0, 0), 1000, (Before(200, 40.0), none, none), 10_000, level=0.001)
+    ()
     """
     from scipy.stats import fisher_exact
 
     increased: list[Quality] = []
-    for name, count, before in zip(QUALITIES, counts, reference, strict=True):
-        if not reference_records or count / records - before / reference_records < MIN_INCREASE:
+    for name, count, (known, per_run) in zip(QUALITIES, counts, reference, strict=True):
+        if not reference_records or count / records - known / reference_records < MIN_INCREASE:
             continue
-        table = [[count, records - count], [before, reference_records - before]]
-        if float(fisher_exact(table, alternative="greater").pvalue) < level:
+        now, total = floor(count / per_run), max(1, round(records / per_run))
+        old, all_old = ceil(known / per_run), max(1, round(reference_records / per_run))
+        table = [[now, max(0, total - now)], [old, max(0, all_old - old)]]
+        significant = float(fisher_exact(table, alternative="greater").pvalue) < level
+        outage = count >= OUTAGE * records and known < reference_records / 2
+        if significant or outage:
             increased.append(name)
     return tuple(increased)
 

@@ -5,71 +5,98 @@ distance that each column reaches by chance, and the scores that cause a warning
 windows' own data is not used.
 """
 
-from math import ceil, log
+from collections.abc import Iterable
+from math import log, sqrt
 from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.reference.autocorrelation import block_length
-from monitor.reference.histograms import Histograms
+from monitor.reference.dependence import Blocks, Dependence, blocks_of, dependence_of, evenly
+from monitor.reference.histograms import Histograms, Statistics, ranks
 
 # For each of `RESAMPLES` reference samples, `IN_A_ROW` consecutive windows are drawn, because a
 # decision depends on three consecutive windows.
 RESAMPLES: Final = 2_000
 IN_A_ROW: Final = 3
-# Minimum number of blocks in a reference. With fewer blocks, resamples are too similar to show how
-# much windows vary by chance.
+# Minimum number of a column's blocks in a reference. With fewer blocks, resamples are too similar
+# to show how much windows vary by chance.
 MIN_BLOCKS: Final = 20
-# Maximum number of block starts: more starts take longer without improving the resamples.
-_MAX_STARTS: Final = 500
 # For tail probabilities below this value, `_tail` assumes an exponential tail. The distances' real
 # tail is shorter, so the thresholds are too high rather than too low.
 _TAIL: Final = 0.05
-# If there are too few blocks, the threshold is this factor times the largest score of the
-# reference's own windows.
+# A column's scale is the distance that chance exceeds in this share of windows. At this share,
+# columns with long and short tails become comparable where it matters: an alarm at the default rate
+# and for 20 columns means a distance that one column exceeds in one window of 8,000.
+_SCALE_TAIL: Final = 0.001
+# A column with too few blocks scores 1 at this factor times the largest distance of the reference's
+# own windows.
 _BEYOND_OWN: Final = 1.25
 # Smallest threshold, used if all columns are constant: half of the score of one changed block.
 _LEAST: Final = 0.5
 _SEED: Final = 0
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 class Thresholds(msgspec.Struct, frozen=True):
     """Thresholds for windows of one size. A score is a distance divided by the column's `scale`,
-    the distance that about one window in a hundred reaches by chance.
+    the distance that chance exceeds in about one window in a thousand.
 
-    A window has drifted if a column scores at least `alarm`. It has also drifted if a column scores
-    at least `warning` and any column scored at least `warning` in either of the two previous
-    windows. `alarm` is None if the reference contains too few blocks.
+    A column or pair is evidence of drift if it scores at least `alarm`. It is also evidence if it
+    scores at least `warning` and did so in either of the two previous windows. A column with too
+    few blocks in the reference is not `calibrated`: it never scores more than `warning`. A pair
+    with such a column always scores 0. `alarm` is None if no column is calibrated. A column is
+    `insensitive` if a shift of one standard deviation moves it less than a score of `warning`.
     """
 
     scale: Floats  # one value for each column and column pair
     warning: float
     alarm: float | None
-
-    @property
-    def calibrated(self) -> bool:
-        """Return whether the thresholds were calibrated to the requested false-alarm rate."""
-        return self.alarm is not None
+    calibrated: Flags  # one value for each column and column pair
+    insensitive: Flags  # one value for each column
 
     def scores(self, distances: Floats) -> Floats:
         """Return scores (columns, …) for distances (columns, …)."""
-        return (distances.T / self.scale).T
+        found: Floats = (distances.T / self.scale).T
+        found[~self.calibrated] = np.minimum(found[~self.calibrated], self.warning)
+        return found
 
 
 class ThresholdCalibration:
-    """Calibrates one reference's thresholds for each window size."""
+    """Calibrates one reference's thresholds for each window size.
+
+    Each column is resampled with its own blocks. Columns with equal blocks are resampled together,
+    so that windows keep the dependence between them. Columns with different blocks are resampled
+    independently: the largest of independent scores exceeds a threshold at least as often as that
+    of positively dependent scores, so the thresholds are too high rather than too low.
+    """
 
     def __init__(self, histograms: Histograms, *, rate: float, block: int | None = None) -> None:
         """`rate` is the expected number of false alarms per window. `block` is the block length in
-        records, or None to estimate it."""
+        records, or None to estimate one for each column."""
         self._histograms = histograms
         self._rate = rate
-        self.block = block or block_length(histograms.ranks())
+        self.dependence = [dependence_of(codes, ranks(codes), block) for codes in histograms.own]
+        enough = [MIN_BLOCKS * each.block <= histograms.records for each in self.dependence]
+        pairs = [pair.places for pair in histograms.pairs]
+        # A pair is tested if both columns are calibrated, with the longer of their blocks.
+        self._calibrated = np.array([*enough, *(enough[a] and enough[b] for a, b in pairs)])
+        self._longer = [max(places, key=lambda n: self.dependence[n].block) for places in pairs]
         self._known: dict[int, Thresholds] = {}  # by rounded window size; filled by `of`
+
+    @property
+    def block(self) -> int:
+        """The block length in records that suffices for all calibrated columns."""
+        blocks = zip(self._calibrated.tolist(), self.dependence, strict=False)
+        return max((each.block for calibrated, each in blocks if calibrated), default=1)
+
+    @property
+    def uncalibrated(self) -> list[int]:
+        """The indices of the columns that cannot be calibrated."""
+        return np.flatnonzero(~self._calibrated[: len(self.dependence)]).tolist()
 
     def of(self, records: int) -> Thresholds:
         """Return the thresholds for a window size, rounded down in steps of 10%."""
@@ -79,95 +106,125 @@ class ThresholdCalibration:
         return self._known[size]
 
     def _calibrate(self, size: int) -> Thresholds:
-        if self._histograms.records < MIN_BLOCKS * self.block:
-            return self._by_own_windows(size)
-        distances = self._resampled(size)
-        scale = self._scale(distances, size)
-        highest = (distances / scale[:, None, None]).max(axis=0)  # shape (IN_A_ROW, RESAMPLES)
-        # Two of three consecutive windows must score at least `warning`, so compute the smaller of
-        # a window's score and the larger score of the other two windows.
-        first, second, third = highest
+        calibrated = self._calibrated
+        scale = np.full(len(self._histograms), np.inf)
+        warning, alarm = 1.0, None
+        if calibrated.any():
+            distances = self._resampled(size)
+            scale[calibrated] = [
+                max(_tail(own.ravel(), _SCALE_TAIL), self._least(place, size))
+                for place, own in zip(np.flatnonzero(calibrated).tolist(), distances, strict=True)
+            ]
+            warning, alarm = self._limits(distances / scale[calibrated][:, None, None])
+        for place in self.uncalibrated:
+            scale[place] = self._by_own_windows(place, size) / warning
+        columns = len(self.dependence)
+        least = warning * scale[:columns]
+        return Thresholds(scale, warning, alarm, calibrated, self._histograms.shifts < least)
+
+    def _limits(self, scores: Floats) -> tuple[float, float]:
+        """Return the scores that cause a warning and an alarm, given scores (columns, windows in a
+        row, resamples). Each of the two rules gets half of the rate."""
+        # A column must score at least `warning` in two of three consecutive windows, so compute the
+        # smaller of a window's score and the larger score of the other two windows.
+        first, second, third = np.moveaxis(scores, 1, 0)
         twice = [
-            np.minimum(one, np.maximum(*others))
+            np.minimum(one, np.maximum(*others)).max(axis=0)
             for one, *others in (
                 (first, second, third),
                 (second, third, first),
                 (third, first, second),
             )
         ]
-        # The alarm rule and the warning rule each get half of the rate.
-        alarm = _tail(highest.ravel(), self._rate / 2)
-        warning = _tail(np.concatenate(twice), self._rate / 2)
-        return Thresholds(scale, max(_LEAST, warning), max(_LEAST, warning, alarm))
+        alarm = _tail(scores.max(axis=0).ravel(), self._rate / 2)
+        warning = max(_LEAST, _tail(np.concatenate(twice), self._rate / 2))
+        return warning, max(warning, alarm)
 
     def _resampled(self, size: int) -> Floats:
-        """Return distances (columns, windows in a row, resamples) between drawn windows and drawn
-        references. Blocks overlap (moving blocks, Künsch 1989). References are drawn as well,
-        because the reference is itself a random sample."""
+        """Return distances (calibrated columns and pairs, windows in a row, resamples) between
+        drawn windows and drawn references. References are drawn as well, because the reference is
+        itself a random sample."""
         known, rng = self._histograms, np.random.default_rng(_SEED)
-        total = known.records
-        # Blocks of several rows save time, and do no harm even if rows are independent.
-        block = min(total, max(self.block, ceil(total / _MAX_STARTS)))
-        starts = _starts(total - block)
-        blocks = known.counts(starts, starts + block)
-        references = _drawn(rng, blocks, max(1, round(total / block)))
-        found = []
-        if size >= block:
-            for _ in range(IN_A_ROW):
-                windows = _drawn(rng, blocks, max(1, round(size / block)))
-                found.append(known.distances(windows, references))
-            # Only whole blocks are drawn, so rescale the distances to the exact window size.
-            found = [each * np.sqrt(round(size / block) * block / size) for each in found]
-        else:
-            # Windows shorter than a block are correlated, so draw consecutive windows together.
-            stretch = min(IN_A_ROW * size, total)
-            starts = _starts(total - stretch)
-            drawn = rng.integers(len(starts), size=RESAMPLES)
-            for place in range(IN_A_ROW):
-                first = starts + min(place * size, stretch - size)
-                windows = known.counts(first, first + size)[:, drawn]
-                found.append(known.distances(windows, references))
-        return np.stack(found, axis=1)
+        found = np.empty((len(known), IN_A_ROW, RESAMPLES))
+        for dependence, places in self._groups():
+            blocks = blocks_of(dependence, known.records)
+            found[places] = _distances(known.select(places), blocks, size, rng)
+        for place in range(len(known)):
+            found[place] *= self._correction(place, size)
+        calibrated: Floats = found[self._calibrated]
+        return calibrated
 
-    def _by_own_windows(self, size: int) -> Thresholds:
-        """Return thresholds above the largest score of the reference's own windows."""
-        known = self._histograms
+    def _correction(self, place: int, size: int) -> float:
+        """Return the factor by which resampling underestimates a column's or pair's distances."""
+        column = self._column(place)
+        dependence = self.dependence[column]
+        variance = 1.0 / dependence.variance
+        if (season := self._histograms.seasons.get(column)) is not None:
+            variance *= season.variance_factor(size, self._histograms.records, dependence.block)
+        return sqrt(variance)
+
+    def _groups(self) -> Iterable[tuple[Dependence, list[int]]]:
+        """Return the calibrated columns and pairs that are resampled together."""
+        groups: dict[tuple[int, int], tuple[Dependence, list[int]]] = {}
+        for place in np.flatnonzero(self._calibrated).tolist():
+            column = self._column(place)
+            dependence = self.dependence[column]
+            # Each column that comes in runs has its own blocks.
+            key = (-1, dependence.group) if dependence.runs is None else (column, 0)
+            groups.setdefault(key, (dependence, []))[1].append(place)
+        return groups.values()
+
+    def _column(self, place: int) -> int:
+        """Return the index of the column whose blocks are used for a column or pair."""
+        columns = len(self.dependence)
+        return place if place < columns else self._longer[place - columns]
+
+    def _by_own_windows(self, place: int, size: int) -> float:
+        """Return a distance above the largest distance of the reference's own windows."""
+        known = self._histograms.select([place])
         size = min(size, max(1, known.records // 4))
         starts = np.arange(0, known.records - size + 1, size)
         windows = known.counts(starts, starts + size)
-        distances = known.distances(windows, known.total[:, None] - windows)
-        scale = self._scale(distances, size)
-        own = float((distances / scale[:, None]).max())
-        return Thresholds(scale, max(_LEAST, _BEYOND_OWN * own), None)
+        own = float(known.distances(windows, known.total[:, None] - windows).max())
+        return max(_BEYOND_OWN * own, self._least(place, size))
 
-    def _scale(self, distances: Floats, size: int) -> Floats:
-        """Return the distance that each column reaches by chance in about one window in a hundred.
+    def _least(self, place: int, size: int) -> float:
+        """Return the smallest scale: the effect of one block that occurs only in the window.
+        Resamples underestimate the distances that occur by chance in a column that hardly ever
+        changes, such as hourly snowfall."""
+        block = self.dependence[self._column(place)].block
+        return min(block, size) * (1.0 / size + 1.0 / self._histograms.records)
 
-        Dividing by this distance makes the scores of all columns comparable, whether the columns
-        hold numbers, flags or many categories, so that no single column determines the thresholds.
-        The distance is three standard deviations above the mean, which suits both
-        Kolmogorov-Smirnov distances and the absolute value of a normal variable. It is at least the
-        effect of one block that occurs only in the window, because resamples underestimate the
-        distances that occur by chance in a column that hardly ever changes, such as hourly
-        snowfall.
-        """
-        flat = distances.reshape(len(distances), -1)
-        least = min(self.block, size) * (1.0 / size + 1.0 / self._histograms.records)
-        scale: Floats = np.maximum(flat.mean(axis=1) + 3.0 * flat.std(axis=1), least)
-        return scale
+
+def _distances(known: Statistics, blocks: Blocks, size: int, rng: np.random.Generator) -> Floats:
+    """Return distances (columns, windows in a row, resamples) between drawn windows of `size` rows
+    and drawn references, both made of blocks."""
+    total, length = known.records, blocks.length
+    counts = known.counts(*blocks)
+    references = _drawn(rng, counts, max(1, round(total / length)))
+    found = []
+    if size >= length:
+        drawn = max(1, round(size / length))
+        for _ in range(IN_A_ROW):
+            found.append(known.distances(_drawn(rng, counts, drawn), references))
+        # Only whole blocks are drawn, so rescale the distances to the exact window size.
+        exact: Floats = np.stack(found, axis=1) * np.sqrt(drawn * length / size)
+        return exact
+    # Windows shorter than a block are correlated, so draw consecutive windows together.
+    stretch = min(IN_A_ROW * size, total)
+    starts = evenly(total - stretch)
+    chosen = rng.integers(len(starts), size=RESAMPLES)
+    for place in range(IN_A_ROW):
+        first = starts + min(place * size, stretch - size)
+        windows = known.counts(first, first + size)[:, chosen]
+        found.append(known.distances(windows, references))
+    return np.stack(found, axis=1)
 
 
 def rounded(records: int, step: float = 1.1) -> int:
     """Round a window size down to a power of `step`. Rounding down never makes thresholds too low,
     because smaller windows vary more."""
     return int(step ** int(log(max(records, 1), step) + 1e-9))
-
-
-def _starts(last: int) -> NDArray[np.int64]:
-    found: NDArray[np.int64] = np.unique(
-        np.linspace(0, last, min(last + 1, _MAX_STARTS)).astype(np.int64)
-    )
-    return found
 
 
 def _drawn(

@@ -21,6 +21,7 @@ from driftline.ops.doctor import Check, check_broker, check_installation, check_
 from driftline.wire.envelope import encode
 from driftline.wire.events import RejectedRecord, Watermark
 from driftline.wire.topics import Topics, apply
+from driftline.wire.window_events import DataGroup, DataWindow, Limits
 from tests.training import CLASSIFICATION, CLOCK, first_model, with_candidates
 from tests.training import settings as training_settings
 from tests.world import KEYS, MODEL, SIGNER, STREAM, World, announced, pointer
@@ -268,3 +269,22 @@ def test_partitions_whose_last_records_were_all_rejected_fail(
             "the last 20 records of partition 1 were all rejected: "
             "missing time: column 't' is absent"
         )
+
+
+@pytest.mark.parametrize("limits", [Limits(1.0, 1.2), Limits(1.0, 1.2, ("load",), ("load", "x"))])
+def test_columns_in_which_drift_is_hard_to_see_are_a_warning(
+    settings: Settings, limits: Limits
+) -> None:
+    world = World()
+    group = DataGroup("a", 100, 100, tested=True, limits=limits)
+    window = DataWindow("w", 0, 0, 100, 100, 0, 99, None, (group,))
+    world.send(Outgoing(world.topics.windows, encode(window), partition=0))
+    found = [c for c in on_broker(settings, world.broker) if c.name == "drift tests"]
+    if not limits.uncalibrated:
+        assert found == []
+        return
+    assert [check.result for check in found] == ["warn"]
+    assert found[0].found == (
+        "uncalibrated, because the reference is too short: load; "
+        "insensitive to shifts of 1 sd: load, x"
+    )

@@ -38,7 +38,7 @@ def group(model: str = "a", effect: float = 0.0, records: int = 1000, **quality:
         drifted=effect >= 0.1,
         quality=tuple(name for name in QUALITIES if quality.get(name)),
         score=10 * effect,
-        **quality,
+        **quality,  # type: ignore[arg-type]  # all other fields have other names
     )
     return DataGroup(
         model=model,

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from driftline.wire.columns import Columns
 from driftline.wire.window_events import DataGroup, Limits
@@ -11,7 +12,14 @@ from monitor.bottom_k_sample import Sample
 from monitor.reference import domain_classifier
 from monitor.reference.judge import Judge
 from monitor.reference.profile import Measured, ReferenceProfile
-from monitor.reference.quality import count_categories, count_numbers, is_stuck, longest_run, rising
+from monitor.reference.quality import (
+    Before,
+    faults_of_categories,
+    faults_of_numbers,
+    is_stuck,
+    longest_run,
+    rising,
+)
 from monitor.watched_columns import watched
 from tests.monitor.streams import columns, reference, small_stream
 
@@ -80,6 +88,8 @@ def test_missing_unseen_and_out_of_range_values_are_counted_and_judged() -> None
     assert by_name["x"].quality == ("missing", "out_of_range")
     assert by_name["colour"].unseen > 20
     assert by_name["colour"].quality == ("unseen",)
+    (level,) = by_name["colour"].unseen_levels
+    assert (level.level, level.records) == ("g", by_name["colour"].unseen)
 
 
 def test_quality_is_judged_on_the_sample_however_large_the_window_is() -> None:
@@ -142,19 +152,29 @@ def test_the_stream_file_can_let_evidently_decide(
     assert {group.limits is None for group in judged} == {decided_by == "test"}
 
 
-def test_missing_and_out_of_range_values_are_counted() -> None:
+def test_missing_unseen_and_out_of_range_values_are_faults() -> None:
+    def counts(faults: tuple[NDArray[np.bool_], ...]) -> list[int]:
+        return [int(fault.sum()) for fault in faults]
+
     numbers = np.array([np.nan, -51.0, 0.0])
-    assert count_numbers(numbers, STREAM.inputs["x"]) == (1, 0, 1)
-    assert count_numbers(numbers, None) == (1, 0, 0)
+    assert counts(faults_of_numbers(numbers, STREAM.inputs["x"])) == [1, 0, 1]
+    assert counts(faults_of_numbers(numbers, None)) == [1, 0, 0]
     categories = np.array([None, "r", "?"], dtype=object)
-    assert count_categories(categories, {"r"}) == (1, 1, 0)
+    assert counts(faults_of_categories(categories, {"r"})) == [1, 1, 0]
 
 
 def test_a_share_must_increase_significantly_and_by_enough() -> None:
-    assert rising((20, 0, 0), 1000, (0, 0, 0), 10_000, level=1e-3) == ("missing",)
-    assert rising((40, 0, 0), 10_000, (0, 0, 0), 10_000, level=1e-3) == ()  # too small to matter
-    assert rising((1, 0, 0), 20, (0, 0, 0), 10_000, level=1e-3) == ()  # may be chance
-    assert rising((100, 0, 0), 1000, (1000, 0, 0), 10_000, level=1e-3) == ()  # as before
+    def rose(count: int, records: int, known: int, per_run: float = 1.0) -> bool:
+        reference = (Before(known, per_run), Before(0, 1.0), Before(0, 1.0))
+        return rising((count, 0, 0), records, reference, 10_000, 1e-3) == ("missing",)
+
+    assert rose(20, 1000, 0)
+    assert not rose(40, 10_000, 0)  # too small to matter
+    assert not rose(1, 20, 0)  # may be chance
+    assert not rose(100, 1000, 1000)  # as before
+    assert rose(80, 1000, 200)
+    assert not rose(80, 1000, 200, per_run=40.0)  # two runs of 40 rows
+    assert rose(950, 1000, 200, per_run=500.0)  # an outage
 
 
 def test_dependence_drift_of_a_pair_is_found_though_neither_column_shifted() -> None:

@@ -44,14 +44,15 @@ def events_a_window(draw: Callable[[np.random.Generator, int], Columns]) -> floa
         data = draw(np.random.default_rng(seed), 3000 + WINDOWS * SIZE)
         known = Histograms([column[:3000] for column in data])
         thresholds = ThresholdCalibration(known, rate=RATE).of(SIZE)
-        assert thresholds.calibrated
+        assert thresholds.calibrated.all()
         assert thresholds.alarm is not None
         starts = range(3000, len(data[0]), SIZE)
         counts = np.stack([known.count([c[at : at + SIZE] for c in data]) for at in starts], axis=1)
-        highest = thresholds.scores(known.distances(counts, known.total[:, None])).max(axis=0)
-        warned = highest >= thresholds.warning
-        again = np.array([warned[max(0, n - IN_A_ROW + 1) : n].any() for n in range(WINDOWS)])
-        found += int(((highest >= thresholds.alarm) | (warned & again)).sum())
+        scores = thresholds.scores(known.distances(counts, known.total[:, None]))
+        warned = scores >= thresholds.warning
+        again = [warned[:, max(0, n - IN_A_ROW + 1) : n].any(axis=1) for n in range(WINDOWS)]
+        evidence = (scores >= thresholds.alarm) | (warned & np.stack(again, axis=1))
+        found += int(evidence.any(axis=0).sum())
     return found / (REFERENCES * WINDOWS)
 
 
@@ -92,10 +93,11 @@ def test_a_lower_rate_and_smaller_windows_give_higher_thresholds() -> None:
 
 
 def test_a_reference_too_short_for_its_blocks_gives_no_alarm_threshold() -> None:
-    season = np.sin(np.arange(2000) / 50)  # a period of 314
-    known = Histograms([season])
+    slow = np.sin(np.arange(2000) / 300)
+    known = Histograms([slow])
     calibration = ThresholdCalibration(known, rate=RATE)
-    assert calibration.block * MIN_BLOCKS > known.records
+    assert calibration.dependence[0].block * MIN_BLOCKS > known.records
+    assert calibration.uncalibrated == [0]
     thresholds = calibration.of(100)
     assert thresholds.alarm is None
     own = known.counts(np.arange(0, 2000, 100), np.arange(100, 2001, 100))
@@ -105,12 +107,12 @@ def test_a_reference_too_short_for_its_blocks_gives_no_alarm_threshold() -> None
 
 def test_a_given_block_length_is_used() -> None:
     known = Histograms([np.sin(np.arange(10_000) / 50)])
-    assert ThresholdCalibration(known, rate=RATE, block=314).of(100).calibrated
+    assert ThresholdCalibration(known, rate=RATE, block=314).of(100).calibrated.all()
 
 
 def test_windows_larger_than_the_reference_have_thresholds_too() -> None:
     known = Histograms(independent(np.random.default_rng(0), 300))
-    assert ThresholdCalibration(known, rate=RATE).of(10_000).calibrated
+    assert ThresholdCalibration(known, rate=RATE).of(10_000).calibrated.all()
     assert ThresholdCalibration(Histograms([np.arange(10.0)]), rate=RATE).of(100).warning > 0
 
 
@@ -131,3 +133,57 @@ def test_constant_columns_without_a_change_are_not_drift() -> None:
         thresholds = ThresholdCalibration(known, rate=0.005, block=block).of(100)
         scores = thresholds.scores(known.distances(known.count([np.zeros(100)]), known.total))
         assert scores.max() < thresholds.warning
+
+
+def test_a_column_that_cannot_be_calibrated_affects_no_other_column() -> None:
+    rng = np.random.default_rng(0)
+    data = [rng.normal(size=2000) for _ in range(3)]
+    slow = np.sin(np.arange(2000) / 300)
+    alone = ThresholdCalibration(Histograms(data, paired=3), rate=RATE).of(SIZE)
+    mixed = ThresholdCalibration(Histograms([*data, slow], paired=4), rate=RATE).of(SIZE)
+    pairs = [True, True, False, True, False, False]  # 0-1, 0-2, 0-3, 1-2, 1-3, 2-3
+    assert mixed.calibrated.tolist() == [True] * 3 + [False] + pairs
+    assert mixed.scale[:3] == pytest.approx(alone.scale[:3])
+    assert (mixed.warning, mixed.alarm) == pytest.approx((alone.warning, alone.alarm), rel=0.02)
+
+
+def test_a_column_that_cannot_be_calibrated_is_never_an_alarm_and_named_if_insensitive() -> None:
+    rng = np.random.default_rng(0)
+    known = Histograms([rng.normal(size=2000), np.sin(np.arange(2000) / 300)])
+    thresholds = ThresholdCalibration(known, rate=RATE).of(SIZE)
+    assert thresholds.alarm is not None
+    assert thresholds.insensitive.tolist() == [False, True]
+    scores = thresholds.scores(np.full(2, 10.0))
+    assert scores[0] > thresholds.alarm
+    assert scores[1] == thresholds.warning
+
+
+def test_columns_with_different_blocks_keep_their_own_scales() -> None:
+    rng = np.random.default_rng(0)
+    (slow, _), quick = dependent(rng, 4000), rng.normal(size=4000)
+    both = ThresholdCalibration(Histograms([slow, quick]), rate=RATE).of(SIZE)
+    each = [ThresholdCalibration(Histograms([own]), rate=RATE).of(SIZE) for own in (slow, quick)]
+    assert both.scale == pytest.approx([own.scale[0] for own in each], rel=0.05)
+
+
+def stations(rng: np.random.Generator, rows: int) -> NDArray[np.object_]:
+    """Return one of 20 stations, in runs of 10 to 200 rows."""
+    lengths = rng.integers(10, 200, size=rows // 10)
+    names = np.array([f"s{n}" for n in range(20)], dtype=object)
+    return np.repeat(rng.choice(names, size=len(lengths)), lengths)[:rows]
+
+
+def test_categories_in_runs_open_no_more_events_than_the_set_rate() -> None:
+    found = 0
+    for seed in range(REFERENCES):
+        values = stations(np.random.default_rng(seed), 8000 + WINDOWS * SIZE)
+        known = Histograms([values[:8000]])
+        thresholds = ThresholdCalibration(known, rate=RATE).of(SIZE)
+        assert thresholds.alarm is not None
+        starts = range(8000, len(values), SIZE)
+        counts = np.stack([known.count([values[at : at + SIZE]]) for at in starts], axis=1)
+        scores = thresholds.scores(known.distances(counts, known.total[:, None]))[0]
+        warned = scores >= thresholds.warning
+        again = np.array([warned[max(0, n - IN_A_ROW + 1) : n].any() for n in range(WINDOWS)])
+        found += int(((scores >= thresholds.alarm) | (warned & again)).sum())
+    assert found / (REFERENCES * WINDOWS) < RATE + 0.02
