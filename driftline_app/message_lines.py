@@ -17,6 +17,7 @@ from driftline.wire.envelope import (
     windows_decoder,
 )
 from driftline.wire.events import (
+    ComparisonStarted,
     DriftEvent,
     Freeze,
     Gap,
@@ -183,6 +184,9 @@ def _retrain(event: RetrainEvent) -> str:
     match event:
         case RetrainRequest():
             return f"{event.id} requested ({event.cause}): {event.reason}"
+        case ComparisonStarted():
+            challenger = short_digest(event.challenger)
+            return f"{event.request} compares {challenger} with the champion: {event.reason}"
         case RetrainDecision():
             what = "promoted" if event.promoted else "published" if event.published else "no model"
             return f"{event.request} decided: {what}: {event.reason}"

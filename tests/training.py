@@ -1,12 +1,13 @@
 """Outcomes and trained models for tests: small, fast and reproducible."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from driftline.broker.port import TopicPartition
 from driftline.clock import ManualClock
 from driftline.config.settings import Settings, load_settings
 from driftline.config.stream import Stream, loads
@@ -97,8 +98,11 @@ class Outcomes:
     def __init__(self, outcomes: Sequence[Outcome] = ()) -> None:
         self.outcomes = list(outcomes)
 
-    def read(self) -> Iterator[Outcome]:
+    def read(self, start: Mapping[TopicPartition, int] | None = None) -> Iterator[Outcome]:
         return iter(self.outcomes)
+
+    def ends(self) -> Mapping[TopicPartition, int]:
+        return {TopicPartition("paint.outcomes", 0): len(self.outcomes)}
 
     def count(self) -> int:
         return len(self.outcomes)

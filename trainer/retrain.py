@@ -1,8 +1,9 @@
-"""Run one retraining job: read outcomes from the broker, train, and store the winning model.
+"""Run one retraining job: read outcomes from the broker, train, and store the best challenger.
 
 The steps are collect, clean, split, search, judge, package and store, in this order. Input: a
 request, the champion's announcement and the outcome log. Output: a `TrainingResult`, with an
-announcement if a model beat the champion. The handler publishes the announcement.
+announcement if a model did better than the champion on the held-out outcomes. The handler publishes
+the announcement, and compares the model with the champion on newer outcomes.
 """
 
 import logging
@@ -14,15 +15,16 @@ import numpy as np
 
 from driftline.config.stream import Stream
 from driftline.errors import BrokerError, DriftlineError, PackageError, StoreUnavailable
-from driftline.learning.metrics import Answers, answers_of, better
+from driftline.learning.metrics import Answers, better
 from driftline.models.load import ModelLoader
-from driftline.models.score import Model
 from driftline.wire.events import ModelAnnounced, Removed, RetrainRequest, Trial
 from driftline.wire.values import shown_time
 from trainer.assemble import Origin, assemble, without_failing
 from trainer.clean import clean
-from trainer.collect import OutcomeLog, collect
+from trainer.collect import Offsets, OutcomeLog, collect
+from trainer.compare import Pair, answers
 from trainer.gate import Verdict, judge, judged_places
+from trainer.paired_test import dependence_of, row_gains
 from trainer.publish import Publisher
 from trainer.rows import TrainingRows
 from trainer.search import Found, Progress, Range, no_progress, search
@@ -31,6 +33,11 @@ from trainer.split import Places, split
 log = logging.getLogger(__name__)
 
 _SHORTER: Final = (("half", 2), ("quarter", 4))
+# The dependence of errors is measured on at most this many rows. Fewer rows would contain too few
+# blocks if errors depend on each other over several hundred rows.
+_DEPENDENCE_ROWS: Final = 8_000
+# A metric of classes can be compared without the classes that fewer than 1% of the rows have.
+_RARE: Final = 0.01
 
 
 class TrainingJob(msgspec.Struct, frozen=True):
@@ -47,11 +54,16 @@ class TrainingResult(msgspec.Struct, frozen=True):
     """A training job's result.
 
     `announcement` announces the new or earlier model to promote. It is None if the champion stays.
+    If `pair` is not None, the model must first win a comparison with the champion, whose outcomes
+    are at `read_to` or later in the topic.
     `wait_for` is how many more outcomes since the change are needed, or 0 if the result is final.
     """
 
     reason: str
     announcement: ModelAnnounced | None = None
+    pair: Pair | None = None
+    read_to: Offsets | None = None
+    position: int | None = None  # of the newest outcome that decided a comparison
     challenger: float | None = None
     champion: float | None = None
     outcomes: int = 0
@@ -69,7 +81,7 @@ def retrain(
     publisher: Publisher,
     progress: Progress = no_progress,
 ) -> TrainingResult:
-    """Collect, clean, split, search and judge. If the challenger won, package and store it.
+    """Collect, clean, split, search and judge. Package and store a promising challenger.
 
     Raises BrokerError. Broker errors are temporary, so the caller should run the job again. If the
     model store is unreachable, the result's `passes` is True. Any other failure would recur if the
@@ -99,7 +111,9 @@ def _retrain(
 ) -> TrainingResult:
     # Collect and clean (steps 2 and 3 of docs/model-life.md).
     progress("collecting", 0, 1)
-    collected = collect(outcomes.read(), stream)
+    read_to = outcomes.ends()  # `read` may return later outcomes, too
+    digest = job.champion.digest if job.champion else None
+    collected = collect(outcomes.read(), stream, digest)
     rows, cleaned = clean(collected.rows, stream)
     removed = collected.removed + cleaned
     since = job.request.since
@@ -107,8 +121,12 @@ def _retrain(
     if len(recent) < stream.retrain.min_outcomes:
         return _too_few(stream, job.request, len(rows), len(recent), removed)
     ranges, held = ranges_and_held(stream, rows, recent, job.request)  # split (step 6)
-    training = _Training(job, stream, rows, ranges, held, removed)
-    return without_failing(lambda failed: _searched(training, models, publisher, progress, failed))
+    after = int(collected.rows.positions.max())
+    training = _Training(job, stream, rows, ranges, held, removed, after)
+    result = without_failing(
+        lambda failed: _searched(training, models, publisher, progress, failed)
+    )
+    return msgspec.structs.replace(result, read_to=read_to if result.pair else None)
 
 
 class _Training(msgspec.Struct, frozen=True):
@@ -120,6 +138,7 @@ class _Training(msgspec.Struct, frozen=True):
     ranges: list[Range]
     held: Places
     removed: tuple[Removed, ...]
+    after: int  # newest position of the collected outcomes
 
 
 def _searched(
@@ -129,13 +148,14 @@ def _searched(
     progress: Progress,
     failed: Mapping[str, str],
 ) -> TrainingResult:
-    """Search and judge; if the challenger won, package and store it. Raises CandidateFailed."""
+    """Search and judge. Package and store a promising challenger. Raises CandidateFailed."""
     job, stream, rows = training.job, training.stream, training.rows
     held, removed = training.held, training.removed
     # Search (steps 4, 5, 6 and 8 of docs/model-life.md). Then compare the winner with the champion
     # and earlier models (step 7).
     found, trials = search(stream, rows, training.ranges, held, progress, failed=failed)
-    verdict, recalled = _compared(job, stream, rows.take(held), found, models)
+    selected = _selected(job, stream, rows.take(held), found, models)
+    verdict = selected.verdict
     result = TrainingResult(
         reason=verdict.reason,
         challenger=verdict.challenger,
@@ -146,8 +166,8 @@ def _searched(
     )
     if not verdict.won:
         return result
-    if recalled is not None:  # an earlier model won; it is already stored and announced
-        return msgspec.structs.replace(result, announcement=recalled)
+    if selected.recalled is not None:  # an earlier model; it is already stored and announced
+        return _with_pair(result, selected.recalled, training, selected.largest_loss)
     # Refit the winner, package it and store it (step 9).
     progress("packaging", 0, 1)
     parent = job.champion.digest if job.champion else None
@@ -163,7 +183,46 @@ def _searched(
     )
     announcement = publisher.publish(manifest, data)
     progress("packaging", 1, 1)
-    return msgspec.structs.replace(result, announcement=announcement)
+    return _with_pair(result, announcement, training, selected.largest_loss)
+
+
+def _with_pair(
+    result: TrainingResult,
+    announcement: ModelAnnounced,
+    training: _Training,
+    largest_loss: float,
+) -> TrainingResult:
+    """Add the announcement and, if there is a champion, the comparison that must be won."""
+    champion, rows = training.job.champion, training.rows
+    if champion is None or result.champion is None:
+        return msgspec.structs.replace(result, announcement=announcement)
+    pair = Pair(
+        announcement,
+        champion,
+        training.after,
+        _dependence(rows, training.job.request.since),
+        largest_loss,
+        _classes(rows) if training.stream.task == "classification" else (),
+    )
+    return msgspec.structs.replace(result, announcement=announcement, pair=pair)
+
+
+def _dependence(rows: TrainingRows, since: int | None) -> int:
+    """Return the number of neighbouring rows whose errors are related.
+
+    Only errors that the champion made while it served are used, either before or after the change,
+    whichever are more, because the change itself is no dependence.
+    """
+    served = np.isfinite(rows.errors)
+    before = served & (rows.positions < since) if since is not None else served
+    part = max((before, served & ~before), key=lambda chosen: int(chosen.sum()))
+    return dependence_of(rows.errors[part][-_DEPENDENCE_ROWS:])
+
+
+def _classes(rows: TrainingRows) -> tuple[str, ...]:
+    """Return the classes that are not rare."""
+    names, counts = np.unique(rows.labels.astype(str), return_counts=True)
+    return tuple(names[counts >= _RARE * len(rows)].tolist())
 
 
 def ranges_and_held(
@@ -212,44 +271,47 @@ def _too_few(
     )
 
 
-def _compared(
-    job: TrainingJob, stream: Stream, truth: TrainingRows, found: Found, models: ModelLoader
-) -> tuple[Verdict, ModelAnnounced | None]:
-    """Compare the challenger, and then each earlier model, with the champion on the same rows.
+class _Selected(msgspec.Struct, frozen=True):
+    """The model to compare with the champion: an earlier model, or the search's best model."""
 
-    Return the verdict and, if an earlier model won, its announcement. An earlier model can win when
-    an old concept returns.
+    verdict: Verdict
+    recalled: ModelAnnounced | None = None
+    largest_loss: float = 0.0
+
+
+def _selected(
+    job: TrainingJob, stream: Stream, truth: TrainingRows, found: Found, models: ModelLoader
+) -> _Selected:
+    """Judge the challenger, and then each earlier model, against the champion on the same rows.
+
+    An earlier model is selected when an old concept returns.
     """
     try:
         champion = None if job.champion is None else models.load(job.champion)
-        theirs = None if champion is None else _answers(stream, champion, truth)
+        theirs = None if champion is None else answers(stream, champion, truth)
     except StoreUnavailable:
         raise  # a challenger must not win just because the store is unreachable
     except PackageError as error:
         log.warning("could not load the champion, so the challenger wins by default: %s", error)
         verdict = judge(stream, truth.labels, found.answers, None)
         reason = f"{verdict.reason} that can be loaded: {error.message}"
-        return msgspec.structs.replace(verdict, reason=reason), None
-    at = judged_places(truth.positions, champion.manifest.last_position if champion else None)
-    judged = truth.take(at)
-    of_champion = None if theirs is None else theirs.take(at)
-    verdict = judge(stream, judged.labels, found.answers.take(at), of_champion)
-    best, recalled = verdict.challenger, None
-    earlier = () if theirs is None else _answers_of(stream, job.earlier, judged, models)
-    for announced, answers in earlier:
-        again = judge(stream, judged.labels, answers, of_champion)
+        return _Selected(msgspec.structs.replace(verdict, reason=reason))
+    if champion is None or theirs is None:
+        return _Selected(judge(stream, truth.labels, found.answers, None))
+    at = judged_places(truth.positions, champion.manifest.last_position)
+    judged, of_champion, chosen = truth.take(at), theirs.take(at), found.answers.take(at)
+    verdict, recalled = judge(stream, judged.labels, chosen, of_champion), None
+    for announced, others in _answers_of(stream, job.earlier, judged, models):
+        again = judge(stream, judged.labels, others, of_champion)
         # An earlier model must beat the champion and be at least as good as the challenger.
-        if again.won and not better(stream.judged_by, best, again.challenger):
-            best, recalled = again.challenger, announced
+        if again.won and not better(stream.judged_by, verdict.challenger, again.challenger):
+            recalled, chosen = announced, others
             reason = f"{again.reason}, by the earlier model {announced.digest[:19]}"
             verdict = msgspec.structs.replace(again, reason=reason)
-    return verdict, recalled
-
-
-def _answers(stream: Stream, model: Model, rows: TrainingRows) -> Answers:
-    scores, classes = model.predict(rows.columns), model.manifest.classes
-    measure = stream.judged_by
-    return answers_of(measure, rows.labels, scores.predictions, scores.probabilities, classes)
+    loss = 0.0
+    if stream.judged_by.is_mean:
+        loss = row_gains(stream.judged_by, judged.labels, chosen, of_champion).largest_loss
+    return _Selected(verdict, recalled, loss)
 
 
 def _answers_of(
@@ -265,10 +327,10 @@ def _answers_of(
             if model.manifest.last_position >= judged.positions.min():
                 continue
             model.check()
-            answers = _answers(stream, model, judged)
+            theirs = answers(stream, model, judged)
         except (StoreUnavailable, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - a model may raise anything
             log.info("skipping the earlier model %s: %s", announced.digest, error)
             continue
-        yield announced, answers
+        yield announced, theirs

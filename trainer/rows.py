@@ -19,8 +19,9 @@ class TrainingRows(msgspec.Struct, frozen=True):
     """`n` labelled records. `clean` orders them by (position, id).
 
     `positions`, `rows`, `times_us`, `revisions`: int64 (n,). `labels`: object (n,) of class names,
-    or float64 (n,). `newest`: a few of the newest records as JSON, which become the package's
-    check records.
+    or float64 (n,). `errors`: float64 (n,) of the champion's errors when it served, NaN for
+    records that it did not serve. `newest`: a few of the newest records as JSON, which become the
+    package's check records.
     """
 
     ids: NDArray[np.object_]
@@ -30,6 +31,7 @@ class TrainingRows(msgspec.Struct, frozen=True):
     revisions: NDArray[np.int64]
     columns: Columns
     labels: NDArray[Any]
+    errors: NDArray[np.float64]
     newest: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
@@ -45,6 +47,7 @@ class TrainingRows(msgspec.Struct, frozen=True):
             revisions=self.revisions[indices],
             columns=self.columns.take(indices),
             labels=self.labels[indices],
+            errors=self.errors[indices],
             newest=self.newest,
         )
 
@@ -59,14 +62,19 @@ class TrainingRows(msgspec.Struct, frozen=True):
             revisions=np.concatenate([part.revisions for part in parts]),
             columns=Columns.concat([part.columns for part in parts]),
             labels=np.concatenate([part.labels for part in parts]),
+            errors=np.concatenate([part.errors for part in parts]),
             newest=parts[-1].newest,
         )
 
 
 def from_batch(
-    stream: Stream, batch: Batch, labels: Sequence[Value], revisions: Sequence[int]
+    stream: Stream,
+    batch: Batch,
+    labels: Sequence[Value],
+    revisions: Sequence[int],
+    served: Sequence[float],
 ) -> TrainingRows:
-    """Combine the records of a decoded batch with one label and one revision each."""
+    """Combine the records of a decoded batch with one label, revision and served error each."""
     label_array: NDArray[Any] = objects(labels)
     if stream.task == "regression":
         # A label that is not a number becomes NaN. `clean` removes and counts such rows.
@@ -84,6 +92,7 @@ def from_batch(
         revisions=np.array(revisions, dtype=np.int64),
         columns=batch.columns,
         labels=label_array,
+        errors=np.array(served, dtype=np.float64),
     )
 
 

@@ -1,8 +1,8 @@
-"""Run a training job in the calling thread (`driftline run`, tests) or in a separate process.
+"""Run a job in the calling thread (`driftline run`, tests) or in a separate process.
 
-Input: a job. Output: the job's result, returned by `poll`. With a separate process, the service's
-loop keeps polling the broker during the training. If polling stopped, the consumer group would
-evict the worker, and the training would restart again and again.
+Input: a training or a comparison. Output: the job's result, returned by `poll`. With a separate
+process, the service's loop keeps polling the broker during the training. If polling stopped, the
+consumer group would evict the worker, and the training would restart again and again.
 """
 
 import multiprocessing
@@ -14,10 +14,14 @@ from multiprocessing.connection import Connection
 from typing import Protocol
 
 from driftline.errors import BrokerError
+from trainer.compare import ComparisonJob, ComparisonResult
 from trainer.retrain import TrainingJob, TrainingResult
 from trainer.search import Progress, no_progress
 
-Train = Callable[[TrainingJob, Progress], TrainingResult]
+Job = TrainingJob | ComparisonJob
+Result = TrainingResult | ComparisonResult
+# Runs a job. The result of a job that has failed may always be a `TrainingResult`.
+Work = Callable[[Job, Progress], Result]
 
 # After SIGTERM, a training process has this long to exit before it is killed.
 _END_S = 5.0
@@ -26,10 +30,10 @@ _END_S = 5.0
 class Runner(Protocol):
     """Runs one job at a time."""
 
-    def start(self, job: TrainingJob) -> None:
+    def start(self, job: Job) -> None:
         """Start a job. No other job may be running."""
 
-    def poll(self) -> TrainingResult | None:
+    def poll(self) -> Result | None:
         """Return the job's result in the first call after it is available, otherwise None.
 
         Raises BrokerError if the outcomes could not be read.
@@ -40,35 +44,35 @@ class Runner(Protocol):
 
 
 class InlineRunner:
-    """Trains in the calling thread when `poll` is called."""
+    """Works in the calling thread when `poll` is called."""
 
-    def __init__(self, train: Train, progress: Progress = no_progress) -> None:
-        self._train = train
+    def __init__(self, work: Work, progress: Progress = no_progress) -> None:
+        self._work = work
         self._progress = progress
-        self._job: TrainingJob | None = None  # set by `start`, reset by `poll` and `cancel`
+        self._job: Job | None = None  # set by `start`, reset by `poll` and `cancel`
 
-    def start(self, job: TrainingJob) -> None:
+    def start(self, job: Job) -> None:
         self._job = job
 
-    def poll(self) -> TrainingResult | None:
+    def poll(self) -> Result | None:
         if self._job is None:
             return None
         job, self._job = self._job, None
-        return self._train(job, self._progress)
+        return self._work(job, self._progress)
 
     def cancel(self) -> None:
         self._job = None
 
 
 class ProcessRunner:
-    """Trains in a spawned process. `train` must be picklable.
+    """Works in a spawned process. `work` must be picklable.
 
     If the process dies (for example, when memory runs out), the result's reason contains the
     exit code.
     """
 
-    def __init__(self, train: Train, progress: Progress = no_progress) -> None:
-        self._train = train
+    def __init__(self, work: Work, progress: Progress = no_progress) -> None:
+        self._work = work
         self._progress = progress
         self._context = multiprocessing.get_context("spawn")  # client threads do not survive a fork
         # `start` sets both attributes, and `cancel` resets them. `poll` calls `cancel` after it has
@@ -76,15 +80,15 @@ class ProcessRunner:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
-    def start(self, job: TrainingJob) -> None:
+    def start(self, job: Job) -> None:
         self._pipe, theirs = self._context.Pipe(duplex=False)
         self._process = self._context.Process(
-            target=_work, args=(self._train, job, theirs), name="driftline-training", daemon=True
+            target=_work, args=(self._work, job, theirs), name="driftline-training", daemon=True
         )
         self._process.start()
         theirs.close()  # so that the pipe closes when the process exits
 
-    def poll(self) -> TrainingResult | None:
+    def poll(self) -> Result | None:
         if self._pipe is None:
             return None
         try:
@@ -96,7 +100,7 @@ class ProcessRunner:
                 self.cancel()
                 if isinstance(message, str):
                     raise BrokerError(f"training could not read the outcomes: {message}")
-                result: TrainingResult = message
+                result: Result = message
                 return result
         except EOFError:
             code = self._exit_code()
@@ -124,8 +128,8 @@ class ProcessRunner:
         return self._process.exitcode
 
 
-def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
-    """Train in the child process. Send the progress, then the result or the broker error."""
+def _work(work: Work, job: Job, pipe: Connection) -> None:
+    """Work in the child process. Send the progress, then the result or the broker error."""
     # Ctrl-C reaches every process in the process group, but the service decides when to stop this
     # process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -135,7 +139,7 @@ def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
         pipe.send((step, done, total))
 
     try:
-        pipe.send(train(job, progress))
+        pipe.send(work(job, progress))
     except BrokerError as error:
         pipe.send(error.message)
     finally:

@@ -1,38 +1,52 @@
 """Trainer handler: turn retrain requests from Kafka into announcements, pointers and decisions.
 
-The handler runs one training at a time through a `Runner`, and publishes a `RetrainDecision` for
-each request. It never commits past an undecided request, so after a crash, the training is run
-again. It never replaces a champion pointer that an operator published during the training.
+The handler runs one job at a time through a `Runner`: a training, then looks at newer outcomes to
+compare the challenger with the champion. It publishes a `RetrainDecision` for each request. It
+never commits past an undecided request, so after a crash, the training is run again, or the
+comparison continues. It never replaces a champion pointer that an operator published meanwhile.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
-from msgspec import Meta
 
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.clock import Clock
 from driftline.config.stream import Stream
 from driftline.errors import DataError
-from driftline.models.catalog import CHAMPION_KEY, Catalog, Seen, record_of
+from driftline.models.catalog import CHAMPION_KEY, Catalog, record_of
 from driftline.models.keys import Signer, Trusted
+from driftline.models.seen import Seen
 from driftline.models.signed import sign
 from driftline.runtime.handler import Handler, LogChange
-from driftline.wire.commit_metadata import metadata_of
 from driftline.wire.envelope import dead_letter, decode, rare, retrain_decoder
 from driftline.wire.events import (
+    ModelAnnounced,
     ModelsEvent,
     RetrainDecision,
-    RetrainRequest,
+    RetrainEvent,
     RolePointer,
-    event_id,
 )
 from driftline.wire.topics import Topics
 from driftline.wire.values import format_time
+from trainer.compare import ComparisonJob, ComparisonResult
+from trainer.queue import RequestQueue
 from trainer.retrain import TrainingJob, TrainingResult
 from trainer.runner import Runner
+from trainer.watch import RollbackWatch
+from trainer.work import (
+    Held,
+    Wait,
+    Work,
+    comparison_started,
+    decision,
+    pair_of,
+    training_result,
+    who_changed,
+    why_not_promoted,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,36 +57,11 @@ MAX_ATTEMPTS: Final = 5
 # time.
 EARLIER: Final = 10
 # While a request waits for more outcomes, the outcomes are counted at this interval.
-_LOOK_AGAIN_S: Final = 1.0
+LOOK_AGAIN_S: Final = 1.0
 # If training cannot reach the model store, the first retry comes after this delay. Each further
 # retry doubles the delay, up to `LONGEST_RETRY_S`.
 FIRST_RETRY_S: Final = 5.0
 LONGEST_RETRY_S: Final = 300.0
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    request: RetrainRequest
-    partition: TopicPartition
-    offset: int
-
-
-class _Work(msgspec.Struct):
-    """The current request. `_begin` sets `pointer` and `counted`, and resets `until`."""
-
-    asked: _Asked
-    attempt: int
-    pointer: str | None  # id of the champion pointer when the training began
-    counted: int  # number of records in the outcomes topic when the training began
-    # The request waits until the outcomes topic holds this many records. None during training.
-    until: int | None = None
-    look_at_s: float = 0.0  # monotonic time of the next count while the request waits
-    retry_s: float = 0.0  # the last delay set by `_retry`; 0 while the model store is reachable
-
-
-class _Held(msgspec.Struct, frozen=True):
-    """Metadata stored with the current request's committed offset."""
-
-    attempt: Annotated[int, Meta(ge=0, le=1_000)] = 0
 
 
 class TrainerHandler(Handler):
@@ -80,7 +69,8 @@ class TrainerHandler(Handler):
 
     `count` returns the number of records in the outcomes topic. `signer` signs the records
     published to `models`. Records read from `models` must be signed with a `trusted` key. `seen`
-    contains the champion pointers that inference has seen.
+    contains the champion pointers that inference has seen. While a request waits for outcomes, they
+    are counted every `look_again_s` seconds.
     """
 
     def __init__(
@@ -93,6 +83,7 @@ class TrainerHandler(Handler):
         signer: Signer,
         trusted: Trusted,
         seen: Sequence[Seen] = (),
+        look_again_s: float = LOOK_AGAIN_S,
     ) -> None:
         self._stream = stream
         self._topics = Topics(stream)
@@ -101,12 +92,12 @@ class TrainerHandler(Handler):
         self._count = count
         self._signer = signer
         self._seen = tuple(seen)
+        self._look_again_s = look_again_s
         self._catalog = Catalog(trusted)
-        # `on_revoked` resets all attributes below except `_resumed`.
-        self._queue: list[_Asked] = []  # `handle` adds requests, `_next` removes them
-        self._work: _Work | None = None  # set by `_next`, reset by `_finish`
-        self._decided: set[str] = set()  # ids of decided requests, from `handle` and `_decide`
-        self._resumed: dict[TopicPartition, Committed] = {}  # set by `on_assigned`
+        self._watch = RollbackWatch(self._catalog, runner, clock, count, look_again_s)
+        # `on_revoked` resets all attributes below.
+        self._queue = RequestQueue()
+        self._work: Work | None = None  # set by `_next`, reset when the request is decided
         self._sent: RolePointer | None = None  # our own pointer, until it is read back from Kafka
         self._restated: frozenset[ModelsEvent] = frozenset()  # events from the last `_restate` call
 
@@ -142,34 +133,28 @@ class TrainerHandler(Handler):
         return ()
 
     def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
-        self._resumed = dict(resume)
+        self._queue.resume(resume)
         for seen in self._seen:
             self._catalog.remember(seen.sequence, seen.champion)
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         if not partitions:
             return
+        self._watch.cancel()
         self._runner.cancel()
         self._work = self._sent = None
         self._restated = frozenset()
-        self._queue = []
-        self._decided = set()
+        self._queue.clear()
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        letters = []
-        asked = []
+        letters: list[Outgoing] = []
+        events: list[tuple[Message, RetrainEvent]] = []
         for message in messages:
             try:
-                event = decode(retrain_decoder, message)
+                events.append((message, decode(retrain_decoder, message)))
             except DataError as error:
                 letters.append(self._refuse(message, error.message))
-                continue
-            if isinstance(event, RetrainDecision):
-                self._decided.add(event.request)
-            else:
-                partition = TopicPartition(message.topic, message.partition)
-                asked.append(_Asked(event, partition, message.offset))
-        self._queue += [item for item in asked if item.request.id not in self._decided]
+        self._queue.add(events)
         return letters
 
     def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
@@ -182,25 +167,40 @@ class TrainerHandler(Handler):
 
     def on_tick(self) -> Sequence[Outgoing]:
         output = self._restate()
-        if self._queue and (self._work is None or self._work.until is not None):
+        if self._queue.may_begin(self._work):
             output += self._next()
-        if self._work is not None and self._work.until is not None:
-            self._look_again(self._work, self._work.until)
-        if self._work is not None and self._work.until is None:
-            result = self._runner.poll()
-            if result is not None:
-                output += self._finish(self._work, result)
+        work = self._work
+        if work is None:
+            return output + self._watch_champion()
+        if work.wait is not None and work.wait.is_over(
+            self._clock, self._count, self._look_again_s
+        ):
+            self._begin(work)
+        if work.comparison is not None:
+            changed = who_changed(self._catalog.champion, work.pointer)
+            if changed is not None:
+                self._runner.cancel()
+                return output + self._end_comparison(work, ComparisonResult("lost", changed))
+        elif self._resume(work):  # the start of the comparison has only been read now
+            self._runner.cancel()
+            self._begin(work)
+        if work.wait is None:
+            finished = self._runner.poll()
+            if finished is not None:
+                output += self._finish(work, finished)
         return output
 
     def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         if self._work is not None:
             asked = self._work.asked
-            # While the request waits, no training can end the process, so no attempt is counted.
-            attempt = self._work.attempt - (self._work.until is not None)
-            metadata = msgspec.json.encode(_Held(attempt)).decode()
+            # Only a training counts as an attempt: waiting cannot end the process, and a comparison
+            # continues after a restart.
+            is_training = self._work.wait is None and self._work.comparison is None
+            attempt = self._work.attempt - (not is_training)
+            metadata = msgspec.json.encode(Held(attempt)).decode()
             return {asked.partition: Committed(asked.offset, metadata)}
         if self._queue:
-            return {self._queue[0].partition: Committed(self._queue[0].offset)}
+            return {self._queue.first.partition: Committed(self._queue.first.offset)}
         return {}
 
     def close(self) -> None:
@@ -209,40 +209,49 @@ class TrainerHandler(Handler):
     # ---- one request ----------------------------------------------------------------------------
 
     def _next(self) -> list[Outgoing]:
-        """Start the newest request.
+        """Start the newest request, or continue a comparison after a restart.
 
         Return a decision for each older request, including a request that waits for outcomes.
         """
         if self._sent is not None:
             return []  # the champion is unknown until our own pointer has been read back
-        *older, newest = self._queue
-        if self._work is not None:
-            older.insert(0, self._work.asked)
-        self._queue = []
-        self._work = _Work(newest, self._attempt(newest), None, 0)
+        self._watch.cancel()
+        if self._work is not None and self._work.comparison is not None:
+            self._runner.cancel()
+        older, newest = self._queue.next(self._work)
+        self._work = Work(newest, self._queue.attempt(newest))
         replaced = TrainingResult(reason=f"replaced by the newer request {newest.request.id}")
-        decisions = [self._decide(item, replaced) for item in older]
+        decisions = [self._decide(decision(self._stream, item, replaced)) for item in older]
         # If the trainer exited during an attempt, the committed metadata contains the number of
         # that attempt.
-        if self._work.attempt > MAX_ATTEMPTS:
-            tried = self._work.attempt - 1
-            failed = TrainingResult(
-                reason=f"abandoned: the trainer exited {tried} times before it had finished"
-            )
-            return decisions + self._finish(self._work, failed)
+        if (tried := self._work.attempt - 1) >= MAX_ATTEMPTS:
+            reason = f"abandoned: the trainer exited {tried} times before it had finished"
+            return decisions + self._finish(self._work, TrainingResult(reason=reason))
+        self._resume(self._work)
         self._begin(self._work)
         return decisions
 
-    def _attempt(self, asked: _Asked) -> int:
-        committed = self._resumed.get(asked.partition, Committed(0))
-        held = metadata_of(committed, _Held) if committed.offset == asked.offset else None
-        return 1 if held is None else held.attempt + 1
+    def _resume(self, work: Work) -> bool:
+        """Return whether an earlier process has started the request's comparison, to continue it.
 
-    def _begin(self, work: _Work) -> None:
+        If the topic has lost an announcement, the model is trained again.
+        """
+        started = self._queue.started(work.asked.request.id)
+        pair = None if started is None else pair_of(started, self._catalog.announcements)
+        if started is None or pair is None:
+            return False
+        work.comparison, work.pointer, work.pair = started, started.pointer, pair
+        return True
+
+    def _begin(self, work: Work) -> None:
+        """Start the request's training, or the next look of its comparison."""
+        work.counted = self._count()
+        work.wait = None
+        if work.pair is not None:
+            self._runner.start(ComparisonJob(work.pair, work.looked, work.read_from))
+            return
         champion = self._catalog.champion
         work.pointer = champion.id if champion else None
-        work.counted = self._count()
-        work.until = None
         announced = self._catalog.announcements.get(champion.digest) if champion else None
         if not work.retry_s:
             log.info(
@@ -253,14 +262,7 @@ class TrainerHandler(Handler):
         earlier = self._catalog.earlier(EARLIER)
         self._runner.start(TrainingJob(work.asked.request, announced, self._now(), earlier))
 
-    def _look_again(self, work: _Work, until: int) -> None:
-        if self._clock.monotonic() < work.look_at_s:
-            return
-        work.look_at_s = self._clock.monotonic() + _LOOK_AGAIN_S
-        if self._count() >= until:
-            self._begin(work)
-
-    def _finish(self, work: _Work, result: TrainingResult) -> list[Outgoing]:
+    def _finish(self, work: Work, result: TrainingResult | ComparisonResult) -> list[Outgoing]:
         if result.passes:
             return self._retry(work, result.reason)
         if work.retry_s:
@@ -269,19 +271,60 @@ class TrainerHandler(Handler):
         if result.wait_for:
             # `_count` includes transaction markers, so `until` may be reached too early. The lower
             # bound of `more` keeps the trainer from rereading the topic too often.
-            more = max(result.wait_for, self._stream.retrain.min_outcomes // 10)
-            work.until = work.counted + more
-            work.look_at_s = self._clock.monotonic() + _LOOK_AGAIN_S
+            least = self._stream.retrain.min_outcomes // 10 if work.comparison is None else 1
+            more = max(result.wait_for, least)
+            work.wait = Wait(work.counted + more, self._clock.monotonic() + self._look_again_s)
+            if isinstance(result, ComparisonResult):
+                work.looked = max(work.looked, result.rows)
             log.info("request %s waits for more outcomes: %s", work.asked.request.id, result.reason)
             return []
-        self._work = None
+        if work.comparison is not None or isinstance(result, ComparisonResult):
+            return self._end_comparison(work, result)
+        return self._finish_training(work, result)
+
+    def _finish_training(self, work: Work, result: TrainingResult) -> list[Outgoing]:
+        """Announce the model if it is new. Then compare it with the champion, or promote it."""
         announced = result.announcement
         if announced is None:
-            return [self._decide(work.asked, result)]
-        # Announce the model if it is new. Promote it unless `_why_not_promoted` returns a reason.
+            self._work = None
+            return [self._decide(decision(self._stream, work.asked, result))]
         is_new = announced.digest not in self._catalog.announcements
         output = [self._signed(announced)] if is_new else []
-        stays = self._why_not_promoted(work)
+        if result.pair is None or work.pointer is None:
+            return output + self._promote(work, announced, result, published=is_new)
+        started = comparison_started(self._stream, work.asked, work.pointer, result.pair, result)
+        work.comparison, work.pair, work.read_from = started, result.pair, result.read_to
+        self._begin(work)
+        log.info("request %s: comparing models: %s", started.request, started.reason)
+        return [*output, rare(self._topics.retrain, started, id=started.id, key=started.request)]
+
+    def _end_comparison(
+        self, work: Work, result: TrainingResult | ComparisonResult
+    ) -> list[Outgoing]:
+        """Decide the request after its comparison. A `TrainingResult` means that it has failed."""
+        assert work.comparison is not None
+        assert work.pair is not None
+        final, challenger = training_result(work.comparison, result), work.pair.challenger
+        published = challenger.cause == work.comparison.request
+        if isinstance(result, ComparisonResult) and result.state == "won":
+            return self._promote(work, challenger, final, published=published)
+        self._work = None
+        model = challenger.digest
+        decided = decision(self._stream, work.asked, final, published=published, model=model)
+        return [self._decide(decided)]
+
+    def _promote(
+        self,
+        work: Work,
+        announced: ModelAnnounced,
+        result: TrainingResult,
+        *,
+        published: bool,
+    ) -> list[Outgoing]:
+        """Promote a model, unless `why_not_promoted` returns a reason, and decide the request."""
+        self._work = None
+        stays = why_not_promoted(self._stream, self._catalog, work.pointer)
+        output = []
         if stays is None:
             self._sent = self._catalog.pointer(
                 announced.digest,
@@ -289,62 +332,54 @@ class TrainerHandler(Handler):
                 reason=result.reason,
                 at=self._now(),
                 cause=work.asked.request.id,
+                chosen_at=result.position,
+                dependence=work.comparison.dependence if work.comparison else 1,
             )
+            self._watch.promoted(self._sent, work.read_from)
             output.append(self._signed(self._sent))
-        output.append(self._decide(work.asked, result, stays=stays))
-        return output
+        decided = decision(
+            self._stream,
+            work.asked,
+            result,
+            published=published,
+            promoted=stays is None,
+            model=announced.digest,
+            stays=stays,
+        )
+        return [*output, self._decide(decided)]
 
-    def _retry(self, work: _Work, reason: str) -> list[Outgoing]:
-        """Retry the training later. Log only the first failure."""
+    def _retry(self, work: Work, reason: str) -> list[Outgoing]:
+        """Retry the job later. Log only the first failure."""
         if not work.retry_s:
             log.error("request %s waits for the model store: %s", work.asked.request.id, reason)
         work.retry_s = min(max(work.retry_s * 2, FIRST_RETRY_S), LONGEST_RETRY_S)
-        work.until = work.counted  # no more outcomes are needed
-        work.look_at_s = self._clock.monotonic() + work.retry_s
+        # No more outcomes are needed.
+        work.wait = Wait(work.counted, self._clock.monotonic() + work.retry_s)
         return []
 
-    def _why_not_promoted(self, work: _Work) -> str | None:
-        """Return the reason why the model must not be promoted, or None if it may be promoted.
+    def _decide(self, decided: RetrainDecision) -> Outgoing:
+        self._queue.decided(decided.request)
+        log.info("request %s: %s", decided.request, decided.reason)
+        return rare(self._topics.retrain, decided, id=decided.id, key=decided.request)
 
-        The model may be promoted if the champion pointer has not changed during the training and
-        promotion is neither frozen nor manual.
-        """
-        current = self._catalog.champion
-        if (current.id if current else None) != work.pointer:
-            who = (
-                "an operator"
-                if current is not None and current.by == "person"
-                else "another trainer"
+    # ---- the champion after its promotion --------------------------------------------------------
+
+    def _watch_champion(self) -> list[Outgoing]:
+        """Compare a new champion with its predecessor. Roll it back if it is worse."""
+        if self._sent is not None:
+            return []
+
+        def rollback_to(digest: str, reason: str, cause: str | None) -> RolePointer:
+            return self._catalog.pointer(
+                digest, by="trainer", reason=reason, at=self._now(), cause=cause, rollback=True
             )
-            return f"{who} changed the champion during the training"
-        if self._catalog.freeze is not None and self._catalog.frozen:
-            return f"promotion is frozen: {self._catalog.freeze.reason}"
-        if self._stream.retrain.promote == "manual":
-            return "[retrain] promote is manual: use `driftline models promote`"
-        return None
 
-    def _decide(
-        self, asked: _Asked, result: TrainingResult, *, stays: str | None = None
-    ) -> Outgoing:
-        self._decided.add(asked.request.id)
-        announced = result.announcement
-        is_new = announced is not None and announced.digest not in self._catalog.announcements
-        decision = RetrainDecision(
-            id=event_id("decision", asked.request.id),
-            request=asked.request.id,
-            published=is_new,
-            promoted=announced is not None and stays is None,
-            model=None if announced is None else announced.digest,
-            reason=result.reason if stays is None else f"{result.reason}; not promoted: {stays}",
-            metric=self._stream.judged_by.name,
-            challenger=result.challenger,
-            champion=result.champion,
-            outcomes=result.outcomes,
-            removed=result.removed,
-            trials=result.trials,
-        )
-        log.info("request %s: %s", decision.request, decision.reason)
-        return rare(self._topics.retrain, decision, id=decision.id, key=asked.request.id)
+        pointer = self._watch.tick(rollback_to)
+        if pointer is None:
+            return []
+        log.warning("model %s is %s", self._catalog.champion_digest, pointer.reason)
+        self._sent = pointer
+        return [self._signed(pointer)]
 
     # ---- helpers --------------------------------------------------------------------------------
 

@@ -152,12 +152,12 @@ def measure(kind: str, size: int, *, seeds: int, pairs: bool) -> Row:
 
 def evidence(scores: Floats, limits: Thresholds) -> NDArray[np.bool_]:
     """Return which windows (n,) have evidence of drift, given scores (columns, n)."""
-    warned = scores >= limits.warning
+    warned = np.greater_equal(scores, limits.warning)
     again = [warned[:, max(0, n - IN_A_ROW + 1) : n].any(axis=1) for n in range(scores.shape[1])]
-    found: NDArray[np.bool_] = warned & np.stack(again, axis=1)
+    found = np.logical_and(warned, np.stack(again, axis=1))
     if limits.alarm is not None:
-        found = found | (scores >= limits.alarm)
-    result: NDArray[np.bool_] = found.any(axis=0)
+        found = np.logical_or(found, np.greater_equal(scores, limits.alarm))
+    result: NDArray[np.bool_] = np.any(found, axis=0)
     return result
 
 

@@ -134,6 +134,12 @@ class Measure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.kind.task == "classification" and not self.needs_scores and self.name != "cost"
 
     @property
+    def is_mean(self) -> bool:
+        """Return whether the metric is the mean of the records' losses, or the root of the mean of
+        their squares."""
+        return self.kind.task == "regression" or self.name in ("accuracy", "log_loss", "cost")
+
+    @property
     def is_bounded(self) -> bool:
         """Return whether each loss is between 0 and 1."""
         return self.is_binary or self.is_ranking

@@ -9,15 +9,13 @@ is signed. A rejected record changes nothing and is listed in `rejected`.
 import logging
 from typing import Final, Literal
 
-import msgspec
-
 from driftline.broker.port import Broker, Message, Outgoing
 from driftline.broker.scan import ranges, scan
-from driftline.errors import BrokerError, DataError, UntrustedPackage
+from driftline.errors import DataError, UntrustedPackage
 from driftline.models.current import Current
 from driftline.models.keys import Signature, Trusted
+from driftline.models.seen import seen_by_inference
 from driftline.models.signed import is_signed
-from driftline.wire.commit_metadata import metadata_of
 from driftline.wire.envelope import decode, models_decoder, rare
 from driftline.wire.events import Freeze, ModelAnnounced, ModelsEvent, RolePointer, event_id
 from driftline.wire.topics import Topics
@@ -29,6 +27,8 @@ FREEZE_KEY = "freeze"
 # The largest number of quarantined models that a pointer lists. This limit exceeds the number of
 # earlier models that the trainer compares.
 MAX_SET_ASIDE = 20
+# The largest number of former champions that a pointer lists, for the same reason.
+MAX_FORMER: Final = 20
 # The largest number of models (the champion and its ancestors) that inference tries while packages
 # are unusable.
 MAX_LINEAGE: Final = 100
@@ -244,14 +244,25 @@ class Catalog:
     def previous(self) -> str | None:
         """Return the digest of the model that a rollback promotes, or None.
 
-        If the trainer promoted the champion, this is the model that the champion replaced. If an
-        operator promoted the champion, for example by a rollback, this is the champion's parent.
+        If the trainer promoted the champion, this is the model that the champion replaced. If the
+        trainer rolled back to the champion, this is the champion's newest ancestor that is not
+        quarantined. If an operator promoted the champion, this is the champion's parent.
         """
         if self.champion is None:
             return None
-        if self.champion.by == "trainer" and self.champion.replaced is not None:
+        parent = self._parent(self.champion.digest)
+        if self.champion.by == "person" or self.champion.replaced is None:
+            return parent
+        if not self.champion.is_rollback:
             return self.champion.replaced
-        announced = self.announcements.get(self.champion.digest)
+        seen = {self.champion.digest}
+        while parent in self.champion.set_aside and parent not in seen:
+            seen.add(parent)
+            parent = self._parent(parent)
+        return None if parent in seen else parent
+
+    def _parent(self, digest: str) -> str | None:
+        announced = self.announcements.get(digest)
         return announced.parent if announced else None
 
     def lineage(self) -> tuple[str, ...]:
@@ -276,10 +287,15 @@ class Catalog:
     def earlier(self, count: int) -> tuple[ModelAnnounced, ...]:
         """Return the `count` newest models that may become champion again, newest first.
 
-        The current champion and quarantined models are omitted.
+        Only models that were champion are returned: those that the pointer lists, and parents of
+        other models. The current champion and quarantined models are omitted.
         """
-        aside = {self.champion_digest, *(self.champion.set_aside if self.champion else ())}
-        known = [model for model in self.announcements.values() if model.digest not in aside]
+        if self.champion is None:
+            return ()
+        served = {*self.champion.former, self.champion.replaced}
+        served |= {model.parent for model in self.announcements.values()}
+        served -= {self.champion.digest, *self.champion.set_aside}
+        known = [model for digest, model in self.announcements.items() if digest in served]
         return tuple(reversed(known[-count:]))
 
     def find(self, digest: str) -> tuple[ModelAnnounced, ...]:
@@ -295,20 +311,30 @@ class Catalog:
         reason: str,
         at: str,
         cause: str | None = None,
+        rollback: bool = False,
+        chosen_at: int | None = None,
+        dependence: int = 1,
     ) -> RolePointer:
         """Return a pointer that makes `digest` the champion.
 
         The pointer becomes stale if another pointer is published first. A manual pointer, with `by`
-        set to `person`, ends the quarantine of `digest`. A manual rollback also quarantines the
-        current champion.
+        set to `person`, ends the quarantine of `digest`. A rollback quarantines the current
+        champion; a manual pointer to an earlier model is a rollback, too. `chosen_at` and
+        `dependence` are explained in `RolePointer`.
         """
         sequence = self._champion.next_sequence
         replaces = self.champion.id if self.champion else None
         set_aside = self.champion.set_aside if self.champion else ()
+        left = self.champion_digest if rollback else None
         if by == "person":
             set_aside = tuple(one for one in set_aside if one != digest)
-            if (left := self._rolled_back(digest)) is not None:
-                set_aside = (*set_aside, left)[-MAX_SET_ASIDE:]
+            left = self._rolled_back(digest)
+        if left is not None:
+            set_aside = (*set_aside, left)[-MAX_SET_ASIDE:]
+        former = dict.fromkeys(
+            (self.champion.digest, *self.champion.former) if self.champion else ()
+        )
+        former.pop(digest, None)
         return RolePointer(
             id=event_id("role", "champion", digest, replaces, cause, at),
             role="champion",
@@ -320,6 +346,9 @@ class Catalog:
             at=at,
             replaced=self.champion_digest,
             set_aside=set_aside,
+            chosen_at=chosen_at,
+            dependence=dependence,
+            former=tuple(former)[:MAX_FORMER],
             sequence=sequence,
         )
 
@@ -364,34 +393,3 @@ def read_catalog(broker: Broker, topics: Topics, trusted: Trusted) -> Catalog:
     for seen in seen_by_inference(broker, topics):
         catalog.remember(seen.sequence, seen.champion)
     return catalog
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """The newest pointer that an inference worker has seen, as stored in its commit metadata."""
-
-    champion: str
-    sequence: int = 0
-
-
-def seen_by_inference(broker: Broker, topics: Topics) -> tuple[Seen, ...]:
-    """Return the newest pointers that inference workers have seen. Pass them to `Catalog.remember`.
-
-    Return an empty tuple if the group's committed offsets cannot be fetched.
-    """
-    # Use a consumer, because librdkafka's admin client crashes while the group's coordinator is
-    # unknown.
-    consumer = broker.consumer(topics.group("inference"), client_id="driftline-models")
-    try:
-        committed = consumer.committed(ranges(broker, [topics.features]))
-    except BrokerError as error:
-        log.warning(
-            "could not fetch the champions that inference has seen, so the champion is determined "
-            "from the models topic alone: %s",
-            error.message,
-        )
-        return ()
-    finally:
-        consumer.close()
-    # `metadata_of` returns None if an earlier version or another tool committed the offset.
-    found = {metadata_of(position, Seen) for position in committed.values()} - {None}
-    return tuple(sorted((seen for seen in found if seen), key=lambda seen: seen.sequence))

@@ -199,6 +199,9 @@ class RetrainRequest(Event, frozen=True, tag="retrain_request"):
     reason: str
     position: Position | None  # the stream's largest position when the request was made
     since: Position | None  # onset of the change; earlier data may reflect a different concept
+    # The expected decrease in the error, as a fraction of the error before the change: the increase
+    # that drift has caused, which a new model may at best undo. None if it is unknown.
+    expected_gain: float | None = None
 
 
 class Removed(msgspec.Struct, frozen=True):
@@ -233,6 +236,35 @@ class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
     metric: Metric
     challenger: float | None
     champion: float | None
+    outcomes: Count
+    removed: tuple[Removed, ...]
+    trials: tuple[Trial, ...]
+
+
+class ComparisonStarted(Event, frozen=True, tag="retrain_comparison"):
+    """The start of a comparison of a request's challenger with the champion.
+
+    The models are compared on outcomes whose positions are after `after`, which is the newest
+    position used to train or select the challenger. `pointer` is the id of the champion's pointer.
+    `dependence` is the number of neighbouring records whose errors are related, `largest_loss` the
+    largest loss of the challenger on one record, and `classes` the labels, all as measured on
+    earlier outcomes. `challenger_value` and `champion_value` are the metrics on the held-out
+    outcomes that selected the challenger. The other fields are as in `RetrainDecision`.
+    """
+
+    id: str
+    request: str
+    challenger: str
+    champion: str
+    pointer: str
+    after: Position
+    dependence: Count
+    largest_loss: float
+    classes: tuple[str, ...]
+    reason: str
+    metric: Metric
+    challenger_value: float | None
+    champion_value: float | None
     outcomes: Count
     removed: tuple[Removed, ...]
     trials: tuple[Trial, ...]
@@ -283,10 +315,21 @@ class RolePointer(Event, frozen=True, tag="role"):
     reason: _Text
     at: _Short
     replaced: _Short | None = None  # digest of the previous champion
-    # Digests of the quarantined models, which operators have rolled back. The trainer does not
-    # promote these models.
+    # Position of the newest outcome that the trainer used to choose this model. On later outcomes,
+    # it compares the model with the one that it replaced. None if an operator chose the model.
+    chosen_at: Position | None = None
+    dependence: Count = 1  # as in `ComparisonStarted`
+    # Digests of models that were champion before, newest first.
+    former: Annotated[tuple[_Short, ...], Meta(max_length=100)] = ()
+    # Digests of the quarantined models, which an operator or the trainer has rolled back. The
+    # trainer does not promote these models.
     set_aside: Annotated[tuple[_Short, ...], Meta(max_length=100)] = ()
     sequence: _Sequence = 0
+
+    @property
+    def is_rollback(self) -> bool:
+        """Return whether this pointer quarantines the champion that it replaces."""
+        return self.replaced in self.set_aside
 
 
 class Freeze(Event, frozen=True, tag="freeze"):
@@ -304,5 +347,5 @@ class Freeze(Event, frozen=True, tag="freeze"):
 
 PredictionsEvent = Prediction | Watermark
 OutcomesEvent = Outcome | Watermark
-RetrainEvent = RetrainRequest | RetrainDecision
+RetrainEvent = RetrainRequest | ComparisonStarted | RetrainDecision
 ModelsEvent = ModelAnnounced | RolePointer | Freeze

@@ -25,14 +25,7 @@ from driftline.wire.envelope import (
     retrain_decoder,
     windows_decoder,
 )
-from driftline.wire.events import (
-    DriftEvent,
-    Outcome,
-    RetrainDecision,
-    RetrainRequest,
-    RolePointer,
-    Value,
-)
+from driftline.wire.events import DriftEvent, Outcome, RetrainEvent, RolePointer, Value
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.topics import Topics
 from driftline.wire.window_events import DataWindow, PerformanceWindow
@@ -43,7 +36,7 @@ from monitor.estimates.coverage import Truth
 # more, the oldest are evicted.
 MAX_REPEATS: Final = 1000
 
-ServiceEvent = DriftEvent | RetrainRequest | RetrainDecision | RolePointer
+ServiceEvent = DriftEvent | RetrainEvent | RolePointer
 
 
 class ObservedEvent(msgspec.Struct, frozen=True):

@@ -6,7 +6,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from driftline.config.stream import Stream
-from driftline.wire.events import DriftEvent, RetrainDecision, RetrainRequest, RolePointer
+from driftline.wire.events import (
+    ComparisonStarted,
+    DriftEvent,
+    RetrainDecision,
+    RetrainRequest,
+    RolePointer,
+)
 from driftline_app.estimate_errors import error_sentence
 from driftline_app.message_lines import short_digest
 from driftline_app.replay.first_model import FirstModel
@@ -41,11 +47,16 @@ class RunOutput:
                 text = f"[{colour}]{event.kind} drift {event.action}[/]  {escape(event.message)}"
             case RetrainRequest():
                 text = f"[yellow]retrain requested[/]  {escape(event.reason)}"
+            case ComparisonStarted():
+                model = short_digest(event.challenger)
+                text = f"[yellow]comparing models[/]  {model}: {escape(event.reason)}"
             case RetrainDecision(promoted=True):
                 model = short_digest(event.model)
                 text = f"[cyan]model swapped[/]  {model}: {escape(event.reason)}"
             case RetrainDecision():
                 text = f"[yellow]model kept[/]  {escape(event.reason)}"
+            case RolePointer(by="trainer") if event.is_rollback:
+                text = f"[red]model rolled back[/]  {escape(event.reason)}"
             case RolePointer(by="trainer"):
                 return  # the line about the retrain decision already reports this change
             case RolePointer():

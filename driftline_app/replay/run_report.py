@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Final
 
 from driftline.config.measure import higher_is_better
-from driftline.wire.events import DriftEvent, RetrainDecision, RetrainRequest, RolePointer
+from driftline.wire.events import (
+    ComparisonStarted,
+    DriftEvent,
+    RetrainDecision,
+    RetrainRequest,
+    RolePointer,
+)
 from driftline_app.replay.observer import ObservedEvent
 from driftline_app.replay.simulation import RunResult, Simulation
 from driftline_app.report.page import write_report
@@ -83,10 +89,12 @@ def report_event(observed: ObservedEvent, drawn: Collection[str] = ()) -> RunEve
             )
         case RetrainRequest():
             return RunEvent(row=observed.row, what="retrain", text=event.reason, id=event.id)
+        case ComparisonStarted():
+            return None  # the entry of the retrain decision reports the result
         case RetrainDecision():
             what = "swap" if event.promoted else "kept"
             return RunEvent(row=observed.row, what=what, text=event.reason, id=event.id)
-        case RolePointer(by="trainer"):
+        case RolePointer(by="trainer") if not event.is_rollback:
             return None  # the entry of the retrain decision reports this change
         case RolePointer():
             return RunEvent(row=observed.row, what="swap", text=event.reason, id=event.digest)

@@ -28,7 +28,7 @@ from driftline.interrupts import check
 from driftline.models.load import ModelLoader
 from driftline.models.score import Model
 from driftline.runtime.loop import Loop
-from driftline.wire.events import DriftEvent, RetrainDecision, RolePointer
+from driftline.wire.events import ComparisonStarted, DriftEvent, RetrainDecision, RolePointer
 from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import SERVICES, Service, Topics, apply, require
 from driftline_app.assembly import build_handler, build_loop
@@ -221,7 +221,11 @@ class Simulation:
     @property
     def retrains(self) -> tuple[int, ...]:
         """Return the rows at which models were trained, whether or not they were promoted."""
-        return tuple(row for row, event in self._events_of(RetrainDecision) if event.trials)
+        found = {event.request: row for row, event in self._events_of(ComparisonStarted)}
+        for row, event in self._events_of(RetrainDecision):
+            if event.trials:
+                found.setdefault(event.request, row)
+        return tuple(sorted(found.values()))
 
     @property
     def records(self) -> int:

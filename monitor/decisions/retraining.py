@@ -2,9 +2,10 @@
 
 Input: the open drift events, and performance panes. The stream's progress is measured in these
 panes, which contain only labelled records, because no model can be trained without labels. Output:
-a `RetrainRequest` or None. This module does not track whether a request leads to a new model. While
-the cause lasts, the module repeats the request after one window. It renews a request when enough
-new outcomes have arrived, because a model trained soon after a change has learned from few records.
+a `RetrainRequest` or None. The panes' model shows whether a request has led to a new model. If so,
+and if the cause lasts, the module repeats the request after one window. It renews a request when
+enough new outcomes have arrived, because a model trained soon after a change has learned from few
+records. After a renewal that brought no new model, it waits for a new cause.
 """
 
 import math
@@ -66,12 +67,16 @@ class _Pane(msgspec.Struct, frozen=True):
 
 
 class _RetrainTrigger(msgspec.Struct, frozen=True):
-    """The reason for a retrain request. Records before `onset` may follow another concept."""
+    """The reason for a retrain request. Records before `onset` may follow another concept.
+
+    `expected_gain` is explained in `RetrainRequest`.
+    """
 
     cause: Literal["drift", "schedule"]
     reason: str
     caused_by: tuple[str, ...] = ()
     onset: int | None = None
+    expected_gain: float | None = None
 
 
 # A realised increase counts if it exceeds this many standard errors. A drift event is already open,
@@ -98,6 +103,9 @@ class RetrainState(State, frozen=True):
     to_learn: Count
     since: Count
     trained_on: int | None = msgspec.field(name="learnt_from")
+    model: str | None
+    model_asked: str | None
+    model_renewed: str | None
 
 
 class RetrainRule:
@@ -105,11 +113,13 @@ class RetrainRule:
 
     Policies that request a model only when there is drift renew their requests. A renewal is due
     when the number of outcomes since the last request is at least `renew` times the number that was
-    available for training at that request. Before the first request, the first model's training
-    size is used instead. Errors fall as a power of the training size (Cortes et al., "Learning
+    available for training at that request. Before the first request, it must be larger than the
+    first model's training size by this factor, because the first model's rows are not available for
+    training. Errors fall as a power of the training size (Cortes et al., "Learning
     curves: asymptotic values and rate of convergence", 1993), so doubling the number of outcomes
     justifies a new model. Renewals end once the span `train_on` has passed since the original
-    request, because a later training would exclude the oldest outcomes.
+    request, because a later training would exclude the oldest outcomes. They also end when one of
+    them brings no new model, because more outcomes of the same concept then hardly help.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -134,6 +144,11 @@ class RetrainRule:
         self._triggered_at: _StreamPoint | None = None
         self._to_learn = self._since = 0
         self._trained_on: int | None = None
+        # The model of the newest pane, and what it was at the last request and at the last renewal.
+        # A request for a new cause resets `_model_renewed`.
+        self._model: str | None = None
+        self._model_asked: str | None = None
+        self._model_renewed: str | None = None
 
     def state(self) -> RetrainState:
         """Return the state as plain data."""
@@ -157,6 +172,7 @@ class RetrainRule:
                 _later(event.row, last.row),
                 _later(time_us, last.time_us),
             )
+        self._model = event.model
         self._to_learn += event.records
         self._since += event.records
         self._usual = event.reference_error
@@ -203,16 +219,18 @@ class RetrainRule:
             trigger = self._renewal(current)
             if trigger is None:
                 return None
+            self._model_renewed = self._model
         else:
             # Require enough outcomes since the onset or, with a schedule, since the last request.
             new_since = self._requests[-1].position if self._requests else None
             if self._known(trigger.onset if trigger.cause == "drift" else new_since) < self._least:
                 return None
-            self._trigger, self._triggered_at = trigger, current
+            self._trigger, self._triggered_at, self._model_renewed = trigger, current, None
             if trigger.onset is not None:
                 self._to_learn = self._known(trigger.onset)
         self._requests.append(current)
         self._trained_on, self._since = self._to_learn, 0
+        self._model_asked = self._model
         return RetrainRequest(
             id=event_id("retrain", self._stream.name, *trigger.caused_by, current.position),
             cause=trigger.cause,
@@ -220,17 +238,20 @@ class RetrainRule:
             reason=trigger.reason,
             position=current.position,
             since=trigger.onset,
+            expected_gain=trigger.expected_gain,
         )
 
     def _is_repeated(self, trigger: _RetrainTrigger, current: _StreamPoint) -> bool:
-        """Return whether the same events caused a request less than one window ago."""
+        """Return whether the same events caused the last request, less than one window ago or
+        without a new model since then."""
         if (
             not self._requests
             or not trigger.caused_by
             or trigger.caused_by != self._trigger.caused_by
         ):
             return False
-        return current.position - self._requests[-1].position < self._stream.window_size
+        is_recent = current.position - self._requests[-1].position < self._stream.window_size
+        return is_recent or self._model == self._model_asked
 
     def _renewal(self, current: _StreamPoint) -> _RetrainTrigger | None:
         """Return the last trigger again if enough new outcomes have arrived. A renewal does not
@@ -238,7 +259,10 @@ class RetrainRule:
         how, trained_on = self._stream.retrain, self._trained_on
         if how.policy not in _RENEWED or not how.renew or trained_on is None:
             return None
-        least = max(how.renew * trained_on, self._least)
+        if self._model_renewed is not None and self._model_renewed == self._model:
+            return None  # the last renewal has brought no new model
+        # The first model's rows are not in the topic. Only with more rows can a model be better.
+        least = max((how.renew + (not self._requests)) * trained_on, self._least)
         last = self._requests[-1] if self._requests else None
         if self._since < least or not self._is_cool(last, current):
             return None
@@ -246,7 +270,8 @@ class RetrainRule:
         if began and how.train_on and current.is_past(began, how.train_on):
             return None
         reason = f"{self._since} new outcomes; the last training could use {trained_on}"
-        return msgspec.structs.replace(self._trigger, reason=reason)
+        # More outcomes of a known concept are worth an unknown part of the error.
+        return msgspec.structs.replace(self._trigger, reason=reason, expected_gain=None)
 
     def _known(self, onset: int | None) -> int:
         """Return the number of outcomes in panes whose records start at `onset` or later. If
@@ -297,16 +322,14 @@ def _harm(now: _Situation) -> _RetrainTrigger | None:
     least = now.stream.drift.min_metric_loss
 
     def is_harmful(event: DriftEvent) -> bool:
-        if event.kind == "performance":
-            return True
-        harm = event.harm if event.harm is not None else now.realised(event.onset)
-        return harm is not None and harm >= least
+        increase = _increase(now, event)
+        return event.kind == "performance" or (increase is not None and increase >= least)
 
-    return _for_events(event for event in now.events if is_harmful(event))
+    return _for_events(now, filter(is_harmful, now.events))
 
 
 def _drift(now: _Situation) -> _RetrainTrigger | None:
-    return _for_events(event for event in now.events if event.kind in now.stream.retrain.on)
+    return _for_events(now, (e for e in now.events if e.kind in now.stream.retrain.on))
 
 
 def _schedule(now: _Situation) -> _RetrainTrigger | None:
@@ -338,12 +361,24 @@ _POLICIES: Final[Mapping[Policy, Callable[[_Situation], _RetrainTrigger | None]]
 }
 
 
-def _for_events(found: Iterable[DriftEvent]) -> _RetrainTrigger | None:
+def _for_events(now: _Situation, found: Iterable[DriftEvent]) -> _RetrainTrigger | None:
     causes = list(found)
     if not causes:
         return None
     reason = "; ".join(f"{event.kind} drift: {event.message}" for event in causes)
-    return _RetrainTrigger("drift", reason, tuple(event.id for event in causes), _onset(causes))
+    ids = tuple(event.id for event in causes)
+    # A new model may at best undo the largest increase in the error.
+    increases = [_increase(now, event) for event in causes]
+    gain = max((found for found in increases if found is not None), default=None)
+    return _RetrainTrigger("drift", reason, ids, _onset(causes), gain)
+
+
+def _increase(now: _Situation, event: DriftEvent) -> float | None:
+    """Return the increase in the error that an event has caused: realised, estimated or, if the
+    harm is unknown, realised since the event's onset. The result is None if it is still unknown."""
+    if event.kind == "performance":
+        return event.severity
+    return event.harm if event.harm is not None else now.realised(event.onset)
 
 
 def _onset(causes: Sequence[DriftEvent]) -> int | None:

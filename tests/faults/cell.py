@@ -17,7 +17,7 @@ from driftline.ops.status import INPUTS
 from driftline.runtime.partition_clock import AGREEING
 from driftline.wire.commit_metadata import handled
 from driftline.wire.envelope import decode, rare, retrain_decoder
-from driftline.wire.events import RetrainDecision, RetrainRequest
+from driftline.wire.events import RetrainRequest
 from driftline.wire.topics import Role, Service
 from tests.faults import checks
 from tests.faults.entry import Inside
@@ -116,13 +116,13 @@ class Cell:
         finally:
             producer.close()
 
-    def decision(self, request: str) -> RetrainDecision | None:
-        """Return the trainer's decision on a request, or None."""
+    def answered(self, request: str) -> bool:
+        """Return whether a request was decided, or its challenger is compared with the champion."""
         for message in self.site.messages(self.site.topics.retrain):
             event = decode(retrain_decoder, message)
-            if isinstance(event, RetrainDecision) and event.request == request:
-                return event
-        return None
+            if not isinstance(event, RetrainRequest) and event.request == request:
+                return True
+        return False
 
     def wait_for(self, true: Callable[[], bool], patience_s: float, what: str) -> None:
         """Wait until the condition is true, even while the broker is down. Raises RuntimeError."""

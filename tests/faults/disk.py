@@ -99,7 +99,7 @@ def models_full(cell: Cell) -> None:
             request = f"retrain-full-{seed}-{number}"
             cell.ask(request, since=None if number else concept_start)
             cell.wait_for(
-                lambda request=request: waits() or cell.decision(request) is not None,  # type: ignore[misc]
+                lambda request=request: waits() or cell.answered(request),  # type: ignore[misc]
                 _MET_PATIENCE_S,
                 f"the disk was full, but {request} neither waited nor was decided on",
             )
@@ -108,7 +108,7 @@ def models_full(cell: Cell) -> None:
         else:
             raise RuntimeError("the disk was full, but no package had to be written")
     cell.wait_for(
-        lambda: cell.decision(request) is not None,
+        lambda: cell.answered(request),
         _MET_PATIENCE_S,
         f"there is space again, but {request} is not decided on",
     )

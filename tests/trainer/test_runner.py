@@ -12,34 +12,36 @@ import pytest
 
 from driftline.errors import BrokerError, BrokerUnavailable
 from tests.training import request
+from trainer.compare import ComparisonResult
 from trainer.retrain import TrainingJob, TrainingResult
-from trainer.runner import InlineRunner, ProcessRunner
+from trainer.runner import InlineRunner, Job, ProcessRunner
 from trainer.search import Progress
 
 JOB = TrainingJob(request(), None, "2024-01-01T00:00:00Z")
 
 
-def train(job: TrainingJob, progress: Progress) -> TrainingResult:
+def train(job: Job, progress: Progress) -> TrainingResult:
+    assert isinstance(job, TrainingJob)
     progress("training", 1, 2)
     return TrainingResult(reason=f"done {job.request.id}")
 
 
-def unreachable(_job: TrainingJob, _progress: Progress) -> TrainingResult:
+def unreachable(_job: Job, _progress: Progress) -> TrainingResult:
     raise BrokerUnavailable("nobody answers")
 
 
-def die(_job: TrainingJob, _progress: Progress) -> TrainingResult:
+def die(_job: Job, _progress: Progress) -> TrainingResult:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")
 
 
-def hang(_job: TrainingJob, progress: Progress) -> TrainingResult:
+def hang(_job: Job, progress: Progress) -> TrainingResult:
     progress("started", 0, 1)
     signal.pause()
     raise AssertionError("unreachable")
 
 
-def result_of(runner: ProcessRunner) -> TrainingResult:
+def result_of(runner: ProcessRunner) -> TrainingResult | ComparisonResult:
     """Poll like a loop, and wait for the pipe in between."""
     until_s = time.monotonic() + 60
     while (result := runner.poll()) is None:

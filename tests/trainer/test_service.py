@@ -1,6 +1,7 @@
 """The trainer's handler publishes one decision for each request, whatever happens."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from driftline.models.catalog import Catalog
 from driftline.runtime.handler import LogChange
 from driftline.wire.envelope import encode, models_decoder, retrain_decoder
 from driftline.wire.events import (
+    ComparisonStarted,
     Freeze,
     ModelAnnounced,
     ModelsEvent,
@@ -22,7 +24,9 @@ from driftline.wire.events import (
 from driftline.wire.topics import Topics
 from tests.training import CLASSIFICATION, request
 from tests.world import SIGNER, TRUSTED, announced, pointer, signed
+from trainer.compare import ComparisonJob
 from trainer.retrain import TrainingJob, TrainingResult
+from trainer.runner import Job, Result
 from trainer.service import FIRST_RETRY_S, MAX_ATTEMPTS, TrainerHandler
 
 TOPICS = Topics(CLASSIFICATION)
@@ -53,14 +57,22 @@ class ByHand:
     """A runner whose result the test sets."""
 
     def __init__(self) -> None:
-        self.jobs: list[TrainingJob] = []
-        self.result: TrainingResult | None = None
+        self.started: list[Job] = []
+        self.result: Result | None = None
         self.cancelled = 0
 
-    def start(self, job: TrainingJob) -> None:
-        self.jobs.append(job)
+    @property
+    def jobs(self) -> list[TrainingJob]:
+        return [job for job in self.started if isinstance(job, TrainingJob)]
 
-    def poll(self) -> TrainingResult | None:
+    @property
+    def comparisons(self) -> list[ComparisonJob]:
+        return [job for job in self.started if isinstance(job, ComparisonJob)]
+
+    def start(self, job: Job) -> None:
+        self.started.append(job)
+
+    def poll(self) -> Result | None:
         result, self.result = self.result, None
         return result
 
@@ -87,6 +99,7 @@ class Bench:
         self.models: list[Message] = []
         self.retrain: list[Message] = []
         self.decisions: list[RetrainDecision] = []
+        self.comparisons: list[ComparisonStarted] = []
         self.published: list[ModelsEvent] = []
         self.handler.on_assigned({RETRAIN: resume or Committed(0)})
         self.catalog = Catalog(TRUSTED)
@@ -105,16 +118,16 @@ class Bench:
         self.read_models(announcement(digest), pointer)
         return pointer
 
-    def ask(self, *names: str, at: int | None = None) -> None:
+    def ask(self, *names: str, at: int | None = None, **changes: Any) -> None:
         first = len(self.retrain) if at is None else at
         messages = [
-            Message(TOPICS.retrain, 0, first + i, b"", encode(request(id=name)))
+            Message(TOPICS.retrain, 0, first + i, b"", encode(request(id=name, **changes)))
             for i, name in enumerate(names)
         ]
         self.retrain += messages
         self._take(self.handler.handle(messages))
 
-    def tick(self, result: TrainingResult | None = None) -> None:
+    def tick(self, result: Result | None = None) -> None:
         self.runner.result = result
         self._take(self.handler.on_tick())
 
@@ -122,8 +135,11 @@ class Bench:
         for record in output:
             if record.topic == TOPICS.retrain:
                 event = retrain_decoder.decode(record.value or b"")
-                assert isinstance(event, RetrainDecision)
-                self.decisions.append(event)
+                if isinstance(event, RetrainDecision):
+                    self.decisions.append(event)
+                else:
+                    assert isinstance(event, ComparisonStarted)
+                    self.comparisons.append(event)
                 offset = len(self.retrain)
                 message = Message(TOPICS.retrain, 0, offset, record.key, record.value)
                 self.retrain.append(message)

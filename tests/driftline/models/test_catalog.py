@@ -67,9 +67,10 @@ def test_models_that_were_rolled_back_manually_may_not_serve_again() -> None:
         announce(catalog, name)
     for name in "abc":
         choose(catalog, name)
-    assert names(catalog, 2) == "db"
+    assert names(catalog) == "ba", "d was never champion"
+    assert names(catalog, 1) == "b"
     choose(catalog, "b", by="person")
-    assert names(catalog) == "da", "not c"
+    assert names(catalog) == "a", "not c"
     choose(catalog, "d")
     assert names(catalog) == "ba", "a trainer's choice changes nothing in that"
     choose(catalog, "c", by="person")
@@ -114,6 +115,31 @@ def test_a_rollback_selects_the_model_that_an_earlier_model_replaced() -> None:
     choose(catalog, "b", by="person")
     assert catalog.previous() == "sha256:a", "of what a person chose, its parent: no to and fro"
     assert names(catalog) == "", "the older one was rolled back"
+
+
+def test_a_rollback_after_an_automatic_one_skips_the_worse_model() -> None:
+    catalog = Catalog(TRUSTED)
+    for name, parent in (("a", None), ("b", "a"), ("c", "b")):
+        announce(catalog, name, parent)
+        choose(catalog, name)
+    rollback = catalog.pointer("sha256:b", by="trainer", reason="", at=AT, rollback=True)
+    catalog.apply(signed(TOPICS, rollback))
+    assert rollback.is_rollback
+    assert (catalog.champion_digest, catalog.previous()) == ("sha256:b", "sha256:a")
+    choose(catalog, "a", by="person")
+    assert names(catalog) == "", "both were rolled back"
+
+
+def test_earlier_models_are_known_after_compaction_of_older_pointers() -> None:
+    catalog, compacted = Catalog(TRUSTED), Catalog(TRUSTED)
+    for name in "abcd":
+        for each in (catalog, compacted):
+            announce(each, name)
+        if name != "c":
+            choose(catalog, name)
+    assert catalog.champion is not None
+    compacted.apply(signed(TOPICS, catalog.champion))
+    assert names(compacted) == names(catalog) == "ba", "c lost its comparison"
 
 
 def test_the_previous_champion_is_the_parent() -> None:

@@ -13,8 +13,8 @@ from driftline.clock import ManualClock
 from driftline.config.settings import load_settings
 from driftline.config.stream import loads
 from driftline.errors import StreamFileError
-from driftline.models.catalog import seen_by_inference
 from driftline.models.keys import new_key
+from driftline.models.seen import seen_by_inference
 from driftline.ops.status import INPUTS
 from driftline.wire.commit_metadata import handled
 from driftline.wire.topics import SERVICES, Service, Topics, apply

@@ -47,16 +47,19 @@ def requests(
     records: int = 50,
     trained_on: int | None = None,
     resolved: int | None = None,
+    brings: int = 1_000,
 ) -> list[RetrainRequest]:
     """Return the requests for these panes of outcomes while the events are open.
+
+    brings: how many requests bring a new model, which serves from the next pane on.
 
     resolved: the index of the pane at which the events resolve. trained_on: the number of records
     on which the model was trained.
     """
     rule = RetrainRule(stream)
-    found = []
+    found: list[RetrainRequest] = []
     for index in panes:
-        seen = pane(index, GOOD[:records])
+        seen = pane(index, GOOD[:records], f"model-{min(len(found), brings)}")
         rule.update(msgspec.structs.replace(seen, trained_on=trained_on))
         is_open = resolved is None or index < resolved
         if (request := rule.request_if_due(events if is_open else ())) is not None:
@@ -98,9 +101,9 @@ def test_requests_are_repeated_within_the_limits_while_the_event_is_open(
 
 def test_a_request_with_a_new_cause_does_not_wait_for_a_window() -> None:
     rule = RetrainRule(stream_with("harm"))
-    found = []
+    found: list[RetrainRequest] = []
     for index in range(30):
-        rule.update(pane(index, GOOD))
+        rule.update(pane(index, GOOD, f"model-{len(found)}"))
         events = [event("performance"), event("data", harm=0.5)][: 1 if index < 16 else 2]
         if (request := rule.request_if_due(events)) is not None:
             found.append(request)
@@ -225,13 +228,13 @@ def test_never_makes_no_requests() -> None:
 @pytest.mark.parametrize("policy", ["harm", "drift"])
 def test_a_renewal_is_requested_each_time_the_number_of_outcomes_doubles(policy: str) -> None:
     found = requests(stream_with(policy), trained_on=1000)
-    assert positions(found) == [1000, 2000, 4000]
+    assert positions(found) == [2000, 4000]
     assert {(request.cause, request.caused_by, request.since) for request in found} == {
         ("schedule", (), None)
     }
-    assert found[2].reason == "2000 new outcomes; the last training could use 2000"
+    assert found[1].reason == "2000 new outcomes; the last training could use 2000"
     half = requests(stream_with(policy, "renew = 0.5\ncooldown = 0"), trained_on=1000)
-    assert positions(half) == [500, 750, 1150, 1750, 2650, 4000], "by the half, at a pane's end"
+    assert positions(half) == [1500, 2250, 3400], "by the half, at a pane's end"
 
 
 def test_no_renewal_is_requested_if_it_is_turned_off() -> None:
@@ -247,9 +250,7 @@ def test_no_renewal_is_requested_for_a_model_without_a_reference() -> None:
 
 
 def test_renewals_end_at_the_number_of_records_in_train_on() -> None:
-    assert positions(requests(stream_with("harm", "train_on = 2500"), trained_on=1000)) == [
-        1000, 2000
-    ]  # fmt: skip
+    assert positions(requests(stream_with("harm", "train_on = 2500"), trained_on=1000)) == [2000]
 
 
 def test_a_renewal_after_drift_has_the_same_cause_and_onset() -> None:
@@ -262,14 +263,46 @@ def test_a_renewal_after_drift_has_the_same_cause_and_onset() -> None:
 
 
 def test_drift_does_not_wait_for_the_cooldown_of_a_renewal() -> None:
-    found = requests(stream_with("harm"), event("performance", position=1050), trained_on=1000)
-    assert positions(found)[:2] == [1000, 1050]
+    found = requests(stream_with("harm"), event("performance", position=2050), trained_on=1000)
+    assert positions(found)[:2] == [2000, 2050]
     assert [request.cause for request in found[:2]] == ["schedule", "drift"]
 
 
+def test_renewals_end_when_one_brings_no_new_model() -> None:
+    none = requests(stream_with("harm"), event("performance"), brings=0)
+    assert positions(none) == [500, 750]
+    one = requests(stream_with("harm"), event("performance"), brings=1)
+    assert positions(one) == [500, 750]
+    two = requests(stream_with("harm"), event("performance"), brings=2, resolved=20)
+    assert positions(two) == [500, 750, 1100]
+    assert positions(requests(stream_with("harm"), trained_on=1000, brings=0)) == [2000]
+
+
+def test_a_new_cause_is_requested_after_renewals_have_ended() -> None:
+    rule = RetrainRule(stream_with("harm"))
+    found = []
+    for index in range(40):
+        rule.update(pane(index, GOOD))
+        events = [event("performance"), event("data", harm=0.5)][: 1 if index < 30 else 2]
+        if (request := rule.request_if_due(events)) is not None:
+            found.append(request)
+    assert positions(found) == [500, 750, 1550]
+
+
+def test_a_request_states_the_error_that_a_new_model_may_undo() -> None:
+    first, renewal, *_ = requests(
+        stream_with("harm"), event("performance"), event("data", harm=0.5)
+    )
+    assert (first.expected_gain, renewal.expected_gain) == (1.0, None)
+    data, *_ = requests(stream_with("harm"), event("data", harm=0.5))
+    assert data.expected_gain == 0.5
+    scheduled, *_ = requests(stream_with("always"))
+    assert scheduled.expected_gain is None
+
+
 def test_a_budget_also_limits_renewals() -> None:
-    stream = stream_with("harm", "budget = { requests = 1, per = 3500 }")
-    assert positions(requests(stream, trained_on=1000)) == [1000, 4500]
+    stream = stream_with("harm", "budget = { requests = 1, per = 2500 }")
+    assert positions(requests(stream, trained_on=1000)) == [2000, 4500]
 
 
 # ---- limits -------------------------------------------------------------------------------------
