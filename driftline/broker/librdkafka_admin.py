@@ -9,7 +9,7 @@ from typing import Any
 
 from driftline.broker.bounded import end_elsewhere
 from driftline.broker.librdkafka_values import (
-    ANSWER_TIMEOUT_S,
+    READ_TIMEOUT_S,
     ck,
     ck_admin,
     committed_of,
@@ -38,7 +38,8 @@ class LibrdkafkaAdmin:
             return {}
         with translated("describe topics"):
             answers = self._client.describe_configs(
-                [ck_admin.ConfigResource(ck_admin.ResourceType.TOPIC, name) for name in counts]
+                [ck_admin.ConfigResource(ck_admin.ResourceType.TOPIC, name) for name in counts],
+                request_timeout=READ_TIMEOUT_S,
             )
             result = {}
             for resource, answer in answers.items():
@@ -59,7 +60,7 @@ class LibrdkafkaAdmin:
             return {}
         result = {}
         with translated("describe topics"):
-            for name, answer in self._client.describe_topics(ck.TopicCollection(names)).items():
+            for name, answer in self._described(names):
                 try:
                     # The client returns standard base64, but Kafka uses the URL-safe variant.
                     result[name] = str(answer.result().topic_id).translate(_URL_SAFE)
@@ -126,6 +127,7 @@ class LibrdkafkaAdmin:
             self._client.list_offsets(
                 {ck.TopicPartition(topic, number): spec for number in range(count)},
                 isolation_level=ck.IsolationLevel.READ_COMMITTED,
+                request_timeout=READ_TIMEOUT_S,
             )
             for spec in (ck_admin.OffsetSpec.earliest(), ck_admin.OffsetSpec.latest())
         )
@@ -149,7 +151,7 @@ class LibrdkafkaAdmin:
         client = self._consumer(group)
         try:
             with translated("list group offsets"):
-                return committed_of(client.committed(partitions, timeout=ANSWER_TIMEOUT_S))
+                return committed_of(client.committed(partitions, timeout=READ_TIMEOUT_S))
         finally:
             client.close()
 
@@ -157,7 +159,7 @@ class LibrdkafkaAdmin:
         try:
             with translated("describe the group"):
                 found = self._client.describe_consumer_groups(
-                    [group], request_timeout=ANSWER_TIMEOUT_S
+                    [group], request_timeout=READ_TIMEOUT_S
                 )[group]
                 return len(found.result().members)
         except BrokerError as error:
@@ -179,7 +181,7 @@ class LibrdkafkaAdmin:
         """
         wanted = None if topics is None else set(topics)
         with translated("list topics"):
-            found = self._client.list_topics(timeout=ANSWER_TIMEOUT_S).topics
+            found = self._client.list_topics(timeout=READ_TIMEOUT_S).topics
         if wanted is not None:
             self._check_allowed(sorted(wanted - set(found)))
         return {
@@ -190,21 +192,28 @@ class LibrdkafkaAdmin:
             and (wanted is None or name in wanted)
         }
 
+    def _described(self, topics: list[str]) -> Iterable[tuple[str, Any]]:
+        """Describe topics. Return each topic's name and a future of its description."""
+        found = self._client.describe_topics(
+            ck.TopicCollection(topics), request_timeout=READ_TIMEOUT_S
+        )
+        return list(found.items())
+
     def _check_allowed(self, topics: list[str]) -> None:
         """Raise AccessDenied if the broker hides one of these topics because an ACL is missing."""
         if not topics:
             return
         # Only a request that names a topic reveals whether the topic is hidden or does not exist.
-        for name, answer in self._client.describe_topics(ck.TopicCollection(topics)).items():
+        for name, answer in self._described(topics):
             with translated(f"describe topic {name!r}"):
                 try:
-                    answer.result(ANSWER_TIMEOUT_S)
+                    answer.result()
                 except ck.KafkaException as error:
                     if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise
 
     def _have_leaders(self, topics: Mapping[str, NewTopic]) -> bool:
-        found = self._client.list_topics(timeout=ANSWER_TIMEOUT_S).topics
+        found = self._client.list_topics(timeout=READ_TIMEOUT_S).topics
         return all(
             name in found
             and len(found[name].partitions) == topic.partitions

@@ -12,6 +12,7 @@ from driftline.broker.librdkafka_records import Fetched, fatal_error, records_of
 from driftline.broker.librdkafka_values import (
     ANSWER_TIMEOUT_S,
     PROGRESS_TIMEOUT_S,
+    READ_TIMEOUT_S,
     ClientErrors,
     ck,
     committed_of,
@@ -200,7 +201,7 @@ class LibrdkafkaConsumer:
     def _first(self, partition: TopicPartition) -> int:
         with translated("fetch the log start"):
             first: int = self._client.get_watermark_offsets(
-                kafka_partition(partition), ANSWER_TIMEOUT_S
+                kafka_partition(partition), READ_TIMEOUT_S
             )[0]
         return first
 
@@ -239,7 +240,7 @@ class LibrdkafkaConsumer:
         if not wanted:
             return {}
         with translated("read committed offsets"):
-            return committed_of(self._client.committed(wanted, timeout=ANSWER_TIMEOUT_S))
+            return committed_of(self._client.committed(wanted, timeout=READ_TIMEOUT_S))
 
     def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
         self._need_group()

@@ -21,6 +21,7 @@ except ImportError as error:
 __all__ = [
     "ANSWER_TIMEOUT_S",
     "PROGRESS_TIMEOUT_S",
+    "READ_TIMEOUT_S",
     "ClientErrors",
     "ck",
     "ck_admin",
@@ -33,6 +34,9 @@ __all__ = [
 
 # A reachable broker replies in milliseconds. This timeout also allows for a leader election.
 ANSWER_TIMEOUT_S = 30.0
+# For requests that only read, which can be repeated at no risk. After a broker has stalled, a
+# request may get no response at all, and the worker needs one to resume.
+READ_TIMEOUT_S = 15.0
 # Progress requests are repeated every second, so they must not block the loop for long.
 PROGRESS_TIMEOUT_S = 5.0
 
