@@ -36,6 +36,7 @@ Output: for each set, kind of drift and delay of labels, one row per detector.
 """
 
 import itertools
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -49,6 +50,7 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.detectors import table as markdown
 from benchmarks.evidence.injection import (
+    LISTED,
     Floats,
     Learner,
     Table,
@@ -307,16 +309,16 @@ def main(argv: list[str]) -> int:
     """Run the trials and print one table for each set, kind of drift and delay of labels."""
     parser = options("injected_drift", __doc__)
     detectors = (*DRIFTLINE, *RIVER, *EVIDENTLY)
-    parser.add_argument("--sets", type=listed(*WITHIN), default=tuple(WITHIN), help=_LIST)
-    parser.add_argument("--kind", type=listed(*KINDS), default=KINDS, help=_LIST)
-    parser.add_argument("--labels", type=listed(*LABELS), default=tuple(LABELS), help=_LIST)
+    parser.add_argument("--sets", type=listed(*WITHIN), default=tuple(WITHIN), help=LISTED)
+    parser.add_argument("--kind", type=listed(*KINDS), default=KINDS, help=LISTED)
+    parser.add_argument("--labels", type=listed(*LABELS), default=tuple(LABELS), help=LISTED)
     parser.add_argument("--repeats", type=int, default=TRIALS, help="trials of each type of drift")
-    parser.add_argument("--detectors", type=listed(*detectors), default=detectors, help=_LIST)
+    parser.add_argument("--detectors", type=listed(*detectors), default=detectors, help=LISTED)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=cores(), help="trials to run in parallel")
     asked = parser.parse_args(argv)
     found = []
-    with ProcessPoolExecutor(asked.processes) as pool:
+    with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn")) as pool:
         for name, kind, labels in itertools.product(asked.sets, asked.kind, asked.labels):
             trials = [
                 Trial(
@@ -340,9 +342,6 @@ def main(argv: list[str]) -> int:
             if asked.json:
                 asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
     return 0
-
-
-_LIST: Final = "separated by commas; default: all"
 
 
 if __name__ == "__main__":

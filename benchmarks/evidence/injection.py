@@ -34,6 +34,7 @@ MODEL: Final = "hoeffding-tree"
 # The newest fifth of the warm-up rows gives the held-out errors. The tree predicts each of these
 # rows before it learns from the row.
 HELD_OUT: Final = 0.2
+LISTED: Final = "separated by commas; default: all"  # help for an option with the type `listed`
 
 
 class Table(msgspec.Struct, frozen=True):
