@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from benchmarks.evidence import __main__ as evidence
-from benchmarks.evidence import detectors, estimate_sets, false_alarms, retraining
+from benchmarks.evidence import (
+    detectors,
+    estimate_sets,
+    false_alarms,
+    injected_drift,
+    injected_shift,
+    retraining,
+)
 from benchmarks.evidence.related import generated, generated_source
 from benchmarks.evidence.relations import CalibratedDistance
 from benchmarks.evidence.sets import DATA, SETS
@@ -32,6 +39,8 @@ def test_measurements_use_only_known_data_sets_and_each_only_once() -> None:
         [*retraining.NAMES],
         [item.name for item in estimate_sets.LABELLED],
         [file.name for file in detectors.FILES],
+        [*injected_drift.WITHIN],
+        [*injected_shift.NAMES],
     ):
         assert len(names) == len(set(names))
         assert set(names) <= set(SETS)
