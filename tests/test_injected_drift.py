@@ -1,5 +1,7 @@
 """Drift is injected as documented, and each alarm is counted as the benchmark's protocol says."""
 
+import gzip
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -10,8 +12,14 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from benchmarks.evidence import injected_drift, injected_shift
-from benchmarks.evidence.injected_drift import Alarms, alarms_of_evidently, alarms_of_river, inject
-from benchmarks.evidence.injected_shift import Found, distances, power, shuffled
+from benchmarks.evidence.injected_drift import (
+    Alarms,
+    Trial,
+    alarms_of_evidently,
+    alarms_of_river,
+    inject,
+)
+from benchmarks.evidence.injected_shift import Found, Task, distances, power, shuffled
 from benchmarks.evidence.injection import Learner, Table, listed, warm_up, watch
 
 ROWS = 2_000
@@ -157,6 +165,40 @@ def test_shuffling_keeps_blocks_whole() -> None:
     rows = shuffled(103, 10, (0, 0, 1)).reshape(-1, 10)
     assert (np.diff(rows, axis=1) == 1).all()
     assert sorted(rows[:, 0]) == list(range(0, 100, 10))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a small set that replaces `noaa_weather`."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "noaa_weather").mkdir()
+    small = table(1_200, columns=4)
+    with gzip.open(folder / "noaa_weather" / "data.csv.gz", "wt") as text:
+        text.write("one,two,three,rain\n")
+        for row, label in zip(small.x.tolist(), small.labels.tolist(), strict=True):
+            text.write(",".join(f"{value:.6f}" for value in row[:3]) + f",{int(label == 'up')}\n")
+    return folder
+
+
+def test_each_detector_gets_a_result_for_each_type_of_drift(data: Path) -> None:
+    detectors = (*injected_drift.DRIFTLINE, "PageHinkley", *injected_drift.EVIDENTLY)
+    base = Trial("noaa_weather", "class prior", "gradual", "late", (0,), data, detectors)
+    with ThreadPoolExecutor(1) as pool:
+        results = injected_drift.measure(base, 1, pool)
+    assert tuple(results) == detectors
+    for of_types in results.values():
+        assert [(one.trials, one.watched, one.total) for one in of_types] == [(1, 900, 1_200)] * 4
+
+
+def test_a_large_shift_of_a_column_is_found_by_driftline_and_by_the_oracle(data: Path) -> None:
+    base = Task("noaa_weather", "stream", (), 2, 4.0, 0, data)
+    with ThreadPoolExecutor(1) as pool:
+        found = injected_shift.measure(base, pool)
+    assert [one.column for one in found] == ["one", "two", "three"]
+    for one in found:
+        assert (one.trials, one.driftline, one.oracle, one.named_before) == (2, 1.0, 1.0, 0.0)
+        assert 0.0 < one.threshold < 0.5
+        assert one.nulls == 17 * 4
 
 
 def test_an_unknown_name_in_a_list_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:

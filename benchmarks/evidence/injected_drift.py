@@ -39,7 +39,7 @@ import itertools
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
@@ -87,7 +87,7 @@ class Trial(msgspec.Struct, frozen=True):
     """One injected drift. `seed` determines the order of the rows and the drift."""
 
     set: str
-    type: str
+    type: str  # one of `TYPES`
     kind: str
     labels: str
     seed: tuple[int, ...]
@@ -305,6 +305,22 @@ def _row(name: str, results: Sequence[Result]) -> list[str]:
     ]
 
 
+def measure(base: Trial, repeats: int, pool: Executor) -> dict[str, list[Result]]:
+    """Run `repeats` trials of each type, and return each detector's result for each type."""
+    trials = [
+        msgspec.structs.replace(base, type=type_, seed=(*base.seed, place, number))
+        for place, type_ in enumerate(TYPES)
+        for number in range(repeats)
+    ]
+    total = len(read_table(SETS[base.set], base.data).x)
+    alarms = list(pool.map(run, trials))
+    of_type = [alarms[at : at + repeats] for at in range(0, len(alarms), repeats)]
+    return {
+        detector: [summed(part, detector, WITHIN[base.set], total) for part in of_type]
+        for detector in base.detectors
+    }
+
+
 def main(argv: list[str]) -> int:
     """Run the trials and print one table for each set, kind of drift and delay of labels."""
     parser = options("injected_drift", __doc__)
@@ -320,22 +336,8 @@ def main(argv: list[str]) -> int:
     found = []
     with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn")) as pool:
         for name, kind, labels in itertools.product(asked.sets, asked.kind, asked.labels):
-            trials = [
-                Trial(
-                    name, type_, kind, labels, (asked.seed, at, number), asked.data, asked.detectors
-                )
-                for at, type_ in enumerate(TYPES)
-                for number in range(asked.repeats)
-            ]
-            total = len(read_table(SETS[name], asked.data).x)
-            alarms = list(pool.map(run, trials))
-            of_type = [
-                alarms[at : at + asked.repeats] for at in range(0, len(alarms), asked.repeats)
-            ]
-            results = {
-                detector: [summed(part, detector, WITHIN[name], total) for part in of_type]
-                for detector in asked.detectors
-            }
+            base = Trial(name, TYPES[0], kind, labels, (asked.seed,), asked.data, asked.detectors)
+            results = measure(base, asked.repeats, pool)
             print(f"\n{name}, {kind} drift, {labels} labels, {asked.repeats} trials of each type\n")
             print(markdown(HEAD, [_row(*item) for item in results.items()]), flush=True)
             found.append({"set": name, "kind": kind, "labels": labels, "results": results})
