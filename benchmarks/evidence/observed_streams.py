@@ -134,20 +134,20 @@ def seasonal_column(rng: Rng) -> list[ObservedStream]:
 
 def missing_in_runs(rng: Rng) -> list[ObservedStream]:
     """Observation 3: in four columns, a tenth of the values is missing, in runs of 10–200 rows."""
-    rows = WARM_UP + 60 * 500
+    rows = WARM_UP + 60 * 250
     columns = ordinary(rng, rows)
     for place in range(4, 8):
         columns[f"n{place}"][in_runs(rng, rows, 0.1, 10, 200)] = np.nan
-    return [ObservedStream("missing", columns, "classification", sections(500), WARM_UP)]
+    return [ObservedStream("missing", columns, "classification", sections(250), WARM_UP)]
 
 
 def sticky_categories(rng: Rng) -> list[ObservedStream]:
     """Observation 4: rows come in blocks of 50 to 300 rows from one of 30 stations."""
-    rows = WARM_UP + 60 * 500
+    rows = WARM_UP + 60 * 250
     columns = ordinary(rng, rows)
     block = runs(rng, rows, 50, 300)
     columns["c0"] = stations(rng.integers(0, 30, block[-1] + 1)[block])
-    return [ObservedStream("stations", columns, "classification", sections(500), WARM_UP)]
+    return [ObservedStream("stations", columns, "classification", sections(250), WARM_UP)]
 
 
 def rare_errors(rng: Rng) -> list[ObservedStream]:
@@ -166,7 +166,7 @@ def rare_errors(rng: Rng) -> list[ObservedStream]:
 
 def small_shifts(rng: Rng) -> list[ObservedStream]:
     """Observation 6: one mean shifts by 0.2 sd; or the share of one level rises from 5% to 10%."""
-    quiet, rows = 4_000, WARM_UP + 4_000 + 24 * 1_000
+    quiet, rows = 2_000, WARM_UP + 2_000 + 30 * 500
     shifted = ordinary(rng, rows)
     shifted["n5"][WARM_UP + quiet :] += 0.2
     share = ordinary(rng, rows)
@@ -177,8 +177,8 @@ def small_shifts(rng: Rng) -> list[ObservedStream]:
         ]
     )
     return [
-        ObservedStream("small-mean", shifted, "classification", sections(1000), WARM_UP),
-        ObservedStream("small-share", share, "classification", sections(1000), WARM_UP),
+        ObservedStream("small-mean", shifted, "classification", sections(500), WARM_UP),
+        ObservedStream("small-share", share, "classification", sections(500), WARM_UP),
     ]
 
 
@@ -186,7 +186,7 @@ def small_shifts(rng: Rng) -> list[ObservedStream]:
 SHIFTED: Final = 2
 CYCLE: Final = 8
 CYCLES: Final = 25
-ONSET_WINDOW: Final = 200
+ONSET_WINDOW: Final = 100
 
 
 def repeated_shifts(rng: Rng) -> list[ObservedStream]:
@@ -213,16 +213,16 @@ def rain(rng: Rng) -> list[ObservedStream]:
 
 
 def unrepairable_noise(rng: Rng) -> list[ObservedStream]:
-    """Observation 10: at row 14,000, the share of swapped labels rises from 10% to 25%.
+    """Observation 10: at row 8,000, the share of swapped labels rises from 10% to 25%.
 
     No training can undo this. Policy and candidates are the defaults.
     """
-    warm_up, rows = 10_000, 34_000
+    warm_up, rows = 6_000, 18_000
     x = rng.normal(size=(6, rows))
-    noise = np.where(np.arange(rows) < 14_000, 0.1, 0.25)
+    noise = np.where(np.arange(rows) < 8_000, 0.1, 0.25)
     columns: Columns = {f"x{place}": values for place, values in enumerate(x)}
     columns["y"] = noisy_class(rng, x[0] + x[1], noise)
-    own = "[windows]\nrecords = 1000"
+    own = "[windows]\nrecords = 500"
     return [ObservedStream("renewals", columns, "classification", own, warm_up)]
 
 

@@ -5,7 +5,7 @@ part of each column that is a known season. The generated streams have 16 numeri
 categories; the public sets are shuffled in blocks.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -159,8 +159,9 @@ def _seasonal_errors(rng: Rng, rows: int) -> Stationary:
 
 
 def _signal(columns: list[NDArray[Any]]) -> Floats:
-    found: Floats = sum(np.nan_to_num(values) for values in columns[:_SIGNAL])
-    return found / np.sqrt(_SIGNAL)
+    """Return a signal (n,) for the label. A missing value has no influence."""
+    found: Floats = np.nan_to_num(np.stack(columns[:_SIGNAL])).sum(axis=0) / np.sqrt(_SIGNAL)
+    return found
 
 
 def _columns(columns: list[NDArray[Any]]) -> Columns:
@@ -234,12 +235,11 @@ def _shuffled(rows: PredictedRows, block: int, rng: Rng, count: int) -> Stationa
     return Stationary(rows.take(order.ravel()[:count]))
 
 
-def names(data: Path) -> Iterator[str]:
-    """Yield the names of all sources. Sets that `data` does not contain are left out."""
-    yield from (*_CHANGES, "zero-errors", "seasonal-errors")
-    for item in LABELLED:
-        if item.data.file(data).exists():
-            yield from (f"{item.name}-{block}" for block in BLOCKS)
+def names(data: Path) -> list[str]:
+    """Return the names of all sources. Sets that `data` does not contain are left out."""
+    sets = [item.name for item in LABELLED if item.data.file(data).exists()]
+    shuffled = [f"{name}-{block}" for name in sets for block in BLOCKS]
+    return [*_CHANGES, "zero-errors", "seasonal-errors", *shuffled]
 
 
 def source(name: str, data: Path) -> StationarySource:
