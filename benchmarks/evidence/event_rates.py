@@ -9,34 +9,32 @@ stream's law, draws from it, and spends the whole budget on the numeric columns.
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatch
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.evidence.drifting import Floats
 from benchmarks.evidence.monitored import PredictedRows, drift_events, reference_of
 from benchmarks.evidence.options import options
+from benchmarks.evidence.oracle import WITHIN, Oracle
 from benchmarks.evidence.stationary import Stationary, StationarySource, names, source
 from driftline.config.stream import Stream, loads
-from driftline.models.package_reference import MAX_REFERENCE_ROWS
 from driftline.wire.columns import Columns
 from driftline.wire.events import DriftEvent
+from driftline_app.backtest.process_pool import cores
 
-RATE: Final = 0.005  # the default `false_alarm_rate`
 SIZES: Final = (500, 2_000)
 KINDS: Final = ("data", "prediction", "quality", "performance")
 SHIFT: Final = 1.0  # the injected shift, in standard deviations of the reference
-WITHIN: Final = 2  # the shift counts as found if an event names the column within these windows
 WINDOWS: Final = 3_000
 PER_REFERENCE: Final = 30
 # With fewer windows per reference, most of the time would be spent on calibration.
 MIN_PER_REFERENCE: Final = 2
-# Windows from which the oracle's threshold is estimated: 20 of them exceed it.
-ORACLE_WINDOWS: Final = 4_000
 
 
 class TableRow(msgspec.Struct, frozen=True):
@@ -70,6 +68,7 @@ def main(argv: list[str]) -> int:
                         help="window sizes in records")  # fmt: skip
     parser.add_argument("--rows", type=_patterns, default=("*",), metavar="NAME,...",
                         help="sources to measure, such as ar1,elec2-*; default: all")  # fmt: skip
+    parser.add_argument("--processes", type=int, default=cores(), help="references in parallel")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(argv)
     chosen = [n for n in names(asked.data) if any(fnmatch(n, p) for p in asked.rows)]
@@ -84,7 +83,9 @@ def main(argv: list[str]) -> int:
             if per_reference < MIN_PER_REFERENCE:
                 print(f"{name} is too short for windows of {size} records", file=sys.stderr)
                 continue
-            rows.append(measure(own, size, asked.windows, per_reference, asked.seed))
+            rows.append(
+                measure(own, size, asked.windows, per_reference, asked.seed, asked.processes)
+            )
             print(_line(rows[-1]), flush=True)
             if asked.json:
                 _save(asked.json, rows)
@@ -99,18 +100,30 @@ def fitting(own: StationarySource, size: int, most: int) -> int:
 
 
 def measure(
-    own: StationarySource, size: int, windows: int, per_reference: int, seed: int = 0
+    own: StationarySource,
+    size: int,
+    windows: int,
+    per_reference: int,
+    seed: int = 0,
+    processes: int = 1,
 ) -> TableRow:
     """Measure one source, with `per_reference` windows of `size` records after each reference.
 
-    Equal arguments give equal results. At least `windows` windows are measured.
+    At least `windows` windows are measured. Equal arguments give equal results, whatever
+    `processes` is.
     """
     stream = loads(own.stream_file(size))
     entropy = [seed, size, *own.name.encode()]
     oracle = Oracle(own, size, per_reference, np.random.default_rng([*entropy, 1]))
-    rng = np.random.default_rng([*entropy, 0])
     references = -(-windows // per_reference)
-    trials = [trial(stream, own, oracle, size, per_reference, rng) for _ in range(references)]
+    run = partial(trial, stream, own, oracle, size, per_reference)
+    seeds = [[*entropy, 0, place] for place in range(references)]
+    if processes == 1:
+        trials = list(map(run, seeds))
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            # Each chunk carries the whole source, so a process gets only a few chunks.
+            trials = list(pool.map(run, seeds, chunksize=-(-references // (4 * processes))))
     count = references * per_reference
     alarms = sum(each.alarms for each in trials)
     return TableRow(
@@ -141,12 +154,13 @@ class Trial(msgspec.Struct, frozen=True):
 def trial(
     stream: Stream,
     own: StationarySource,
-    oracle: "Oracle",
+    oracle: Oracle,
     size: int,
     count: int,
-    rng: np.random.Generator,
+    seed: Sequence[int],
 ) -> Trial:
     """Draw a reference and `count` windows, then shift one of the columns that are not constant."""
+    rng = np.random.default_rng(seed)
     quiet_end = own.reference + count * size
     drawn = own.draw(rng, quiet_end + WITHIN * size)
     column = str(rng.choice(oracle.columns))
@@ -182,62 +196,6 @@ def _shifted(rows: PredictedRows, name: str, reference: int, start: int) -> Pred
     values[start:] += SHIFT * float(np.nanstd(values[:reference]))
     columns = Columns({**rows.columns.numbers, name: values}, rows.columns.categories, len(rows))
     return msgspec.structs.replace(rows, columns=columns)
-
-
-class Oracle:
-    """A test that knows a source's law: it draws from it to set its limits.
-
-    The score of a column is the mean of a window minus the mean of the reference, in standard
-    deviations of this difference. Known seasons are subtracted first. A window has an alarm if the
-    largest score of all columns exceeds the limit, which `RATE` of the windows without drift do.
-    """
-
-    def __init__(
-        self, own: StationarySource, size: int, per_reference: int, rng: np.random.Generator
-    ) -> None:
-        self._reference, self._size = own.reference, size
-        count = -(-ORACLE_WINDOWS // per_reference)
-        rows = own.reference + per_reference * size
-        found = [self._differences(own.draw(rng, rows)) for _ in range(count)]
-        differences = {
-            name: np.concatenate([each[name] for each in found]) for name in found[0]
-        }  # each (windows,)
-        self._scale = {
-            name: float(np.nanstd(values))
-            for name, values in differences.items()
-            if np.nanstd(values) > 0
-        }
-        scores = [np.abs(differences[name]) / scale for name, scale in self._scale.items()]
-        self._limit = float(np.quantile(np.nanmax(scores, axis=0), 1 - RATE))
-
-    @property
-    def columns(self) -> list[str]:
-        """The numeric columns that are not constant."""
-        return list(self._scale)
-
-    def finds(self, shifted: Stationary, column: str) -> bool:
-        """Return whether the column has an alarm in one of the last `WITHIN` windows."""
-        differences = self._differences(shifted)[column][-WITHIN:]
-        return bool((np.abs(differences) > self._limit * self._scale[column]).any())
-
-    def _differences(self, drawn: Stationary) -> dict[str, Floats]:
-        """Return the difference (windows,) of each numeric column."""
-        found = {}
-        for name, values in drawn.rows.columns.numbers.items():
-            own = values - drawn.seasons.get(name, 0.0)
-            windows = own[self._reference :]
-            windows = windows[: len(windows) // self._size * self._size].reshape(-1, self._size)
-            kept = own[max(0, self._reference - MAX_REFERENCE_ROWS) : self._reference]
-            found[name] = _means(windows) - _means(kept[None])
-        return found
-
-
-def _means(values: NDArray[np.float64]) -> Floats:
-    """Return the mean of each row (n, m) without missing values; NaN if all are missing."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=1)
-    total = np.where(known, values, 0.0).sum(axis=1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def open_at(events: Sequence[DriftEvent], position: int) -> list[DriftEvent]:

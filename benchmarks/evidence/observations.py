@@ -172,7 +172,7 @@ def repeated_shifts(runs: Sequence[Ran]) -> str:
     return f"{early} too early and {late} too late, of {len(events)} events"
 
 
-def rain(runs: Sequence[Ran]) -> str:
+def mostly_zero_errors(runs: Sequence[Ran]) -> str:
     """Return the number of performance events and the largest increase they state."""
     (ran,) = runs
     windows = len(_windows(ran, "performance_window"))
@@ -264,7 +264,7 @@ OBSERVATIONS: Final = (
         8,
         "performance events of a regression with mostly zero errors",
         "6 in 160 windows; largest rise 9624094531028340%",
-        rain,
+        mostly_zero_errors,
     ),
     Observation(
         9,

@@ -198,18 +198,21 @@ def repeated_shifts(rng: Rng) -> list[ObservedStream]:
     return [ObservedStream("onsets", columns, "classification", sections(ONSET_WINDOW), WARM_UP)]
 
 
-def rain(rng: Rng) -> list[ObservedStream]:
-    """Observation 8: rain falls in spells of 5–40 rows, in 4% of the rows; else it is exactly 0.
+def mostly_zero_errors(rng: Rng) -> list[ObservedStream]:
+    """Observation 8: an amount is one of three fees, except in spells of 5–40 rows.
 
-    A cloud column announces each spell, so that the errors of a tree are 0 outside of spells.
+    Spells cover 4% of the rows, and a column announces them. A tree therefore predicts all other
+    rows exactly, apart from rounding errors.
     """
     rows = WARM_UP + 160 * 125
     spell = in_runs(rng, rows, 0.04, 5, 40)
     columns: Columns = {f"n{place}": rng.normal(size=rows) for place in range(NUMBERS)}
-    columns["cloud"] = np.where(spell, 0.9, 0.3) + 0.05 * rng.normal(size=rows)
-    columns["y"] = np.where(spell, rng.lognormal(1.0, 1.0, rows), 0.0)
+    columns["signal"] = np.where(spell, 0.9, 0.3) + 0.05 * rng.normal(size=rows)
+    columns["c0"] = levels(rng, rows, (0.5, 0.3, 0.2))
+    fees = np.select([columns["c0"] == "l0", columns["c0"] == "l1"], [4.9, 9.9], 19.9)
+    columns["y"] = np.where(spell, rng.lognormal(1.0, 1.0, rows), fees)
     tree = sections(125, candidate="decision_tree")
-    return [ObservedStream("rain", columns, "regression", tree, WARM_UP)]
+    return [ObservedStream("amounts", columns, "regression", tree, WARM_UP)]
 
 
 def unrepairable_noise(rng: Rng) -> list[ObservedStream]:
@@ -271,7 +274,7 @@ GENERATORS: Final[Mapping[int, Generator]] = {
     5: rare_errors,
     6: small_shifts,
     7: repeated_shifts,
-    8: rain,
+    8: mostly_zero_errors,
     10: unrepairable_noise,
     11: broken_sensor,
     12: new_stations,
