@@ -184,7 +184,8 @@ def trial(
         found=not named_before
         and any(
             event.kind == "data" and event.action != "resolved" and column in event.columns
-            for event in events[len(quiet) :]
+            for event in events
+            if event.position > ends[-1]
         ),
         found_by_oracle=oracle.finds(Stationary(rows, drawn.seasons), column),
     )

@@ -142,11 +142,11 @@ def missing_in_runs(rng: Rng) -> list[ObservedStream]:
 
 
 def sticky_categories(rng: Rng) -> list[ObservedStream]:
-    """Observation 4: rows come in blocks of 50 to 300 rows from one of 30 stations."""
+    """Observation 4: rows come in blocks of 20 to 200 rows from one of 12 stations."""
     rows = WARM_UP + 60 * 250
     columns = ordinary(rng, rows)
-    block = runs(rng, rows, 50, 300)
-    columns["c0"] = stations(rng.integers(0, 30, block[-1] + 1)[block])
+    block = runs(rng, rows, 20, 200)
+    columns["c0"] = stations(rng.integers(0, 12, block[-1] + 1)[block])
     return [ObservedStream("stations", columns, "classification", sections(250), WARM_UP)]
 
 

@@ -126,9 +126,12 @@ def _seasonal(period: int, rng: Rng, columns: list[NDArray[Any]]) -> dict[int, F
 
 
 def _sticky(rng: Rng, columns: list[NDArray[Any]]) -> dict[int, Floats]:
-    """Three categories come in blocks of 20–300 rows, with 5, 15 and 40 levels."""
-    for place, count in zip((-1, -2, -3), (5, 15, 40), strict=True):
-        block = runs(rng, len(columns[0]), 20, 300)
+    """Three categories come in blocks of 20–200 rows, with 4, 8 and 12 levels.
+
+    The reference has about 110 blocks, and therefore nearly always all levels.
+    """
+    for place, count in zip((-1, -2, -3), (4, 8, 12), strict=True):
+        block = runs(rng, len(columns[0]), 20, 200)
         columns[place] = stations(rng.integers(0, count, block[-1] + 1)[block])
     return {}
 
