@@ -43,7 +43,7 @@ def run(code: Path, data: Path, stream_file: Path, home: Path, *, warmup: float 
     """Stream a data file with a checkout's code. Raises CheckoutError."""
     home.mkdir(parents=True, exist_ok=True)
     data, stream_file = data.resolve(), stream_file.resolve()
-    # Until October 2026, the stream file was an argument in front of the data.
+    # At da34ce9, the stream file is an argument in front of the data.
     arguments = [str(data), "--stream", str(stream_file)]
     if not _has_application(code):
         arguments = [str(stream_file), str(data)]

@@ -14,12 +14,23 @@ from typing import Final
 import msgspec
 
 from benchmarks.evidence import observed_streams as streams
-from benchmarks.evidence.checkouts import HERE, Event, Ran, open_positions, opened, run
+from benchmarks.evidence.checkouts import (
+    HERE,
+    CheckoutError,
+    Event,
+    Ran,
+    open_positions,
+    opened,
+    run,
+)
 from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import DATA
 
 CASES: Final = DATA.parent / "cases"
 CASE: Final = "season-of-errors"
+# In observation 1, a distance of 0.56 is demanded, and a shift of 1.5 sd causes about 0.55. With
+# this seed, no two neighbouring windows exceed the demanded distance by chance.
+SEED: Final = 2
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -54,7 +65,7 @@ def main(argv: list[str]) -> int:
                         "checkout. If the folder contains .venv, its Python is used")  # fmt: skip
     parser.add_argument("--cases", type=Path, default=CASES, metavar="FOLDER",
                         help=f"folder that contains the case {CASE}")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the streams")
     parser.add_argument("--write", type=Path, metavar="FOLDER",
                         help="only write the data and stream files to this folder")  # fmt: skip
     asked = parser.parse_args(argv)
@@ -66,18 +77,26 @@ def main(argv: list[str]) -> int:
         return 0
     checkouts = asked.code or [HERE]
     results: list[Result] = []
+    failed = 0
     heads = " | ".join(folder.resolve().name for folder in checkouts)
     print(
         f"| | quantity | the issue, at da34ce9 | {heads} |\n|---|---|---|{'---|' * len(checkouts)}"
     )
     for item in chosen:
-        measured = {str(code): _measured(item, code, asked.seed, asked.cases) for code in checkouts}
+        try:
+            measured = {
+                str(code): _measured(item, code, asked.seed, asked.cases) for code in checkouts
+            }
+        except CheckoutError as error:
+            print(f"observation {item.number}: {error}", file=sys.stderr)
+            failed = 1
+            continue
         results.append(Result(item.number, item.stated, measured))
         cells = " | ".join((item.quantity, item.stated, *measured.values()))
         print(f"| {item.number} | {cells} |", flush=True)
         if asked.json:
             asked.json.write_bytes(msgspec.json.encode(results))
-    return 0
+    return failed
 
 
 class _Files(msgspec.Struct, frozen=True):
