@@ -57,7 +57,9 @@ def test_each_type_of_drift_changes_what_its_name_says(seed: int) -> None:
         type_: inject(table(), type_, 0, np.random.default_rng(seed))
         for type_ in injected_drift.TYPES
     }
-    after = {type_: one.table.take(one.rows >= one.onset) for type_, one in found.items()}
+    after = {
+        type_: one.table.take(np.flatnonzero(one.rows >= one.onset)) for type_, one in found.items()
+    }
     onset, lasts = (one := found["class prior"]).onset, ROWS - one.onset
     assert all(one.onset == onset for one in found.values())
     assert len(set(after["swapped labels"].labels)) == 1
