@@ -174,7 +174,9 @@ def trial(
     ends = first + size * np.arange(1, count + 1)
     quiet = [event for event in events if event.position <= ends[-1]]
     opened = [event for event in quiet if event.action == "opened"]
-    named_before = any(column in event.columns for event in open_at(quiet, int(ends[-1])))
+    named_before = any(
+        event.kind == "data" and column in event.columns for event in open_at(quiet, int(ends[-1]))
+    )
     return Trial(
         events=Counter(event.kind for event in opened),
         # Performance events open within a window, which counts as an alarm at its end.
