@@ -1,7 +1,7 @@
-"""Reproduce the observations of issue 15 on generated streams, with the code of any checkout.
+"""Reproduce weaknesses observed at commit da34ce9 on generated streams, with any checkout.
 
 Input: seeded streams, which `driftline run` replays, and the folder of recorded cases. Output: for
-each observation, the measured quantity of each checkout next to the issue's figure. Only the
+each observation, the measured quantity of each checkout next to the one reported then. Only the
 command line and the published events are used, so that older checkouts can be measured as well.
 """
 
@@ -34,9 +34,9 @@ SEED: Final = 2
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """One of the issue's observations.
+    """One observed weakness.
 
-    `stated` is the issue's figure, for commit da34ce9. `measure` describes the runs of the
+    `stated` is the quantity reported for commit da34ce9. `measure` describes the runs of the
     observation's streams, in order.
     """
 
@@ -79,9 +79,7 @@ def main(argv: list[str]) -> int:
     results: list[Result] = []
     failed = 0
     heads = " | ".join(folder.resolve().name for folder in checkouts)
-    print(
-        f"| | quantity | the issue, at da34ce9 | {heads} |\n|---|---|---|{'---|' * len(checkouts)}"
-    )
+    print(f"| | quantity | reported, da34ce9 | {heads} |\n|---|---|---|{'---|' * len(checkouts)}")
     for item in chosen:
         try:
             measured = {
