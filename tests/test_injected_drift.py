@@ -1,4 +1,4 @@
-"""Drift is injected as documented, and each alarm is counted as the benchmark's protocol says."""
+"""Drift is injected as documented, and alarms are counted according to the protocol."""
 
 import gzip
 from concurrent.futures import ThreadPoolExecutor

@@ -167,7 +167,7 @@ def trial(
     rows = _shifted(drawn.rows, column, own.reference, quiet_end)
     # Windows begin at multiples of their size.
     first = -(-own.reference // size) * size
-    reference = reference_of(stream, rows.take(slice(own.reference)), first - own.reference)
+    reference = reference_of(stream.task, rows.take(slice(own.reference)), first - own.reference)
     events = drift_events(
         stream, reference, rows.take(slice(own.reference, None)), first, labelled=count * size
     )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.evidence.options import options
-from benchmarks.evidence.sets import SETS, DataSet
+from benchmarks.evidence.sets import SETS, DataSet, shuffled_blocks
 from driftline.config.stream import loads
 from monitor.reference.default_tests import jensenshannon, wasserstein
 from monitor.reference.domain_classifier import ClassifierResult, DomainClassifier
@@ -151,8 +151,8 @@ def measure(
 ) -> Count:
     """Shuffle the rows, use the first rows as the reference, and test the windows after it."""
     total = len(columns[0])
-    order = rng.permutation(total // block)[:, None] * block + np.arange(block)
-    columns = [values[order.ravel()] for values in columns]
+    order = shuffled_blocks(rng, total, block)
+    columns = [values[order] for values in columns]
     length = min(REFERENCE, int(SHARE * total))
     reference = [values[:length] for values in columns]
     rows = np.arange(total)
@@ -162,7 +162,7 @@ def measure(
     rate = RATE / 2 if classifier else RATE
     calibration = ThresholdCalibration(known, rate=rate)
     thresholds = calibration.of(size)
-    starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)
+    starts = range(length, min(len(order), length + MAX_WINDOWS * size) - size + 1, size)
     windows = [[values[at : at + size] for values in columns] for at in starts]
     positions = [rows[at : at + size] for at in starts]
     count = Count(windows=len(windows))

@@ -48,7 +48,7 @@ from benchmarks.evidence.injection import (
 )
 from benchmarks.evidence.options import options
 from benchmarks.evidence.retraining import stream_of
-from benchmarks.evidence.sets import SETS
+from benchmarks.evidence.sets import SETS, shuffled_blocks
 from driftline.config.stream import Stream
 from driftline_app.backtest.process_pool import cores
 from monitor.panes import PANES
@@ -132,8 +132,7 @@ def prepared(name: str, data: Path) -> Prepared:
 
 def shuffled(rows: int, block: int, seed: Sequence[int]) -> NDArray[np.int64]:
     """Return the indices of the rows in whole blocks, which are in random order."""
-    order = np.random.default_rng(seed).permutation(rows // block)
-    return (order[:, None] * block + np.arange(block)).ravel()
+    return shuffled_blocks(np.random.default_rng(seed), rows, block)
 
 
 # ---- trials --------------------------------------------------------------------------------------

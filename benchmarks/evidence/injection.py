@@ -13,27 +13,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.evidence.monitored import PredictedRows, drift_events, reference_of
 from benchmarks.evidence.sets import DataSet
-from driftline.broker.memory import MemoryBroker
-from driftline.broker.port import Outgoing
-from driftline.broker.scan import ranges, scan
-from driftline.clock import ManualClock
 from driftline.config.stream import Stream
-from driftline.models.package_reference import MAX_REFERENCE_ROWS, Reference
-from driftline.runtime.loop import Loop
+from driftline.models.package_reference import Reference
 from driftline.wire.columns import Columns
-from driftline.wire.envelope import drift_decoder, encode
-from driftline.wire.events import DriftEvent, Outcome, Prediction, Source
-from driftline.wire.topics import Topics, apply
-from monitor.service import MonitorHandler
+from driftline.wire.events import DriftEvent
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.object_]
 
-MODEL: Final = "hoeffding-tree"
-# The newest fifth of the warm-up rows gives the held-out errors. The tree predicts each of these
-# rows before it learns from the row.
-HELD_OUT: Final = 0.2
 LISTED: Final = "separated by commas; default: all"  # help for an option with the type `listed`
 
 
@@ -106,41 +95,11 @@ class Learner:
 
 def warm_up(learner: Learner, table: Table) -> Reference:
     """Train the learner on the warm-up rows, and return its reference as a package would have."""
-    tested = learner.test_then_train(table)
-    held = slice(len(table.x) - int(HELD_OUT * len(table.x)), None)
-    newest = slice(-MAX_REFERENCE_ROWS, None)
-    predictions = tested.predictions[held]
-    return Reference(
-        columns=_columns(table.names, table.x[newest]),
-        positions=np.arange(len(table.x))[newest],
-        predictions=learner.score(table.x[newest]).predictions,
-        held_labels=table.labels[held],
-        held_predictions=predictions,
-        held_scores=tested.scores[held],
-        errors=(predictions != table.labels[held]).astype(np.float64),
-        levels={},
-        ranges={
-            name: (float(values.min()), float(values.max()))
-            for name, values in zip(table.names, table.x.T, strict=True)
-        },
-        classes=table.classes,
-        held_columns=_columns(table.names, table.x[held][newest]),
-        rows=len(table.x),
+    reference = reference_of(
+        "classification", _predicted(table, learner.test_then_train(table)), first=0
     )
-
-
-def _columns(names: Sequence[str], x: Floats) -> Columns:
-    return Columns({name: x[:, at].copy() for at, name in enumerate(names)}, {})
-
-
-class _OneReference:
-    """The source of the only model's reference."""
-
-    def __init__(self, reference: Reference) -> None:
-        self._reference = reference
-
-    def reference(self, digest: str) -> Reference:
-        return self._reference
+    newest = learner.score(table.x[-len(reference.predictions) :])
+    return msgspec.structs.replace(reference, predictions=newest.predictions)
 
 
 def watch(
@@ -161,62 +120,15 @@ def watch(
     """
     one_partition = msgspec.structs.replace(stream.kafka, partitions=1)
     stream = msgspec.structs.replace(stream, kafka=one_partition)
-    topics, clock = Topics(stream), ManualClock()
-    broker = MemoryBroker(clock)
-    apply(broker.admin(), topics)
-    producer = broker.producer()
-    loop = Loop(
-        MonitorHandler(stream, _OneReference(reference)),
-        broker,
-        group="monitor",
-        delivery="exactly_once",
-        clock=clock,
-        commit_interval_s=0,
-    )
-    predictions = list(_predictions(topics, table, scored, first))
-    for at, prediction in enumerate(predictions):
-        producer.send(Outgoing(topics.predictions, encode(prediction), partition=0))
-        if delay is not None and at >= delay:
-            outcome = _outcome(predictions[at - delay], table.labels[at - delay], first + at)
-            producer.send(Outgoing(topics.outcomes, encode(outcome), partition=0))
-        if (at + 1) % stream.window_size == 0 or at + 1 == len(predictions):
-            while loop.step(0):
-                pass
-    loop.close()
-    written = [m for batch in scan(broker, ranges(broker, [topics.drift])) for m in batch]
-    return [drift_decoder.decode(message.value or b"") for message in written]
+    labelled = 0 if delay is None else max(0, len(table.x) - delay)
+    rows = _predicted(table, scored)
+    return drift_events(stream, reference, rows, first, labelled=labelled, delay=delay or 0)
 
 
-def _predictions(topics: Topics, table: Table, scored: Scored, first: int) -> Iterator[Prediction]:
-    rows = zip(table.x.tolist(), scored.predictions.tolist(), scored.scores.tolist(), strict=True)
-    for at, (row, prediction, scores) in enumerate(rows):
-        record = {"@row": first + at} | dict(zip(table.names, row, strict=True))
-        yield Prediction(
-            record_id=str(first + at),
-            time=None,
-            row=first + at,
-            prediction=prediction,
-            scores=dict(zip(table.classes, scores, strict=True)),
-            model=MODEL,
-            source=Source(topics.features, 0, at),
-            record=msgspec.Raw(msgspec.json.encode(record)),
-        )
-
-
-def _outcome(prediction: Prediction, label: str, known_at: int) -> Outcome:
-    return Outcome(
-        record_id=prediction.record_id,
-        time=None,
-        row=prediction.row,
-        prediction=prediction.prediction,
-        scores=prediction.scores,
-        model=prediction.model,
-        source=prediction.source,
-        record=prediction.record,
-        label=label,
-        label_time=None,
-        label_row=known_at,
-        revision=0,
+def _predicted(table: Table, scored: Scored) -> PredictedRows:
+    columns = {name: table.x[:, at].copy() for at, name in enumerate(table.names)}
+    return PredictedRows(
+        Columns(columns, {}), scored.predictions, table.labels, scored.scores, table.classes
     )
 
 

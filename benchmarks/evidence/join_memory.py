@@ -7,7 +7,6 @@ of different sizes alternate.
 """
 
 import itertools
-import os
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from benchmarks.evidence.options import options
 from consumers.outcomes.handler import MEMORY_RECORDS, OutcomesHandler
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.clock import SystemClock
-from driftline.config.stream import Stream, loads
+from driftline.config.stream import loads
 from driftline.runtime.handler import GroupProgress
 from driftline.wire.envelope import encode
 from driftline.wire.events import Prediction, Source
@@ -84,7 +83,8 @@ def table(runs: Sequence[JoinRun]) -> str:
 
 def measure(records: int, delay: int, memory_records: int) -> JoinRun:
     """Join `records` predictions with their labels, and measure only the join's own calls."""
-    stream = loads(Plan("join", 4, window=records).toml())
+    plan = Plan("join", 4, window=records)
+    stream = loads(plan.toml())
     process, cpu_s, peak = psutil.Process(), 0.0, 0
     before = process.memory_info().rss
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +93,7 @@ def measure(records: int, delay: int, memory_records: int) -> JoinRun:
         )
         positions = dict.fromkeys((TopicPartition(topic, 0) for topic in handler.inputs), 0)
         handler.on_assigned({partition: Committed(0) for partition in positions})
-        for messages in _batches(stream, records, delay):
+        for messages in _batches(plan, Topics(stream), records, delay):
             started_s = time.process_time()
             handler.handle(messages)
             for partition, at in messages.runs:
@@ -109,9 +109,8 @@ def measure(records: int, delay: int, memory_records: int) -> JoinRun:
     return JoinRun(memory_records, delay, cpu_s / records * 1e6, (peak - before) / 1e6, outcomes)
 
 
-def _batches(stream: Stream, records: int, delay: int) -> Iterator[Messages]:
+def _batches(plan: Plan, topics: Topics, records: int, delay: int) -> Iterator[Messages]:
     """Yield predictions, and each label as soon as `delay` more predictions have been yielded."""
-    plan, topics = Plan("join", 4, window=records), Topics(stream)
     predictions, labels = plan.records(records), plan.records(records)
     for end in range(BATCH, records + delay + 1, BATCH):
         batch = [
@@ -144,7 +143,7 @@ def _prediction(record: EncodedRecord, row: int) -> bytes:
 def _in_a_process(records: int, delay: int, size: int) -> JoinRun:
     command = [sys.executable, "-m", "benchmarks.evidence", "join_memory", "--one"]
     command += ["--records", str(records), "--delays", str(delay), "--sizes", str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return msgspec.json.decode(done.stdout, type=JoinRun)
 
 

@@ -17,6 +17,7 @@ from driftline.broker.port import Outgoing
 from driftline.broker.scan import ranges, scan
 from driftline.clock import ManualClock
 from driftline.config.stream import Stream
+from driftline.config.stream_sections import Task
 from driftline.learning.metrics import errors
 from driftline.models.package_reference import MAX_REFERENCE_ROWS, Reference
 from driftline.runtime.loop import Loop
@@ -58,7 +59,7 @@ class PredictedRows(msgspec.Struct, frozen=True):
         )
 
 
-def reference_of(stream: Stream, rows: PredictedRows, first: int) -> Reference:
+def reference_of(task: Task, rows: PredictedRows, first: int) -> Reference:
     """Return the reference of a model that was trained on these rows, which start at `first`.
 
     The newest fifth of the rows is held out, as in training.
@@ -73,7 +74,7 @@ def reference_of(stream: Stream, rows: PredictedRows, first: int) -> Reference:
         held_labels=held.labels,
         held_predictions=held.predictions,
         held_scores=held.scores,
-        errors=errors(stream.task, held.labels, held.predictions),
+        errors=errors(task, held.labels, held.predictions),
         levels={
             name: tuple(sorted({value for value in values if value is not None}))
             for name, values in categories.items()
@@ -89,18 +90,25 @@ def reference_of(stream: Stream, rows: PredictedRows, first: int) -> Reference:
 
 
 def drift_events(
-    stream: Stream, reference: Reference, rows: PredictedRows, first: int, *, labelled: int
+    stream: Stream,
+    reference: Reference,
+    rows: PredictedRows,
+    first: int,
+    *,
+    labelled: int,
+    delay: int = 0,
 ) -> list[DriftEvent]:
     """Return a monitor's drift events, in order, for rows that start at `first`.
 
-    Only the first `labelled` rows get their label, immediately. The stream needs one partition.
+    Only the first `labelled` rows get a label, which becomes known `delay` rows after its record.
+    The stream needs one partition.
     """
     broker, topics, clock = MemoryBroker(ManualClock()), Topics(stream), ManualClock()
     apply(broker.admin(), topics)
     producer = broker.producer()
     for prediction in _predictions(rows, first, topics.features):
         producer.send(Outgoing(topics.predictions, encode(prediction), partition=0))
-    for outcome in _outcomes(rows.take(slice(labelled)), first, topics.features):
+    for outcome in _outcomes(rows.take(slice(labelled)), first, topics.features, delay):
         producer.send(Outgoing(topics.outcomes, encode(outcome), partition=0))
     loop = Loop(
         MonitorHandler(stream, _Packages(reference)),
@@ -143,7 +151,7 @@ def _predictions(rows: PredictedRows, first: int, topic: str) -> Iterator[Predic
         yield Prediction(**common, record=msgspec.Raw(record))
 
 
-def _outcomes(rows: PredictedRows, first: int, topic: str) -> Iterator[Outcome]:
+def _outcomes(rows: PredictedRows, first: int, topic: str, delay: int) -> Iterator[Outcome]:
     for common, label in zip(_common(rows, first, topic), rows.labels.tolist(), strict=True):
         # The monitor does not read the features of outcomes.
         yield Outcome(
@@ -151,7 +159,7 @@ def _outcomes(rows: PredictedRows, first: int, topic: str) -> Iterator[Outcome]:
             record=msgspec.Raw(b"{}"),
             label=label,
             label_time=None,
-            label_row=common["row"],
+            label_row=common["row"] + delay,
             revision=0,
         )
 

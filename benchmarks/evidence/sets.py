@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.evidence.drifting import ConceptChange
 
@@ -93,3 +95,12 @@ SETS: Final = {
         DataSet("thu_sine_0123_abrupto", "class", changes=_abrupt(10_000, 20_000, 30_000)),
     )
 }
+
+
+def shuffled_blocks(rng: np.random.Generator, rows: int, block: int) -> NDArray[np.int64]:
+    """Return the indices of the rows in whole blocks of `block` rows, in random order.
+
+    Rows after the last whole block are left out.
+    """
+    order = rng.permutation(rows // block)[:, None] * block + np.arange(block)
+    return order.ravel()

@@ -26,6 +26,7 @@ from benchmarks.evidence.series import (
     season,
     stations,
 )
+from benchmarks.evidence.sets import shuffled_blocks
 from driftline.config.stream_sections import Task
 from driftline.wire.columns import Columns
 
@@ -234,8 +235,7 @@ def _predicted(item: LabelledSet, data: Path) -> tuple[PredictedRows, Task]:
 
 def _shuffled(rows: PredictedRows, block: int, rng: Rng, count: int) -> Stationary:
     """Draw whole blocks of rows without replacement. `count` must not exceed the whole blocks."""
-    order = rng.permutation(len(rows) // block)[:, None] * block + np.arange(block)
-    return Stationary(rows.take(order.ravel()[:count]))
+    return Stationary(rows.take(shuffled_blocks(rng, len(rows), block)[:count]))
 
 
 def names(data: Path) -> list[str]:
