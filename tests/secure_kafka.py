@@ -5,6 +5,7 @@ listeners, the certificate or password identifies the client, which may do nothi
 """
 
 import logging
+import random
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -200,9 +201,23 @@ def _properties(folder: Path, ports: Mapping[str, int]) -> dict[str, str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
+    """Return different ports below the range that the system gives to clients.
+
+    The broker starts seconds later. Until then a client, or `LocalKafka` for its own two
+    listeners, could be given a port of that range.
+    """
+    probes: list[socket.socket] = []
+    first = random.randrange(20_000, 32_768)
+    for port in (*range(first, 32_768), *range(20_000, first)):
+        probe = socket.socket()
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:  # in use
+            probe.close()
+            continue
+        probes.append(probe)
+        if len(probes) == count:
+            break
     ports = [int(probe.getsockname()[1]) for probe in probes]
     for probe in probes:
         probe.close()
