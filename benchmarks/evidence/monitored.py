@@ -16,9 +16,10 @@ from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Outgoing
 from driftline.broker.scan import ranges, scan
 from driftline.clock import ManualClock
+from driftline.config.measure import default_measure
 from driftline.config.stream import Stream
 from driftline.config.stream_sections import Task
-from driftline.learning.metrics import errors
+from driftline.learning.metrics import Answers, losses
 from driftline.models.package_reference import MAX_REFERENCE_ROWS, Reference
 from driftline.runtime.loop import Loop
 from driftline.wire.columns import Columns
@@ -74,7 +75,7 @@ def reference_of(task: Task, rows: PredictedRows, first: int) -> Reference:
         held_labels=held.labels,
         held_predictions=held.predictions,
         held_scores=held.scores,
-        errors=errors(task, held.labels, held.predictions),
+        errors=losses(default_measure(task), held.labels, Answers(held.predictions)),
         levels={
             name: tuple(sorted({value for value in values if value is not None}))
             for name, values in categories.items()
