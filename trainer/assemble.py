@@ -91,10 +91,12 @@ def assemble(
     origin: Origin,
     removed: tuple[Removed, ...],
     trials: tuple[Trial, ...],
+    training: bytes | None = None,
 ) -> tuple[Manifest, bytes]:
     """Refit the winner on its training range plus the held-out rows, and package it.
 
-    `held` contains the held-out rows' indices in `rows`. Raises CandidateFailed.
+    `held` contains the held-out rows' indices in `rows`. `training` is stored in the package, see
+    `trainer.first_rows`. Raises CandidateFailed.
     """
     winner = found.fitted
     with _failures_of(winner.candidate.name):
@@ -132,7 +134,11 @@ def assemble(
         )
         reference = _reference(stream, fitted, scorer, everything, rows.take(held), found)
         return manifest, write_package(
-            manifest, joblib=dump(fitted.estimator), onnx=conversion.onnx, reference=reference
+            manifest,
+            joblib=dump(fitted.estimator),
+            onnx=conversion.onnx,
+            reference=reference,
+            training=training,
         )
 
 

@@ -172,10 +172,10 @@ def _is_usable(outcome: Outcome, stream: Stream) -> bool:
     return isinstance(label, str) and bool(label)
 
 
-def from_records(stream: Stream, records: Iterable[bytes], labels: Iterable[Value]) -> Collected:
+def from_records(stream: Stream, labelled: Iterable[tuple[bytes, Value]]) -> Collected:
     """Collect all records with their labels, ignoring the limit `retrain.train_on`."""
     collector = _Collector(stream, bounded=False)
-    for record, label in zip(records, labels, strict=True):
+    for record, label in labelled:
         collector.add_record(record, label, 0)
     return collector.result()
 

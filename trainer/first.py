@@ -24,6 +24,7 @@ from driftline.wire.values import format_time
 from trainer.assemble import Origin, assemble, without_failing
 from trainer.clean import clean
 from trainer.collect import from_records
+from trainer.first_rows import NewestRecords
 from trainer.publish import Publisher
 from trainer.rows import TrainingRows
 from trainer.search import Progress, Range, no_progress, search
@@ -77,7 +78,8 @@ def train_first(
     catalog = catalog or Catalog(Trusted(settings.keys))
     now = format_time(round(clock.time() * 1e6))
     progress("reading", 0, 1)
-    rows, removed = _usable_rows(stream, records, labels)
+    newest = NewestRecords()
+    rows, removed = _usable_rows(stream, newest.keep(records, labels))
     train, held = split(
         rows.labels,
         share=stream.models.holdout,
@@ -99,6 +101,7 @@ def train_first(
             origin=origin,
             removed=removed,
             trials=trials,
+            training=newest.packed(),
         )
 
     manifest, data = without_failing(packaged)
@@ -116,13 +119,13 @@ def train_first(
 
 
 def _usable_rows(
-    stream: Stream, records: Iterable[bytes], labels: Iterable[Value]
+    stream: Stream, labelled: Iterable[tuple[bytes, Value]]
 ) -> tuple[TrainingRows, tuple[Removed, ...]]:
     """Return the rows to train on, and the number of removed records by reason.
 
     Raises TrainingError if too few rows remain.
     """
-    collected = from_records(stream, records, labels)
+    collected = from_records(stream, labelled)
     rows, cleaned = clean(collected.rows, stream)
     removed = collected.removed + cleaned
     if len(rows) < MIN_ROWS:

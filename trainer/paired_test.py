@@ -239,8 +239,8 @@ def _largest_rank_loss(positive: NDArray[np.bool_], gains: NDArray[np.float64]) 
 
     The loss is large for a class with few rows, so the test waits for more rows of that class.
     """
-    share = float(positive.mean())
-    return max(1.0 / min(share, 1.0 - share), float(np.abs(gains).max()))
+    rarer = min(int(positive.sum()), len(positive) - int(positive.sum()))
+    return max(len(positive) / max(1, rarer), float(np.abs(gains).max()))
 
 
 def _influence(measure: Measure, labels: Values, answers: Answers) -> NDArray[np.float64]:

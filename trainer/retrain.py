@@ -23,6 +23,7 @@ from trainer.assemble import Origin, assemble, without_failing
 from trainer.clean import clean
 from trainer.collect import Offsets, OutcomeLog, collect
 from trainer.compare import Pair, answers
+from trainer.first_rows import with_first_rows
 from trainer.gate import Verdict, judge, judged_places
 from trainer.paired_test import dependence_of, row_gains
 from trainer.publish import Publisher
@@ -32,7 +33,6 @@ from trainer.split import Places, split
 
 log = logging.getLogger(__name__)
 
-_SHORTER: Final = (("half", 2), ("quarter", 4))
 # The dependence of errors is measured on at most this many rows. Fewer rows would contain too few
 # blocks if errors depend on each other over several hundred rows.
 _DEPENDENCE_ROWS: Final = 8_000
@@ -42,12 +42,14 @@ _RARE: Final = 0.01
 
 class TrainingJob(msgspec.Struct, frozen=True):
     """A training job's input. `trained_at` is an RFC 3339 time from the handler's clock. `earlier`
-    contains earlier models that may become champion again."""
+    contains earlier models that may become champion again. `first` is the champion's newest
+    ancestor that was trained on a data set."""
 
     request: RetrainRequest
     champion: ModelAnnounced | None
     trained_at: str
     earlier: tuple[ModelAnnounced, ...] = ()
+    first: ModelAnnounced | None = None
 
 
 class TrainingResult(msgspec.Struct, frozen=True):
@@ -114,15 +116,16 @@ def _retrain(
     read_to = outcomes.ends()  # `read` may return later outcomes, too
     digest = job.champion.digest if job.champion else None
     collected = collect(outcomes.read(), stream, digest)
-    rows, cleaned = clean(collected.rows, stream)
-    removed = collected.removed + cleaned
-    since = job.request.since
-    recent = np.arange(len(rows)) if since is None else np.flatnonzero(rows.positions >= since)
-    if len(recent) < stream.retrain.min_outcomes:
-        return _too_few(stream, job.request, len(rows), len(recent), removed)
-    ranges, held = ranges_and_held(stream, rows, recent, job.request)  # split (step 6)
+    known, cleaned = clean(collected.rows, stream)
+    removed, since = collected.removed + cleaned, job.request.since
+    is_recent = np.full(len(known), True) if since is None else known.positions >= since
+    if is_recent.sum() < stream.retrain.min_outcomes:
+        return _too_few(stream, job.request, len(known), int(is_recent.sum()), removed)
+    rows, places = with_first_rows(known, job.first, stream, models)
+    # Split (step 6). Only outcomes are held out, because the first model knows its own rows.
+    ranges, held = ranges_and_held(stream, rows, places[is_recent], job.request)
     after = int(collected.rows.positions.max())
-    training = _Training(job, stream, rows, ranges, held, removed, after)
+    training = _Training(job, stream, rows, len(known), ranges, held, removed, after)
     result = without_failing(
         lambda failed: _searched(training, models, publisher, progress, failed)
     )
@@ -135,6 +138,7 @@ class _Training(msgspec.Struct, frozen=True):
     job: TrainingJob
     stream: Stream
     rows: TrainingRows
+    outcomes: int  # number of rows that are outcomes; the others are rows of the first model
     ranges: list[Range]
     held: Places
     removed: tuple[Removed, ...]
@@ -160,7 +164,7 @@ def _searched(
         reason=verdict.reason,
         challenger=verdict.challenger,
         champion=verdict.champion,
-        outcomes=len(rows),
+        outcomes=training.outcomes,
         removed=removed,
         trials=trials,
     )
@@ -232,9 +236,8 @@ def ranges_and_held(
 
     `recent` contains the indices of rows since `request.since`, or of all rows if `since` is None.
     Only `recent` rows are held out, because the newest rows best show how well a model will serve.
-    The ranges are the remaining `recent` rows, all rows that are not held out, and two shorter
-    ranges: the newest half and the newest quarter of all rows that are not held out. The shorter
-    ranges help if a change was not detected.
+    The ranges are the remaining `recent` rows, all rows that are not held out, and their newest
+    half, quarter, eighth and so on. The shorter ranges help if a change was not detected.
     Using the newest rows to decide how far back to train follows Klinkenberg, "Learning drifting
     concepts: example selection vs. example weighting" (2004).
     """
@@ -247,13 +250,18 @@ def ranges_and_held(
     if request.since is not None and len(recent) < len(rows):
         since = str(request.since) if stream.axis == "row" else shown_time(request.since)
         ranges.append(Range(f"since {since}", recent[train]))
-    last = f"last {stream.retrain.train_on}"
-    ranges.append(Range(last, everything))
-    for name, part in _SHORTER:
-        count = len(everything) // part
-        if count >= stream.retrain.min_outcomes:
-            ranges.append(Range(f"newest {name} of the {last}", everything[-count:]))
+    whole = Range(_reach(stream), everything)
+    ranges.append(whole)
+    count = len(everything) // 2
+    while count >= stream.retrain.min_outcomes:
+        ranges.append(whole.newest(count))
+        count //= 2
     return ranges, recent[held]
+
+
+def _reach(stream: Stream) -> str:
+    reach = stream.retrain.train_on
+    return "all rows" if reach is None else f"last {reach}"
 
 
 def _too_few(
@@ -261,7 +269,8 @@ def _too_few(
 ) -> TrainingResult:
     needed = stream.retrain.min_outcomes
     if request.since is None:
-        reason = f"{total} outcomes in the last {stream.retrain.train_on}; {needed} are needed"
+        reach = "" if stream.retrain.train_on is None else f" in the {_reach(stream)}"
+        reason = f"{total} outcomes{reach}; {needed} are needed"
         return TrainingResult(reason=reason, outcomes=total, removed=removed)
     return TrainingResult(
         reason=f"{recent} outcomes since the change; {needed} are needed",

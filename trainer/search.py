@@ -4,7 +4,8 @@ This module covers steps 4 (features), 5 (model choice), 6 (training) and 8 (tun
 docs/model-life.md.
 
 Input: cleaned rows, ranges to train on, and the held-out rows. Output: all trials, and the model
-with the best metric on the held-out rows. No candidate is ever fitted on a held-out row.
+with the best metric on the held-out rows. No candidate is ever fitted on a held-out row. The work
+is limited (`trainer.work_budget`).
 """
 
 import logging
@@ -27,12 +28,21 @@ from driftline.wire.events import Trial
 from trainer.candidates import Candidate, Parameters, candidate
 from trainer.rows import TrainingRows
 from trainer.split import Places, split
+from trainer.work_budget import LEAST_ROWS, WorkBudget
 
 log = logging.getLogger(__name__)
 
 # With this many rows, the metric differs between parameters by more than its noise, and tuning a
 # whole grid takes only seconds.
 TUNE_ROWS: Final = 10_000
+# The ranges on which all candidates are compared: the rows since a change, and all rows.
+COMPARED_RANGES: Final = 2
+# The share of the budget for comparing all candidates. The rest serves the best ones.
+COMPARED_SHARE: Final = 0.5
+# The second candidate may overtake the first when it is tuned or gets more rows.
+IMPROVED_CANDIDATES: Final = 2
+# The share of the remaining budget for tuning a candidate. The rest is needed for its ranges.
+TUNED_SHARE: Final = 0.5
 NOT_FINITE: Final = "its predictions are not finite"
 # The controller that limits library threads, keyed by the number of modules loaded at its creation.
 _controllers: dict[int, Any] = {}
@@ -51,6 +61,12 @@ class Range(msgspec.Struct, frozen=True):
 
     name: str
     places: Places
+
+    def newest(self, count: int) -> "Range":
+        """Return the newest `count` rows, or the whole range if it has no more."""
+        if len(self.places) <= count:
+            return self
+        return Range(f"newest {count:,} of {self.name}", self.places[-count:])
 
 
 class Fitted(msgspec.Struct, frozen=True):
@@ -95,56 +111,147 @@ def search(
     *,
     failed: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Found, tuple[Trial, ...]]:
-    """Try all candidates on all ranges. Return the best model (in a tie, the first) and all trials.
+    """Search for the best model within `[models] budget`. Return it (in a tie, the first one) and
+    all trials.
+
+    First, every candidate is fitted with its default parameters on the same newest rows of the
+    first two ranges, for half of the budget. Then the best two candidates are tuned and fitted on
+    all ranges, as far as the budget allows. If rows, parameters or ranges are left out, the log
+    says so, and the trials show what was tried.
 
     `failed` contains the candidates to leave out, with reasons. Raises TrainingError if a candidate
     is unknown or does not support the task, or if no candidate could be trained.
     """
     names = [name for name in stream.models.candidates if name not in failed]
     candidates = [candidate(name, stream.task) for name in names]
-    truth = rows.take(held)
-    total = len(candidates) * len(ranges)
-    best: Found | None = None
-    trials: list[Trial] = []
     failures = [f"{name}: {reason}" for name, reason in failed.items()]
-    for number, (span, kind) in enumerate((s, c) for s in ranges for c in candidates):
-        progress(f"training {kind.name} on {span.name}", number, total)
-        train = rows.take(span.places)
-        try:
-            fitted = fit(stream, kind, tune(stream, kind, train), train)
-            scores = fitted.score(stream, truth)
-            answers = fitted.answers(stream, truth, scores)
-            metric = evaluate(stream.judged_by, truth.labels, answers)
-        except Exception as error:  # noqa: BLE001 - libraries may raise anything; try the next
-            log.warning("candidate %s on %s failed: %s", kind.name, span.name, error)
-            failures.append(f"{kind.name}: {error}")
-            continue
-        if scores.not_finite() or not np.isfinite(metric):
-            reason = NOT_FINITE if scores.not_finite() else undefined(stream)
-            log.warning("candidate %s on %s failed: %s", kind.name, span.name, reason)
-            failures.append(f"{kind.name}: {reason}")
-            continue
-        trials.append(Trial(kind.name, fitted.parameters, span.name, len(train), metric))
-        if best is None or better(stream.judged_by, metric, best.metric):
-            best = Found(fitted, span, scores, answers, metric)
-    progress("training", total, total)
-    if best is None:
+    run = _Search(stream, rows, rows.take(held), progress, failures)
+    run.compare(candidates, ranges[:COMPARED_RANGES])
+    run.improve(ranges)
+    progress("training", 1, 1)
+    if run.best is None:
         raise TrainingError(
             f"stream {stream.name!r}: no candidate could be trained: {'; '.join(failures)}",
             hint="check [models.candidates] and the labels",
         )
-    return best, tuple(trials)
+    return run.best, tuple(run.trials)
 
 
-def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
-    """Return the grid's best parameters, tuned on the newest `TUNE_ROWS` rows.
+class _Search:
+    """The trials of one search. `best` and `trials` contain the results."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        rows: TrainingRows,
+        truth: TrainingRows,
+        progress: Progress,
+        failures: list[str],
+    ) -> None:
+        self.best: Found | None = None
+        self.trials: list[Trial] = []
+        self._stream = stream
+        self._rows = rows
+        self._truth = truth
+        self._progress = progress
+        self._failures = failures  # the reasons, added to the error message if all trials fail
+        self._budget = WorkBudget(stream.models.budget)
+        self._found: list[Found] = []
+        self._tried: set[tuple[str, str, int]] = set()  # kind and parameters, range, rows
+
+    def compare(self, kinds: Sequence[Candidate], ranges: Sequence[Range]) -> None:
+        """Fit every candidate with its default parameters on the same rows."""
+        sizes = [len(span.places) for span in ranges]
+        limit = self._budget.equal_rows(kinds, sizes, COMPARED_SHARE)
+        for span in ranges:
+            for kind in kinds:
+                self._try(kind, kind.grid[0], span.newest(limit))
+
+    def improve(self, ranges: Sequence[Range]) -> None:
+        """Tune the best candidates, and fit them on all ranges."""
+        for found in self._ranked()[:IMPROVED_CANDIDATES]:
+            kind = found.fitted.candidate
+            parameters = self._tuned(kind, self._rows.take(found.range.places))
+            for span in ranges:
+                affordable = self._budget.rows(kind)
+                if affordable >= min(len(span.places), LEAST_ROWS):
+                    self._try(kind, parameters, span.newest(affordable))
+                else:
+                    log.info("the search left out %s on %s: no budget", kind.name, span.name)
+
+    def _ranked(self) -> list[Found]:
+        """Return the best trial of each candidate, the best candidates first."""
+        by_kind: dict[str, Found] = {}
+        for found in self._found:
+            name = found.fitted.candidate.name
+            if name not in by_kind or self._is_better(found, by_kind[name]):
+                by_kind[name] = found
+        ranked: list[Found] = []
+        for found in by_kind.values():  # insertion sort keeps the order of equal candidates
+            place = next(
+                (n for n, other in enumerate(ranked) if self._is_better(found, other)), len(ranked)
+            )
+            ranked.insert(place, found)
+        return ranked
+
+    def _is_better(self, one: Found, other: Found) -> bool:
+        return better(self._stream.judged_by, one.metric, other.metric)
+
+    def _tuned(self, kind: Candidate, train: TrainingRows) -> Parameters:
+        """Return a candidate's best parameters, tuned for at most half of the remaining budget."""
+        points = len(kind.grid)
+        most = min(TUNE_ROWS, self._budget.rows(kind, share=TUNED_SHARE, fits=points))
+        if not self._stream.models.tune or points == 1 or len(train) < LEAST_ROWS:
+            return kind.grid[0]
+        if most < LEAST_ROWS:
+            log.info("the search did not tune %s: no budget", kind.name)
+            return kind.grid[0]
+        self._progress(f"tuning {kind.name}", round(self._budget.spent), round(self._budget.total))
+        self._budget.spend(kind, min(most, len(train)), fits=points)
+        return tune(self._stream, kind, train, most)
+
+    def _try(self, kind: Candidate, parameters: Parameters, span: Range) -> None:
+        """Fit a candidate on a range, unless this was tried before."""
+        train = self._rows.take(span.places)
+        trial = (f"{kind.name} {parameters}", span.name, len(train))
+        if trial in self._tried:
+            return
+        self._tried.add(trial)
+        done = min(round(self._budget.spent), round(self._budget.total))
+        self._progress(f"training {kind.name} on {span.name}", done, round(self._budget.total))
+        self._budget.spend(kind, len(train))
+        stream, truth = self._stream, self._truth
+        try:
+            fitted = fit(stream, kind, parameters, train)
+            scores = fitted.score(stream, truth)
+            answers = fitted.answers(stream, truth, scores)
+            metric = evaluate(stream.judged_by, truth.labels, answers)
+        except Exception as error:  # noqa: BLE001 - libraries may raise anything; try the next
+            self._fail(kind, span, str(error))
+            return
+        if scores.not_finite() or not np.isfinite(metric):
+            self._fail(kind, span, NOT_FINITE if scores.not_finite() else undefined(stream))
+            return
+        self.trials.append(Trial(kind.name, fitted.parameters, span.name, len(train), metric))
+        found = Found(fitted, span, scores, answers, metric)
+        self._found.append(found)
+        if self.best is None or self._is_better(found, self.best):
+            self.best = found
+
+    def _fail(self, kind: Candidate, span: Range, reason: str) -> None:
+        log.warning("candidate %s on %s failed: %s", kind.name, span.name, reason)
+        self._failures.append(f"{kind.name}: {reason}")
+
+
+def tune(stream: Stream, kind: Candidate, train: TrainingRows, most: int = TUNE_ROWS) -> Parameters:
+    """Return the grid's best parameters, tuned on the newest `most` rows.
 
     For each point of the grid, a model is fitted on one part of these rows and evaluated on the
     other part. If every fit fails, the default parameters are returned.
     """
     if not stream.models.tune or len(kind.grid) == 1:
         return kind.grid[0]
-    recent = train.take(np.arange(max(0, len(train) - TUNE_ROWS), len(train)))
+    recent = train.take(np.arange(max(0, len(train) - most), len(train)))
     fit_on, judge_on = split(
         recent.labels,
         share=stream.models.holdout,

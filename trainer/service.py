@@ -32,6 +32,7 @@ from driftline.wire.events import (
 from driftline.wire.topics import Topics
 from driftline.wire.values import format_time
 from trainer.compare import ComparisonJob, ComparisonResult
+from trainer.first_rows import first_model
 from trainer.queue import RequestQueue
 from trainer.retrain import TrainingJob, TrainingResult
 from trainer.runner import Runner
@@ -250,17 +251,14 @@ class TrainerHandler(Handler):
         if work.pair is not None:
             self._runner.start(ComparisonJob(work.pair, work.looked, work.read_from))
             return
-        champion = self._catalog.champion
+        request, champion = work.asked.request, self._catalog.champion
         work.pointer = champion.id if champion else None
         announced = self._catalog.announcements.get(champion.digest) if champion else None
         if not work.retry_s:
-            log.info(
-                "training a model for request %s: %s",
-                work.asked.request.id,
-                work.asked.request.reason,
-            )
+            log.info("training a model for request %s: %s", request.id, request.reason)
+        first = first_model(self._catalog.announcements, announced)
         earlier = self._catalog.earlier(EARLIER)
-        self._runner.start(TrainingJob(work.asked.request, announced, self._now(), earlier))
+        self._runner.start(TrainingJob(request, announced, self._now(), earlier, first))
 
     def _finish(self, work: Work, result: TrainingResult | ComparisonResult) -> list[Outgoing]:
         if result.passes:

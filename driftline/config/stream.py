@@ -33,6 +33,13 @@ from driftline.config.stream_sections import (
 )
 from driftline.errors import StreamFileError
 
+# Candidates besides the linear model. A neural network needs more tuning to be useful.
+_DEFAULT_CANDIDATES = (
+    "decision_tree",
+    "k_nearest_neighbours",
+    "random_forest",
+    "hist_gradient_boosting",
+)
 # A stream's name becomes part of file names and topic names.
 StreamName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 
@@ -266,10 +273,10 @@ def _with_defaults(stream: Stream) -> Stream:
         max_ahead=windows.max_ahead or _several(windows, 1),
     )
     horizon = stream.labels.horizon or _several(windows, 10)
-    train_on = retrain.train_on or _several(windows, 10)
-    enough_us = max(30 * DAY_US, 2 * (horizon.us or 0), 2 * (train_on.us or 0))
+    reach_us = 0 if retrain.train_on is None else retrain.train_on.us or 0
+    enough_us = max(30 * DAY_US, 2 * (horizon.us or 0), 2 * reach_us)
     linear = "logistic_regression" if stream.task == "classification" else "linear_regression"
-    candidates = stream.models.candidates or (linear, "decision_tree", "k_nearest_neighbours")
+    candidates = stream.models.candidates or (linear, *_DEFAULT_CANDIDATES)
     return replace(
         stream,
         metric=stream.judged_by,
@@ -280,7 +287,6 @@ def _with_defaults(stream: Stream) -> Stream:
         retrain=replace(
             retrain,
             cooldown=retrain.cooldown or _several(windows, 0.25),
-            train_on=train_on,
             every=retrain.every or _several(windows, 10),
         ),
         models=replace(stream.models, candidates=candidates),

@@ -238,8 +238,8 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[float, Meta(ge=0)],
         Meta(
             description="policies harm and drift: repeat a request when there are this many times "
-            "as many new outcomes as the last request could train on, until train_on has passed "
-            "since the original request; 0: never"
+            "as many new outcomes as the last request could train on, until train_on, if set, has "
+            "passed since the original request; 0: never"
         ),
     ] = 1.0
     on: Annotated[
@@ -266,7 +266,11 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     train_on: Annotated[
         Span | None,
-        Meta(description="how far back the training data goes; default: 10 windows"),
+        Meta(
+            description="how far back training data may go; default: as far as topics keep "
+            "outcomes, and the data of the first training. Trainings choose shorter ranges if they "
+            "give a better model"
+        ),
     ] = None
     min_outcomes: Annotated[
         Annotated[int, Meta(ge=10)],
@@ -285,9 +289,17 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...],
         Meta(
             description="models to train: logistic_regression, linear_regression, decision_tree, "
-            "k_nearest_neighbours, random_forest, hist_gradient_boosting, or a class path"
+            "k_nearest_neighbours, random_forest, hist_gradient_boosting, neural_network, or a "
+            "class path; default: all of these that fit the task, except neural_network"
         ),
     ] = ()
+    budget: Annotated[
+        Annotated[int, Meta(ge=10_000)],
+        Meta(
+            description="how much work a training may do to compare and tune the candidates, in "
+            "rows × fits of a decision tree; a forest counts 20 times as much"
+        ),
+    ] = 500_000
     holdout: Annotated[
         Annotated[float, Meta(gt=0, lt=1)],
         Meta(description="fraction of the records held out to select and judge models"),

@@ -1,9 +1,9 @@
 """Encode model packages, which are zip files, as bytes, and decode them.
 
 `manifest.json` describes the package. `model.joblib` contains the model, and so does `model.onnx`
-if the model can be converted. `reference.npz` contains samples of the training data. The same
-content always gives the same bytes, and therefore the same digest: all file times are fixed, and no
-name is random.
+if the model can be converted. `reference.npz` contains samples of the training data. The package of
+a first model also contains its training data, `training.jsonl`. The same content always gives the
+same bytes, and therefore the same digest: all file times are fixed, and no name is random.
 """
 
 import io
@@ -26,13 +26,16 @@ MANIFEST: Final = "manifest.json"
 JOBLIB: Final = "model.joblib"
 ONNX: Final = "model.onnx"
 REFERENCE: Final = "reference.npz"
+TRAINING: Final = "training.jsonl"
 # The earliest time that a zip can store. Any fixed time would do.
 _ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
 # A random forest of 100 trees, trained on 100,000 records, takes about 200 MB unpacked.
 MAX_UNPACKED_BYTES: Final = 512 << 20
 MAX_MANIFEST_BYTES: Final = 16 << 20
-LIMITS: Final = ArchiveLimits(4, MAX_UNPACKED_BYTES, frozenset({MANIFEST, JOBLIB, ONNX, REFERENCE}))
+LIMITS: Final = ArchiveLimits(
+    5, MAX_UNPACKED_BYTES, frozenset({MANIFEST, JOBLIB, ONNX, REFERENCE, TRAINING})
+)
 
 Scoring = Literal["onnx", "sklearn"]
 
@@ -84,7 +87,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_package(
-    manifest: Manifest, *, joblib: bytes, onnx: bytes | None, reference: Reference
+    manifest: Manifest,
+    *,
+    joblib: bytes,
+    onnx: bytes | None,
+    reference: Reference,
+    training: bytes | None = None,
 ) -> bytes:
     """Return a package's bytes. The same content always gives the same bytes.
 
@@ -94,6 +102,8 @@ def write_package(
     if onnx is not None:
         files[ONNX] = onnx
     files[REFERENCE] = save_reference(reference)
+    if training is not None:
+        files[TRAINING] = training
     if (total := sum(map(len, files.values()))) > MAX_UNPACKED_BYTES:
         raise PackageCheckFailed(
             f"the package has {total:,} bytes; the limit is {MAX_UNPACKED_BYTES:,}",

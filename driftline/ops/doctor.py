@@ -214,7 +214,8 @@ def _check_history(admin: Admin, stream: Stream) -> Iterator[Check]:
         ("[retrain] train_on", stream.retrain.train_on),
     )
     for name, span in needs:
-        yield _check_retention(name, span, shortest_ms)
+        if span is not None:
+            yield _check_retention(name, span, shortest_ms)
 
 
 def _check_placement(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Check]:
@@ -287,10 +288,10 @@ def _newest(admin: Admin, broker: Broker, topic: str) -> Iterator[Message]:
         yield from messages
 
 
-def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> Check:
+def _check_retention(name: str, span: Span, shortest_ms: int | None) -> Check:
     label = f"retention for {name}"
     kept = "forever" if shortest_ms is None else f"for {shortest_ms / _DAY_MS:g} days"
-    if span is None or span.us is None:
+    if span.us is None:
         # The span is measured in records, so the time that it covers is unknown.
         return Check(label, "ok", f"{span}, topics keep records {kept}")
     if shortest_ms is not None and shortest_ms < span.us // 1000:

@@ -113,13 +113,12 @@ class RetrainRule:
 
     Policies that request a model only when there is drift renew their requests. A renewal is due
     when the number of outcomes since the last request is at least `renew` times the number that was
-    available for training at that request. Before the first request, it must be larger than the
-    first model's training size by this factor, because the first model's rows are not available for
-    training. Errors fall as a power of the training size (Cortes et al., "Learning
+    available for training at that request. Before the first request, the first model's training
+    size is used instead. Errors fall as a power of the training size (Cortes et al., "Learning
     curves: asymptotic values and rate of convergence", 1993), so doubling the number of outcomes
-    justifies a new model. Renewals end once the span `train_on` has passed since the original
-    request, because a later training would exclude the oldest outcomes. They also end when one of
-    them brings no new model, because more outcomes of the same concept then hardly help.
+    justifies a new model. If `train_on` is set, renewals end once this span has passed since the
+    original request, because a later training would exclude the oldest outcomes. They also end when
+    one of them brings no new model, because more outcomes of the same concept then hardly help.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -164,7 +163,8 @@ class RetrainRule:
         last = self._current
         if last is None:
             self._began = self._beginning(event, time_us)
-            self._trained_on = event.trained_on
+            # The first model's rows are available for training, too.
+            self._trained_on, self._to_learn = event.trained_on, event.trained_on or 0
             self._current = _StreamPoint(event.end, event.row, time_us)
         else:
             self._current = _StreamPoint(
@@ -261,8 +261,7 @@ class RetrainRule:
             return None
         if self._model_renewed is not None and self._model_renewed == self._model:
             return None  # the last renewal has brought no new model
-        # The first model's rows are not in the topic. Only with more rows can a model be better.
-        least = max((how.renew + (not self._requests)) * trained_on, self._least)
+        least = max(how.renew * trained_on, self._least)
         last = self._requests[-1] if self._requests else None
         if self._since < least or not self._is_cool(last, current):
             return None

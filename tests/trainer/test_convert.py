@@ -19,7 +19,7 @@ from trainer.search import Fitted, fit
 
 def rows(stream: Stream, first: int, count: int) -> TrainingRows:
     records = [record(i) for i in range(first, first + count)]
-    return from_records(stream, records, [label(stream, r) for r in records]).rows
+    return from_records(stream, [(r, label(stream, r)) for r in records]).rows
 
 
 def fitted(stream: Stream, name: str) -> Fitted:

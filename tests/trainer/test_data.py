@@ -91,7 +91,7 @@ def test_only_the_newest_rows_are_kept_above_the_limit(monkeypatch: pytest.Monke
 
 def test_a_file_is_used_completely() -> None:
     records = [record(i) for i in range(1500)]
-    assert len(from_records(CLASSIFICATION, records, ["yes"] * 1500).rows) == 1500
+    assert len(from_records(CLASSIFICATION, [(value, "yes") for value in records]).rows) == 1500
 
 
 def test_the_topic_is_read_to_its_end_at_the_start_and_watermarks_are_skipped() -> None:

@@ -140,8 +140,9 @@ def test_after_a_change_all_ranges_are_tried_and_judged_on_rows_after_it(
     assert {(trial.range, trial.rows) for trial in result.trials} == {
         ("since 1000", 160),
         ("last 1000 records", 860),
-        ("newest half of the last 1000 records", 430),
-        ("newest quarter of the last 1000 records", 215),
+        ("newest 430 of last 1000 records", 430),
+        ("newest 215 of last 1000 records", 215),
+        ("newest 107 of last 1000 records", 107),
     }
     assert result.announcement is not None
     manifest = ModelLoader.of(settings(home), CLASSIFICATION).fetch(result.announcement).manifest()
@@ -155,7 +156,7 @@ def test_without_a_known_change_the_newest_rows_decide_the_range(
     result = run(home, champion.announcement, log, request(cause="schedule"))
     assert result.announcement is not None
     manifest = ModelLoader.of(settings(home), CLASSIFICATION).fetch(result.announcement).manifest()
-    assert manifest.range == "newest quarter of the last 1000 records"
+    assert manifest.range == "newest 200 of last 1000 records"
     assert (manifest.first_position, manifest.last_position) == (900, 1299)
 
 

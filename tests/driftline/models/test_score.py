@@ -17,7 +17,7 @@ EXTREMES = [3.4e38, -3.4e38, 1e38, 1e30, 1e20, 1e-45]
 
 def fitted(stream: Stream, name: str) -> Fitted:
     records = [record(i) for i in range(100)]
-    rows = from_records(stream, records, [label(stream, value) for value in records]).rows
+    rows = from_records(stream, [(value, label(stream, value)) for value in records]).rows
     kind = candidate(name, stream.task)
     return fit(with_candidates(stream, name), kind, kind.grid[0], rows)
 

@@ -228,13 +228,13 @@ def test_never_makes_no_requests() -> None:
 @pytest.mark.parametrize("policy", ["harm", "drift"])
 def test_a_renewal_is_requested_each_time_the_number_of_outcomes_doubles(policy: str) -> None:
     found = requests(stream_with(policy), trained_on=1000)
-    assert positions(found) == [2000, 4000]
+    assert positions(found) == [1000, 3000], "the first model's rows count, too"
     assert {(request.cause, request.caused_by, request.since) for request in found} == {
         ("schedule", (), None)
     }
     assert found[1].reason == "2000 new outcomes; the last training could use 2000"
     half = requests(stream_with(policy, "renew = 0.5\ncooldown = 0"), trained_on=1000)
-    assert positions(half) == [1500, 2250, 3400], "by the half, at a pane's end"
+    assert positions(half) == [500, 1250, 2400, 4100], "by the half, at a pane's end"
 
 
 def test_no_renewal_is_requested_if_it_is_turned_off() -> None:
@@ -250,7 +250,7 @@ def test_no_renewal_is_requested_for_a_model_without_a_reference() -> None:
 
 
 def test_renewals_end_at_the_number_of_records_in_train_on() -> None:
-    assert positions(requests(stream_with("harm", "train_on = 2500"), trained_on=1000)) == [2000]
+    assert positions(requests(stream_with("harm", "train_on = 2500"), trained_on=1000)) == [1000]
 
 
 def test_a_renewal_after_drift_has_the_same_cause_and_onset() -> None:
@@ -263,8 +263,8 @@ def test_a_renewal_after_drift_has_the_same_cause_and_onset() -> None:
 
 
 def test_drift_does_not_wait_for_the_cooldown_of_a_renewal() -> None:
-    found = requests(stream_with("harm"), event("performance", position=2050), trained_on=1000)
-    assert positions(found)[:2] == [2000, 2050]
+    found = requests(stream_with("harm"), event("performance", position=1050), trained_on=1000)
+    assert positions(found)[:2] == [1000, 1050]
     assert [request.cause for request in found[:2]] == ["schedule", "drift"]
 
 
@@ -275,7 +275,7 @@ def test_renewals_end_when_one_brings_no_new_model() -> None:
     assert positions(one) == [500, 750]
     two = requests(stream_with("harm"), event("performance"), brings=2, resolved=20)
     assert positions(two) == [500, 750, 1100]
-    assert positions(requests(stream_with("harm"), trained_on=1000, brings=0)) == [2000]
+    assert positions(requests(stream_with("harm"), trained_on=1000, brings=0)) == [1000]
 
 
 def test_a_new_cause_is_requested_after_renewals_have_ended() -> None:
@@ -302,7 +302,7 @@ def test_a_request_states_the_error_that_a_new_model_may_undo() -> None:
 
 def test_a_budget_also_limits_renewals() -> None:
     stream = stream_with("harm", "budget = { requests = 1, per = 2500 }")
-    assert positions(requests(stream, trained_on=1000)) == [2000, 4500]
+    assert positions(requests(stream, trained_on=1000)) == [1000, 3500]
 
 
 # ---- limits -------------------------------------------------------------------------------------

@@ -1,0 +1,109 @@
+"""A search stays within its work budget, and tries every candidate."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftline.config.stream import Stream, loads
+from driftline.wire.events import Trial
+from tests.training import CLASSIFICATION, label, record, with_candidates
+from trainer.candidates import NAMES, Candidate, candidate
+from trainer.collect import from_records
+from trainer.search import Range, search
+from trainer.work_budget import LEAST_ROWS, WorkBudget, work_of
+
+KINDS = [candidate(name, "classification") for name in NAMES if name != "linear_regression"]
+ROWS = from_records(
+    CLASSIFICATION, [(r, label(CLASSIFICATION, r)) for r in map(record, range(1_200))]
+).rows
+HELD = np.arange(1_000, 1_200)
+RANGES = [Range("since 800", np.arange(800, 1_000)), Range("all", np.arange(1_000))]
+
+
+def found(budget: int, *names: str, tune: bool = True) -> tuple[Trial, ...]:
+    stream: Stream = with_candidates(CLASSIFICATION, *names, budget=budget, tune=tune)
+    return search(stream, ROWS, RANGES, HELD)[1]
+
+
+def worked(trials: Sequence[Trial]) -> float:
+    return sum(work_of(candidate(t.candidate, "classification"), t.rows) for t in trials)
+
+
+@given(
+    st.lists(st.sampled_from(KINDS), min_size=1),
+    st.lists(st.integers(0, 100_000), min_size=1, max_size=3),
+    st.integers(1, 2_000_000),
+)
+def test_equal_rows_are_as_many_as_the_share_allows(
+    kinds: list[Candidate], sizes: list[int], total: int
+) -> None:
+    def work(rows: int) -> float:
+        return sum(work_of(kind, min(size, rows)) for kind in kinds for size in sizes)
+
+    rows = WorkBudget(total).equal_rows(kinds, sizes, 0.5)
+    assert rows >= LEAST_ROWS
+    assert work(rows) <= total / 2 or rows == LEAST_ROWS
+    assert work(rows + 1) > total / 2 or rows >= max(LEAST_ROWS, *sizes)
+
+
+@given(st.sampled_from(KINDS), st.integers(0, 1_000_000), st.integers(1, 6))
+def test_the_affordable_rows_never_exceed_the_budget(
+    kind: Candidate, total: int, fits: int
+) -> None:
+    budget = WorkBudget(total)
+    budget.spend(kind, budget.rows(kind, fits=fits), fits=fits)
+    assert budget.spent <= budget.total
+
+
+@pytest.mark.parametrize("budget", [10_000, 30_000, 200_000])
+def test_a_search_tries_every_candidate_and_stays_within_its_budget(budget: int) -> None:
+    names = ("logistic_regression", "decision_tree", "hist_gradient_boosting")
+    trials = found(budget, *names)
+    assert {trial.candidate for trial in trials} == set(names)
+    assert worked(trials) <= budget
+
+
+def test_all_candidates_are_compared_on_the_same_rows() -> None:
+    trials = found(10_000, "logistic_regression", "random_forest", tune=False)
+    compared = trials[:4]
+    assert [(t.candidate, t.rows) for t in compared] == [
+        ("logistic_regression", compared[0].rows),
+        ("random_forest", compared[0].rows),
+        ("logistic_regression", compared[2].rows),
+        ("random_forest", compared[2].rows),
+    ]
+    assert compared[2].range == f"newest {compared[2].rows} of all"
+
+
+def test_the_best_candidate_gets_all_rows_if_the_budget_allows() -> None:
+    trials = found(30_000, "decision_tree", "hist_gradient_boosting", tune=False)
+    assert max(t.rows for t in trials if t.candidate == "decision_tree") == 1_000
+
+
+def test_equal_searches_make_equal_trials() -> None:
+    names = ("decision_tree", "k_nearest_neighbours")
+    assert found(20_000, *names) == found(20_000, *names)
+
+
+def test_what_a_search_leaves_out_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "trainer.search")
+    found(10_000, "random_forest", "hist_gradient_boosting")
+    assert "no budget" in caplog.text
+
+
+def test_candidates_count_by_their_work_and_at_most_by_their_largest_number_of_rows() -> None:
+    neighbours = candidate("k_nearest_neighbours", "classification")
+    assert work_of(neighbours, 10**6) == neighbours.work * 20_000
+    forest = candidate("random_forest", "classification")
+    assert work_of(forest, 100) == 20 * work_of(candidate("decision_tree", "regression"), 100)
+
+
+def test_the_default_candidates_include_a_forest_and_boosting_but_no_neural_network() -> None:
+    names = loads(
+        'version = 1\nname = "s"\ntask = "classification"\ntarget = "y"\n[features]\nx = "number"\n'
+    ).models.candidates
+    assert {"random_forest", "hist_gradient_boosting", "decision_tree"} <= set(names)
+    assert "neural_network" not in names
