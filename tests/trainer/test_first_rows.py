@@ -5,7 +5,6 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import msgspec
-import numpy as np
 import pytest
 
 from driftline.config.stream import Stream
@@ -24,6 +23,7 @@ from trainer.first_rows import NewestRecords, with_first_rows
 from trainer.publish import Publisher
 from trainer.retrain import TrainingJob, TrainingResult, retrain
 from trainer.rows import TrainingRows
+from trainer.split import Places
 
 UNLIMITED = msgspec.structs.replace(
     CLASSIFICATION, retrain=msgspec.structs.replace(CLASSIFICATION.retrain, train_on=None)
@@ -48,7 +48,7 @@ def outcomes(*numbers: int, stream: Stream = CLASSIFICATION) -> TrainingRows:
 
 def added(
     home: Path, first: ModelAnnounced | None, rows: TrainingRows, stream: Stream = UNLIMITED
-) -> tuple[TrainingRows, np.ndarray]:  # type: ignore[type-arg]
+) -> tuple[TrainingRows, Places]:
     return with_first_rows(rows, first, stream, ModelLoader.of(settings_in(home), stream))
 
 
