@@ -91,6 +91,17 @@ def candidate(name: str, task: Task) -> Candidate:
                 max_rows=20_000,
                 scoring="sklearn",
             )
+        case "random_forest" | "hist_gradient_boosting" | "neural_network":
+            return _complex(name, classifies)
+        case "logistic_regression" | "linear_regression":
+            raise TrainingError(f"candidate {name!r} does not support {task}", hint=_HINT)
+        case _:
+            return _by_path(name, task)
+
+
+def _complex(name: str, classifies: bool) -> Candidate:
+    """Return a candidate with hundreds of parameters or more."""
+    match name:
         case "random_forest":
             return Candidate(
                 name,
@@ -112,7 +123,7 @@ def candidate(name: str, task: Task) -> Candidate:
                 BOOSTING_WORK,
                 scoring="sklearn",  # its conversion to ONNX fails
             )
-        case "neural_network":
+        case _:
             return Candidate(
                 name,
                 _grid({"alpha": 1e-4}, {"alpha": 1e-2}),
@@ -121,10 +132,6 @@ def candidate(name: str, task: Task) -> Candidate:
                 # The target of a regression is scaled, which the conversion to ONNX cannot express.
                 scoring=None if classifies else "sklearn",
             )
-        case "logistic_regression" | "linear_regression":
-            raise TrainingError(f"candidate {name!r} does not support {task}", hint=_HINT)
-        case _:
-            return _by_path(name, task)
 
 
 _HINT = f"[models.candidates] accepts {', '.join(NAMES)} or a class path"

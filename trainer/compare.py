@@ -23,7 +23,7 @@ from trainer.rows import TrainingRows
 log = logging.getLogger(__name__)
 
 
-class Pair(msgspec.Struct, frozen=True):
+class ModelPair(msgspec.Struct, frozen=True):
     """Two models to compare on the outcomes after a position.
 
     `dependence`, `largest_loss` and `classes` are explained in `paired_test`.
@@ -43,7 +43,7 @@ class ComparisonJob(msgspec.Struct, frozen=True):
     `read_from` contains offsets before the first outcome after `pair.after`, if they are known.
     """
 
-    pair: Pair
+    pair: ModelPair
     looked: int = 0
     read_from: Offsets | None = None
 
@@ -148,7 +148,7 @@ def _answers(stream: Stream, model: Model, rows: TrainingRows, scores: Scores) -
 
 
 def _look(
-    pair: Pair, stream: Stream, rows: TrainingRows, ours: Answers, theirs: Answers
+    pair: ModelPair, stream: Stream, rows: TrainingRows, ours: Answers, theirs: Answers
 ) -> ComparisonResult:
     """Return the result after exactly these rows."""
     measure, labels = stream.judged_by, rows.labels

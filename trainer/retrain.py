@@ -22,7 +22,7 @@ from driftline.wire.values import shown_time
 from trainer.assemble import Origin, assemble, without_failing
 from trainer.clean import clean
 from trainer.collect import Offsets, OutcomeLog, collect
-from trainer.compare import Pair, answers
+from trainer.compare import ModelPair, answers
 from trainer.first_rows import with_first_rows
 from trainer.gate import Verdict, judge, judged_places
 from trainer.paired_test import dependence_of, row_gains
@@ -63,7 +63,7 @@ class TrainingResult(msgspec.Struct, frozen=True):
 
     reason: str
     announcement: ModelAnnounced | None = None
-    pair: Pair | None = None
+    pair: ModelPair | None = None
     read_to: Offsets | None = None
     position: int | None = None  # of the newest outcome that decided a comparison
     challenger: float | None = None
@@ -200,7 +200,7 @@ def _with_pair(
     champion, rows = training.job.champion, training.rows
     if champion is None or result.champion is None:
         return msgspec.structs.replace(result, announcement=announcement)
-    pair = Pair(
+    pair = ModelPair(
         announcement,
         champion,
         training.after,

@@ -12,7 +12,7 @@ from driftline.clock import Clock
 from driftline.models.catalog import Catalog
 from driftline.wire.events import RolePointer
 from trainer.collect import Offsets
-from trainer.compare import ComparisonJob, ComparisonResult, Pair
+from trainer.compare import ComparisonJob, ComparisonResult, ModelPair
 from trainer.runner import Runner
 from trainer.work import Wait
 
@@ -95,7 +95,7 @@ class RollbackWatch:
         champion = self._catalog.announcements.get(pointer.digest)
         if self._ended or replaced is None or champion is None:
             return None
-        pair = Pair(replaced, champion, pointer.chosen_at, pointer.dependence)
+        pair = ModelPair(replaced, champion, pointer.chosen_at, pointer.dependence)
         known = self._read_from if self._read_from and self._read_from[0] == pointer.id else None
         return ComparisonJob(pair, self._looked, known[1] if known else None)
 

@@ -23,7 +23,7 @@ from driftline.wire.events import (
     event_id,
 )
 from trainer.collect import Offsets
-from trainer.compare import ComparisonResult, Pair
+from trainer.compare import ComparisonResult, ModelPair
 from trainer.retrain import TrainingResult
 
 
@@ -64,7 +64,7 @@ class Work(msgspec.Struct):
     retry_s: float = 0.0  # the last delay for the model store; 0 while it is reachable
     # The comparison of the challenger with the champion, after the training, and its models.
     comparison: ComparisonStarted | None = None
-    pair: Pair | None = None
+    pair: ModelPair | None = None
     looked: int = 0  # number of outcomes at the last look
     read_from: Offsets | None = None  # offsets before the first outcome to compare on, if known
 
@@ -90,7 +90,7 @@ def outdates(newer: RetrainRequest, current: RetrainRequest) -> bool:
 
 
 def comparison_started(
-    stream: Stream, asked: Asked, pointer: str, pair: Pair, result: TrainingResult
+    stream: Stream, asked: Asked, pointer: str, pair: ModelPair, result: TrainingResult
 ) -> ComparisonStarted:
     """Return the event that starts the comparison of a request's challenger."""
     return ComparisonStarted(
@@ -113,13 +113,15 @@ def comparison_started(
     )
 
 
-def pair_of(started: ComparisonStarted, announcements: Mapping[str, ModelAnnounced]) -> Pair | None:
+def pair_of(
+    started: ComparisonStarted, announcements: Mapping[str, ModelAnnounced]
+) -> ModelPair | None:
     """Return the models that a comparison compares, or None if an announcement is missing."""
     challenger = announcements.get(started.challenger)
     champion = announcements.get(started.champion)
     if challenger is None or champion is None:
         return None
-    return Pair(
+    return ModelPair(
         challenger,
         champion,
         started.after,

@@ -266,11 +266,7 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     train_on: Annotated[
         Span | None,
-        Meta(
-            description="how far back training data may go; default: as far as topics keep "
-            "outcomes, and the data of the first training. Trainings choose shorter ranges if they "
-            "give a better model"
-        ),
+        Meta(description="how far back training data may go; default: to the first training"),
     ] = None
     min_outcomes: Annotated[
         Annotated[int, Meta(ge=10)],

@@ -213,9 +213,7 @@ def _check_history(admin: Admin, stream: Stream) -> Iterator[Check]:
         ("[labels] horizon", stream.labels.horizon),
         ("[retrain] train_on", stream.retrain.train_on),
     )
-    for name, span in needs:
-        if span is not None:
-            yield _check_retention(name, span, shortest_ms)
+    yield from (_check_retention(n, span, shortest_ms) for n, span in needs if span is not None)
 
 
 def _check_placement(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Check]:

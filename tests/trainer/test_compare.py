@@ -18,9 +18,9 @@ from driftline.wire.events import Outcome
 from tests.training import CLASSIFICATION, Outcomes, outcome
 from tests.world import announced
 from trainer.collect import collect_after
-from trainer.compare import ComparisonJob, ComparisonResult, Pair, compare
+from trainer.compare import ComparisonJob, ComparisonResult, ModelPair, compare
 
-PAIR = Pair(announced("sha256:new"), announced("sha256:old"), 299)
+PAIR = ModelPair(announced("sha256:new"), announced("sha256:old"), 299)
 
 
 class Models:
@@ -45,7 +45,7 @@ class Models:
 
 
 def run(
-    log: Outcomes, looked: int = 0, *, pair: Pair = PAIR, models: Models | None = None
+    log: Outcomes, looked: int = 0, *, pair: ModelPair = PAIR, models: Models | None = None
 ) -> ComparisonResult:
     loader = cast("ModelLoader", models or Models())
     return compare(ComparisonJob(pair, looked), CLASSIFICATION, log, loader)

@@ -11,13 +11,13 @@ from driftline.wire.events import Freeze, RolePointer, Trial
 from tests.trainer.test_service import AT, LOST, NEW, OLD, RETRAIN, Bench
 from tests.training import CLASSIFICATION
 from tests.world import announced
-from trainer.compare import ComparisonResult, Pair
+from trainer.compare import ComparisonResult, ModelPair
 from trainer.retrain import TrainingResult
 from trainer.service import MAX_ATTEMPTS
 from trainer.watch import RETRY_S
 
 CHALLENGER = announced(NEW, parent=OLD, cause="r1")
-PAIR = Pair(CHALLENGER, announced(OLD, cause="retrain-1"), 899, 4, 1.5, ("no", "yes"))
+PAIR = ModelPair(CHALLENGER, announced(OLD, cause="retrain-1"), 899, 4, 1.5, ("no", "yes"))
 PROMISING = TrainingResult(
     reason="0.9 against 0.5",
     announcement=CHALLENGER,
