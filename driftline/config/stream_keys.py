@@ -202,7 +202,8 @@ def _step(
         struct = _struct(hint, name)
         inner = get_type_hints(struct, include_extras=True)[name] if struct else object
         return inner, value.get(name) if isinstance(value, Mapping) else None, name
-    arguments = get_args(_plain(hint))
+    parts = [part for part in _alternatives(hint) if get_args(_plain(part))]
+    arguments = get_args(_plain(parts[0])) if parts else ()
     if index == "...":  # a table with user-defined keys; msgspec does not report which key is wrong
         inner = arguments[1]
         for entry, item in value.items():

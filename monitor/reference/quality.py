@@ -107,7 +107,7 @@ def rows_per_run(fault: NDArray[np.bool_]) -> float:
     >>> round(rows_per_run(rng.random(10_000) < 0.02), 1)
     1.0
     >>> round(rows_per_run(np.convolve(rng.random(100_000) < 0.001, np.ones(20), "same") > 0))
-    23
+    27
     """
     bounds = np.flatnonzero(fault[1:] != fault[:-1]) + 1
     lengths = np.diff(np.concatenate(([0], bounds, [len(fault)]))).astype(np.float64)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.reference.dependence import Blocks, Dependence, blocks_of, dependence_of, evenly
+from monitor.reference.dependence import Blocks, Dependence, blocks_of, dependence_of
 from monitor.reference.histograms import Histograms, Statistics, ranks
 
 # For each of `RESAMPLES` reference samples, `IN_A_ROW` consecutive windows are drawn, because a
@@ -199,26 +199,61 @@ class ThresholdCalibration:
 def _distances(known: Statistics, blocks: Blocks, size: int, rng: np.random.Generator) -> Floats:
     """Return distances (columns, windows in a row, resamples) between drawn windows of `size` rows
     and drawn references, both made of blocks."""
-    total, length = known.records, blocks.length
     counts = known.counts(*blocks)
-    references = _drawn(rng, counts, max(1, round(total / length)))
+    references = _drawn(rng, counts, max(1, round(known.records / blocks.length)))
+    windows = _windows_in_a_row(known, blocks, counts, size, rng)
+    return np.stack([known.distances(own, references) for own in windows], axis=1)
+
+
+def _windows_in_a_row(
+    known: Statistics,
+    blocks: Blocks,
+    counts: NDArray[np.float32],
+    size: int,
+    rng: np.random.Generator,
+) -> list[NDArray[np.float32]]:
+    """Return the counts (bins, resamples) of consecutive windows of exactly `size` rows.
+
+    `counts` (bins, m) are those of the blocks. The first window begins at a random row of a block,
+    and the last one ends within a block, as real windows do: a window that begins with a block
+    would contain fewer parts of long runs. Short windows that share a block are correlated.
+    """
+    lengths = blocks.ends - blocks.starts
+    order, ends = _in_a_row(lengths, IN_A_ROW * size, rng)
+    offset = rng.integers(lengths[order[:, 0]])
+    rows = np.arange(len(order))
+    before = np.zeros_like(counts, shape=(len(counts), len(order)))
     found = []
-    if size >= length:
-        drawn = max(1, round(size / length))
-        for _ in range(IN_A_ROW):
-            found.append(known.distances(_drawn(rng, counts, drawn), references))
-        # Only whole blocks are drawn, so rescale the distances to the exact window size.
-        exact: Floats = np.stack(found, axis=1) * np.sqrt(drawn * length / size)
-        return exact
-    # Windows shorter than a block are correlated, so draw consecutive windows together.
-    stretch = min(IN_A_ROW * size, total)
-    starts = evenly(total - stretch)
-    chosen = rng.integers(len(starts), size=RESAMPLES)
-    for place in range(IN_A_ROW):
-        first = starts + min(place * size, stretch - size)
-        windows = known.counts(first, first + size)[:, chosen]
-        found.append(known.distances(windows, references))
-    return np.stack(found, axis=1)
+    for place in range(IN_A_ROW + 1):
+        # Count all rows of the blocks up to this boundary: whole blocks, then a part of one.
+        boundary = place * size + offset
+        whole = (ends <= boundary[:, None]).sum(axis=1)
+        used = np.arange(order.shape[1]) < whole[:, None]
+        weights = _occurrences(order, used, counts.shape[1])
+        done = np.where(whole > 0, ends[rows, np.maximum(whole, 1) - 1], 0)
+        first = blocks.starts[order[rows, whole]]
+        upto = counts @ weights.T + known.counts(first, first + boundary - done)
+        if place:
+            found.append(upto - before)
+        before = upto
+    return found
+
+
+def _in_a_row(
+    lengths: NDArray[np.int64], rows: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw blocks (resamples, k) that contain more than `rows` rows after any row of the first
+    block. Return their indices, and the number of rows up to the end of each. A random row is more
+    likely to be in a long block, so the first block is drawn by its length."""
+    first = rng.choice(len(lengths), size=(RESAMPLES, 1), p=lengths / lengths.sum())
+    needed = rows + int(lengths.max())
+    more = max(1, round(1.2 * needed / float(lengths.mean())))
+    order = np.concatenate((first, rng.integers(len(lengths), size=(RESAMPLES, more))), axis=1)
+    ends = np.cumsum(lengths[order], axis=1)
+    while ends[:, -1].min() <= needed:
+        order = np.concatenate((order, rng.integers(len(lengths), size=(RESAMPLES, more))), axis=1)
+        ends = np.cumsum(lengths[order], axis=1)
+    return order, ends
 
 
 def rounded(records: int, step: float = 1.1) -> int:
@@ -232,15 +267,19 @@ def _drawn(
 ) -> NDArray[np.float32]:
     """Return sums (bins, resamples) of `count` blocks, drawn with replacement from `blocks` (bins,
     m)."""
-    # Count how many times each block occurs in each resample.
     known = blocks.shape[1]
-    rows = np.arange(0, RESAMPLES * known, known)[:, None]
-    places = rows + rng.integers(known, size=(RESAMPLES, count))
-    weights = np.bincount(places.ravel(), minlength=RESAMPLES * known)
-    weights = weights.reshape(RESAMPLES, known).astype(np.float32)
+    order = rng.integers(known, size=(RESAMPLES, count))
+    weights = _occurrences(order, np.ones_like(order, dtype=bool), known)
     # Sums of integers below 2^24 are exact in float32, in any order of addition.
     drawn: NDArray[np.float32] = blocks @ weights.T
     return drawn
+
+
+def _occurrences(order: NDArray[np.int64], used: Flags, blocks: int) -> NDArray[np.float32]:
+    """Return how many times each block occurs among the used ones, (resamples, blocks)."""
+    places = np.arange(0, len(order) * blocks, blocks)[:, None] + order
+    weights = np.bincount(places[used], minlength=len(order) * blocks)
+    return weights.reshape(len(order), blocks).astype(np.float32)
 
 
 def _tail(values: Floats, share: float) -> float:

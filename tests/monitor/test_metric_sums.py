@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from driftline.config.measure import Measure, Metric
 from driftline.learning.metrics import Answers, answers_of, losses
+from driftline.learning.ranking import score_codes
 from driftline.wire.partial_aggregates import ErrorSums, ModelAggregate
 from monitor.confusion import ClassTally
 from monitor.metric_sums import HeldErrors, NumberTally, Tally, compare_error
@@ -113,9 +114,9 @@ def test_the_error_is_the_mean_of_the_losses_that_detectors_watch(name: Metric) 
 
 def test_many_distinct_scores_are_sent_in_chunks() -> None:
     measure = MEASURES["roc_auc"]
-    count = MAX_SCORES + 500
-    tally = RankTally(measure)
-    scores = np.arange(count) / (4 * count)
+    tally, every = RankTally(measure), np.arange(1_000_001) / 1e6
+    scores = every[np.unique(score_codes(every), return_index=True)[1]][: 2 * MAX_SCORES]
+    count = len(scores)
     tally.add(["a", "b"] * (count // 2), Answers(["a"] * count, scores))
     chunks = sent(tally)
     assert len(chunks) > 1

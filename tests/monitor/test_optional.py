@@ -131,7 +131,7 @@ def test_odd_columns_are_tested_and_give_an_estimate(
     own = None
     if now_scores is not None:
         own = ClassScores({name: packed(now_scores[:, n]) for n, name in enumerate("ba")}, 150)
-    sample = Sample(new, now, own)
+    sample = Sample(new, now, own, positions=np.arange(400, 550))
     group = Judge(stream).test("m", 150, sample, ReferenceProfile(stream, reference))
     estimator = estimator_for(stream, reference)
     assert estimator is not None

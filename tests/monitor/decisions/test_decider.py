@@ -129,8 +129,9 @@ def requests(decider: Decider, *events: DataWindow | PerformancePane) -> list[Re
 
 
 def stretch(index: int) -> list[DataWindow | PerformancePane]:
-    """Return a window of shifted data and its outcomes; the last pane comes after the window."""
-    panes = [pane(index * 20 + i, GOOD) for i in range(20)]
+    """Return a window of shifted data and its outcomes, by a new model in each window; the last
+    pane comes after the window."""
+    panes = [pane(index * 20 + i, GOOD, model=f"m{index}") for i in range(20)]
     return [*panes[:-1], window(index, group(effect=0.3)), panes[-1]]
 
 
@@ -358,7 +359,7 @@ def test_a_request_waits_until_outcomes_reach_the_position_of_the_event() -> Non
     assert [request.position for request in requests(decider, pane(39, GOOD))] == [2000]
 
 
-def test_a_request_is_repeated_after_the_cooldown_while_the_event_is_open() -> None:
+def test_a_request_is_repeated_after_the_cooldown_while_new_models_do_not_end_its_event() -> None:
     decider = Decider(STREAM)
     events: list[DataWindow | PerformancePane] = []
     for index in range(8):
@@ -372,7 +373,8 @@ def test_a_request_with_few_new_outcomes_is_repeated_when_there_are_more() -> No
     early = [pane(i, BAD if i >= 30 else GOOD) for i in range(40)]
     (first,) = requests(decider, *early)
     assert first.position == 1600
-    late = [pane(i, GOOD, model="b") for i in range(40, 80)]
+    # A new model serves after each request.
+    late = [pane(i, GOOD, model="b" if i < 43 else "c" if i < 55 else "d") for i in range(40, 80)]
     decider.read(
         performance(1, ("b", 0.1, False))
     )  # the event resolves, because the new model is quiet

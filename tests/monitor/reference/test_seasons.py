@@ -115,7 +115,7 @@ STREAM = small_stream(
 )
 
 
-def tested(stream: Stream, data: dict[str, Floats], start: int) -> tuple[DataGroup, DataWindow]:
+def judged(stream: Stream, data: dict[str, Floats], start: int) -> tuple[DataGroup, DataWindow]:
     """Test the window of 1,000 rows at `start` against the first 8,000 rows."""
     answers = np.resize(np.array(["yes", "no"], dtype=object), 16_000)
     known = reference(
@@ -139,7 +139,7 @@ def test_a_shift_is_found_in_the_first_window_despite_another_columns_season() -
     decider = Decider(STREAM)
     opened = []
     for start in range(8000, 11_000, 1000):
-        group, window = tested(STREAM, data, start)
+        group, window = judged(STREAM, data, start)
         assert group.limits is not None
         assert (group.limits.uncalibrated, group.limits.insensitive) == ((), ())
         events = [event for event in decider.read(window) if isinstance(event, DriftEvent)]
@@ -151,7 +151,7 @@ def test_a_column_that_is_too_slow_for_its_reference_is_named_in_the_window() ->
     rng = np.random.default_rng(0)
     data = {name: rng.normal(size=16_000) for name in COLUMNS}
     data["x4"] += 5 * np.sin(2 * np.pi * np.arange(16_000) / 5000)
-    group, _ = tested(STREAM, data, 8000)
+    group, _ = judged(STREAM, data, 8000)
     assert group.limits is not None
     assert group.limits.uncalibrated == ("x4",)
     assert group.limits.insensitive == ("x4",)
