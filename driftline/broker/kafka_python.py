@@ -83,6 +83,7 @@ _CONSUMER: Mapping[str, object] = {
 _PRODUCER: Mapping[str, object] = {
     "acks": "all",
     "enable_idempotence": True,
+    "max_in_flight_requests_per_connection": 1,  # more may lose records, see `librdkafka.py`
     "allow_auto_create_topics": False,
     "linger_ms": 5,  # `flush` sends immediately, without this delay
     "max_request_size": CLIENT_MAX_BYTES,
