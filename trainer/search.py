@@ -24,15 +24,13 @@ from driftline.learning.encoding import FeatureSchema, encode_matrix, fit_schema
 from driftline.learning.metrics import better, evaluate
 from driftline.models.score import Scores, SklearnScorer
 from driftline.wire.events import Trial
+from trainer.budget import TUNE_ROWS, LeftOut, fitted_rows, spend
 from trainer.candidates import Candidate, Parameters, candidate
 from trainer.rows import TrainingRows
 from trainer.split import Places, split
 
 log = logging.getLogger(__name__)
 
-# With this many rows, the metric differs between parameters by more than its noise, and tuning a
-# whole grid takes only seconds.
-TUNE_ROWS: Final = 10_000
 NOT_FINITE: Final = "its predictions are not finite"
 # The controller that limits library threads, keyed by the number of modules loaded at its creation.
 _controllers: dict[int, Any] = {}
@@ -85,54 +83,124 @@ def search(
     *,
     failed: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Found, tuple[Trial, ...]]:
-    """Try all candidates on all ranges. Return the best model (in a tie, the first) and all trials.
+    """Try the candidates on the ranges. Return the best model (in a tie, the first) and all trials.
 
-    `failed` contains the candidates to leave out, with reasons. Raises TrainingError if a candidate
-    is unknown or does not support the task, or if no candidate could be trained.
+    `trainer.budget` chooses what to try within `[models] budget`. `failed` contains the candidates
+    to leave out, with reasons. Raises TrainingError if a candidate is unknown or does not support
+    the task, or if no candidate could be trained.
     """
     names = [name for name in stream.models.candidates if name not in failed]
     candidates = [candidate(name, stream.task) for name in names]
-    truth = rows.take(held)
-    total = len(candidates) * len(ranges)
-    best: Found | None = None
-    trials: list[Trial] = []
-    failures = [f"{name}: {reason}" for name, reason in failed.items()]
-    for number, (span, kind) in enumerate((s, c) for s in ranges for c in candidates):
-        progress(f"training {kind.name} on {span.name}", number, total)
-        train = rows.take(span.places)
+    attempts = _Attempts(stream, rows, ranges, rows.take(held), len(names), progress)
+    attempts.failures += [f"{name}: {reason}" for name, reason in failed.items()]
+    if candidates:
+        lengths = [len(span.places) for span in ranges]
+        budget = stream.models.budget
+        left_out = spend(candidates, lengths, budget, attempts, tune=stream.models.tune)
+        attempts.note(dict(zip(names, left_out, strict=True)))
+    progress("training", attempts.total, attempts.total)
+    if attempts.best is None:
+        raise TrainingError(
+            f"stream {stream.name!r}: no candidate could be trained: "
+            f"{'; '.join(attempts.failures)}",
+            hint="check [models.candidates] and the labels",
+        )
+    return attempts.best, tuple(attempts.trials)
+
+
+class _Attempts:
+    """Trains models for `spend`, and remembers the best one and all trials."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        rows: TrainingRows,
+        ranges: Sequence[Range],
+        truth: TrainingRows,
+        candidates: int,
+        progress: Progress,
+    ) -> None:
+        self._stream = stream
+        self._rows = rows
+        self._ranges = ranges
+        self._truth = truth
+        self._progress = progress
+        self._begun = 0  # number of trainings; `train` counts them
+        self.total = candidates * len(ranges) * (2 if stream.models.tune else 1)  # at most
+        self.best: Found | None = None
+        self.trials: list[Trial] = []
+        self.failures: list[str] = []
+
+    def train(self, kind: Candidate, place: int, parameters: Parameters) -> float | None:
+        """Train a model and evaluate it on the held-out rows. Return its loss, or None."""
+        stream, span, truth = self._stream, self._ranges[place], self._truth
+        self._progress(f"training {kind.name} on {span.name}", self._begun, self.total)
+        self._begun += 1
+        train = self._rows.take(span.places)
         try:
-            fitted = fit(stream, kind, tune(stream, kind, train), train)
+            fitted = fit(stream, kind, parameters, train)
             scores = fitted.score(stream, truth)
             metric = evaluate(stream.judged_by, stream.task, truth.labels, scores.predictions)
         except Exception as error:  # noqa: BLE001 - libraries may raise anything; try the next
             log.warning("candidate %s on %s failed: %s", kind.name, span.name, error)
-            failures.append(f"{kind.name}: {error}")
-            continue
+            self.failures.append(f"{kind.name}: {error}")
+            return None
         if not np.isfinite(metric) or scores.not_finite():
             log.warning("candidate %s on %s failed: %s", kind.name, span.name, NOT_FINITE)
-            failures.append(f"{kind.name}: {NOT_FINITE}")
-            continue
-        trials.append(Trial(kind.name, fitted.parameters, span.name, len(train), metric))
-        if best is None or better(stream.judged_by, metric, best.metric):
-            best = Found(fitted, span, scores, metric)
-    progress("training", total, total)
-    if best is None:
-        raise TrainingError(
-            f"stream {stream.name!r}: no candidate could be trained: {'; '.join(failures)}",
-            hint="check [models.candidates] and the labels",
-        )
-    return best, tuple(trials)
+            self.failures.append(f"{kind.name}: {NOT_FINITE}")
+            return None
+        count = fitted_rows(kind, len(train))
+        self.trials.append(Trial(kind.name, fitted.parameters, span.name, count, metric))
+        if self.best is None or better(stream.judged_by, metric, self.best.metric):
+            self.best = Found(fitted, span, scores, metric)
+        return metric if better(stream.judged_by, 0.0, 1.0) else -metric
+
+    def tune(self, kind: Candidate, place: int, rows: int, points: int) -> Parameters:
+        """Tune a candidate on the newest rows of a range."""
+        train = self._rows.take(self._ranges[place].places)
+        return tune(self._stream, kind, train, rows, points)
+
+    def note(self, left_out: Mapping[str, LeftOut]) -> None:
+        """Log what the budget left out, and add it to the first trial of each candidate."""
+        for name, item in left_out.items():
+            if not item:
+                continue
+            text = self._text(item)
+            log.info("the budget of %s left out: %s", name, text)
+            for number, trial in enumerate(self.trials):
+                if trial.candidate == name:
+                    self.trials[number] = msgspec.structs.replace(trial, left_out=text)
+                    break
+
+    def _text(self, item: LeftOut) -> str:
+        first = self._ranges[0].name
+        parts = [f"{item.rows} older rows of {first}"] if item.rows else []
+        for what, places in (
+            ("training on", item.ranges),
+            ("tuning on", item.untuned),
+            ("part of the tuning on", item.tuned_less),
+        ):
+            if places:
+                names = ", ".join(self._ranges[place].name for place in sorted(places))
+                parts.append(f"{what} {names}")
+        return "; ".join(parts)
 
 
-def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
-    """Return the grid's best parameters, tuned on the newest `TUNE_ROWS` rows.
+def tune(
+    stream: Stream,
+    kind: Candidate,
+    train: TrainingRows,
+    rows: int = TUNE_ROWS,
+    points: int | None = None,
+) -> Parameters:
+    """Return the best of the grid's first `points` points, by default all.
 
-    For each point of the grid, a model is fitted on one part of these rows and evaluated on the
-    other part. If every fit fails, the default parameters are returned.
+    They are tuned on the newest `rows` rows. For each point, a model is fitted on one part of these
+    rows and evaluated on the other part. If every fit fails, the default parameters are returned.
     """
     if not stream.models.tune or len(kind.grid) == 1:
         return kind.grid[0]
-    recent = train.take(np.arange(max(0, len(train) - TUNE_ROWS), len(train)))
+    recent = train.take(np.arange(max(0, len(train) - rows), len(train)))
     fit_on, judge_on = split(
         recent.labels,
         share=stream.models.holdout,
@@ -142,7 +210,7 @@ def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
     )
     learn, truth = recent.take(fit_on), recent.take(judge_on)
     best, best_metric = kind.grid[0], None
-    for parameters in kind.grid:
+    for parameters in kind.grid[:points]:
         try:
             scores = fit(stream, kind, parameters, learn).score(stream, truth)
         except Exception as error:  # noqa: BLE001 - libraries may raise anything

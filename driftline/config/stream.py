@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from driftline.config.candidates import default_candidates
 from driftline.config.spans import DAY_US, Span, amount
 from driftline.config.stream_checks import Problem, problems, unusable_number
 from driftline.config.stream_keys import explain
@@ -263,8 +264,7 @@ def _with_defaults(stream: Stream) -> Stream:
     horizon = stream.labels.horizon or _several(windows, 10)
     train_on = retrain.train_on or _several(windows, 10)
     enough_us = max(30 * DAY_US, 2 * (horizon.us or 0), 2 * (train_on.us or 0))
-    linear = "logistic_regression" if stream.task == "classification" else "linear_regression"
-    candidates = stream.models.candidates or (linear, "decision_tree", "k_nearest_neighbours")
+    candidates = stream.models.candidates or default_candidates(stream.task)
     return replace(
         stream,
         metric=stream.judged_by,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from driftline.config.candidates import least_budget
 from driftline.config.stream_keys import quoted, quoted_key, toml
 from driftline.config.stream_sections import ROW
 from driftline.errors import DataError
@@ -76,6 +77,10 @@ def problems(stream: "Stream") -> Iterator[Problem]:
     if retrain.policy != "never" and train_on is not None and train_on < retrain.min_outcomes:
         reason = f"Expected at least `min_outcomes`, {retrain.min_outcomes}, got {train_on}"
         yield Problem("retrain.train_on", reason, "with fewer records, no model is ever trained")
+    least = least_budget(stream.models.candidates)
+    if stream.models.budget < least:
+        reason = f"Expected at least {least}, got {stream.models.budget}"
+        yield Problem("models.budget", reason, "with less, not every candidate could be trained")
     yield from _axes(stream)
     yield from _topics(stream)
 

@@ -284,7 +284,8 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...],
         Meta(
             description="models to train: logistic_regression, linear_regression, decision_tree, "
-            "k_nearest_neighbours, random_forest, hist_gradient_boosting, or a class path"
+            "k_nearest_neighbours, random_forest, hist_gradient_boosting, neural_network, or a "
+            "class path; default: all of these that fit the task, except neural_network"
         ),
     ] = ()
     holdout: Annotated[
@@ -301,6 +302,16 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tune: Annotated[
         bool, Meta(description="whether to try several parameter values for each candidate")
     ] = True
+    # With this default, a search on 10,000 rows takes about three times as long as a full search of
+    # the first three default candidates alone (`python -m benchmarks.evidence search_work`).
+    budget: Annotated[
+        Annotated[int, Meta(ge=1)],
+        Meta(
+            description="largest work of a search for a model, in rows × fits; on each row, a "
+            "decision tree or linear model counts 1, k_nearest_neighbours 4, "
+            "hist_gradient_boosting 10, neural_network 20, random_forest and class paths 30"
+        ),
+    ] = 800_000
     # NumPy seeds have 32 bits, and tuning uses `seed` + 1.
     seed: Annotated[
         Annotated[int, Meta(ge=0, le=2**32 - 2)], Meta(description="seed for all random numbers")

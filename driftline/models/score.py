@@ -31,9 +31,11 @@ SCORE_TOLERANCE: Final = 1e-3
 ONNX_INPUT: Final = "features"
 
 
-# Model families that cannot be converted to ONNX, or that are much faster with scikit-learn than
-# with ONNX Runtime.
-SCORED_BY_SKLEARN: Final = frozenset({"k_nearest_neighbours", "hist_gradient_boosting"})
+# Model families that cannot be converted to ONNX (neural networks only for regression), or that are
+# much faster with scikit-learn than with ONNX Runtime.
+SCORED_BY_SKLEARN: Final = frozenset(
+    {"k_nearest_neighbours", "hist_gradient_boosting", "neural_network"}
+)
 
 
 def import_sklearn() -> None:
@@ -44,7 +46,8 @@ def import_sklearn() -> None:
     """
     import joblib  # noqa: F401
     import sklearn.ensemble
-    import sklearn.neighbors  # noqa: F401
+    import sklearn.neighbors
+    import sklearn.neural_network  # noqa: F401
 
 
 class Scores(msgspec.Struct, frozen=True):

@@ -211,13 +211,18 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """One candidate model that was trained on one range of outcomes."""
+    """One candidate model that was trained on one range of outcomes.
+
+    `rows` is the number of rows that it was fitted on. A candidate's first trial states in
+    `left_out` what the work budget left out for this candidate.
+    """
 
     candidate: str
     parameters: dict[str, str | _Int64 | float | bool | None]
     range: str
     rows: Count
     metric: float
+    left_out: str = ""
 
 
 class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
