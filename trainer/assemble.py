@@ -25,6 +25,7 @@ from driftline.models.score import OnnxScorer, Scorer, Scores, SklearnScorer
 from driftline.wire.columns import Columns
 from driftline.wire.events import Removed, Trial
 from driftline.wire.feature_records import RecordCodec
+from trainer.budget import fitted_rows
 from trainer.convert import Conversion, convert
 from trainer.dump import dump
 from trainer.rows import TrainingRows, objects
@@ -39,11 +40,15 @@ _LIBRARIES = ("driftline", "numpy", "scikit-learn", "joblib", "skl2onnx", "onnx"
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """A model's origin: the champion at training time, the request's id, and the training time."""
+    """A model's origin: the champion at training time, the request's id, and the training time.
+
+    `training_records` is the digest of the training records, if they are stored.
+    """
 
     parent: str | None
     cause: str | None
     trained_at: str
+    training_records: str | None = None
 
 
 class CandidateFailed(TrainingError):
@@ -98,6 +103,9 @@ def assemble(
     winner = found.fitted
     with _failures_of(winner.candidate.name):
         everything = rows.take(np.union1d(found.range.places, held))
+        # `fit` would use only these rows, so the manifest and the reference must describe them.
+        used = fitted_rows(winner.candidate, len(everything))
+        everything = everything.take(np.arange(len(everything) - used, len(everything)))
         fitted = fit(stream, winner.candidate, winner.parameters, everything)
         sample = encode_matrix(fitted.schema, rows.take(held).columns)
         conversion = convert(fitted, stream, sample)
@@ -125,6 +133,7 @@ def assemble(
             parent=origin.parent,
             cause=origin.cause,
             trained_at=origin.trained_at,
+            training_records=origin.training_records,
             removed=removed,
             trials=trials,
             check=_check_records(stream, fitted, scorer, rows.newest),

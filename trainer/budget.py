@@ -128,7 +128,7 @@ def _tune(
         again = cost(candidate, length)
         sizes = _tuning_sizes(candidate, length)
         full = next(sizes)
-        size = full
+        size: tuple[int, int] | None = full
         while size is not None and size[1] * cost(candidate, size[0]) + again > work:
             size = next(sizes, None)
         if size is None:

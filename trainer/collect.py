@@ -20,6 +20,7 @@ from driftline.broker.port import Broker, TopicPartition
 from driftline.broker.scan import ranges, scan
 from driftline.config.spans import Span
 from driftline.config.stream import Stream
+from driftline.config.stream_sections import MAX_OUTCOMES
 from driftline.wire.envelope import decode_or_skip, outcomes_decoder
 from driftline.wire.events import Outcome, Removed, Value
 from driftline.wire.feature_records import RecordCodec
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 # Number of records to decode at once (a few MB).
 _CHUNK: Final = 5000
-# Training on more outcomes would take minutes on one core and hardly improve the models.
-MAX_OUTCOMES: Final = 500_000
 # Number of check records in a package. Inference scores these records as a test before it uses the
 # model.
 CHECK_RECORDS: Final = 16

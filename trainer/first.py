@@ -28,6 +28,7 @@ from trainer.publish import Publisher
 from trainer.rows import TrainingRows
 from trainer.search import Progress, Range, no_progress, search
 from trainer.split import split
+from trainer.warm_up import records_to_keep
 
 # With the default settings, fewer rows would leave fewer than three held-out rows, too few for a
 # useful metric.
@@ -77,6 +78,7 @@ def train_first(
     catalog = catalog or Catalog(Trusted(settings.keys))
     now = format_time(round(clock.time() * 1e6))
     progress("reading", 0, 1)
+    records, labels = list(records), list(labels)
     rows, removed = _usable_rows(stream, records, labels)
     train, held = split(
         rows.labels,
@@ -85,7 +87,9 @@ def train_first(
         task=stream.task,
         seed=stream.models.seed,
     )
-    origin = Origin(catalog.champion_digest, None, now)
+    store, kept = ModelStore(settings.model_store), records_to_keep(stream, records, labels)
+    stored = None if kept is None else store.put_records(kept)
+    origin = Origin(catalog.champion_digest, None, now, stored)
 
     def packaged(failed: Mapping[str, str]) -> tuple[Manifest, bytes]:
         found, trials = search(stream, rows, [Range("all", train)], held, progress, failed=failed)
@@ -103,7 +107,7 @@ def train_first(
 
     manifest, data = without_failing(packaged)
     ensure_key(settings.keys)
-    announced = Publisher(ModelStore(settings.model_store), settings.keys).publish(manifest, data)
+    announced = Publisher(store, settings.keys).publish(manifest, data)
     progress("packaging", 1, 1)
     topics = Topics(stream)
     signer = Signer(settings.keys)

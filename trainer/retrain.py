@@ -30,10 +30,11 @@ from trainer.publish import Publisher
 from trainer.rows import TrainingRows, objects
 from trainer.search import Found, Progress, Range, no_progress, search
 from trainer.split import Places, split
+from trainer.warm_up import with_warm_up
 
 log = logging.getLogger(__name__)
 
-_SHORTER: Final = (("half", 2), ("quarter", 4))
+_PARTS: Final = ("half", "quarter", "eighth")
 # The dependence of errors is measured on at most this many rows. Fewer rows would contain too few
 # blocks if errors depend on each other over several hundred rows.
 _DEPENDENCE_ROWS: Final = 8_000
@@ -43,12 +44,14 @@ _RARE: Final = 0.01
 
 class TrainingJob(msgspec.Struct, frozen=True):
     """A training job's input. `trained_at` is an RFC 3339 time from the handler's clock. `earlier`
-    contains earlier models that may become champion again."""
+    contains earlier models that may become champion again. `first` is the model whose training
+    records are not in the outcomes topic."""
 
     request: RetrainRequest
     champion: ModelAnnounced | None
     trained_at: str
     earlier: tuple[ModelAnnounced, ...] = ()
+    first: ModelAnnounced | None = None
 
 
 class TrainingResult(msgspec.Struct, frozen=True):
@@ -115,12 +118,14 @@ def _retrain(
     read_to = outcomes.ends()  # `read` may return later outcomes, too
     digest = job.champion.digest if job.champion else None
     collected = collect(outcomes.read(), stream, digest)
+    collected = with_warm_up(collected, stream, job.first, models)
     rows, cleaned = clean(collected.rows, stream)
     removed = collected.removed + cleaned
     since = job.request.since
-    recent = np.arange(len(rows)) if since is None else np.flatnonzero(rows.positions >= since)
+    chosen = rows.are_outcomes if since is None else rows.are_outcomes & (rows.positions >= since)
+    recent, total = np.flatnonzero(chosen), int(rows.are_outcomes.sum())
     if len(recent) < stream.retrain.min_outcomes:
-        return _too_few(stream, job.request, len(rows), len(recent), removed)
+        return _too_few(stream, job.request, total, len(recent), removed)
     ranges, held = ranges_and_held(stream, rows, recent, job.request)  # split (step 6)
     after = int(collected.rows.positions.max())
     training = _Training(job, stream, rows, ranges, held, removed, after)
@@ -161,7 +166,7 @@ def _searched(
         reason=verdict.reason,
         challenger=verdict.challenger,
         champion=verdict.champion,
-        outcomes=len(rows),
+        outcomes=int(rows.are_outcomes.sum()),
         removed=removed,
         trials=trials,
     )
@@ -231,11 +236,12 @@ def ranges_and_held(
 ) -> tuple[list[Range], Places]:
     """Return the ranges to train on and the rows to judge on, as indices into `rows`.
 
-    `recent` contains the indices of rows since `request.since`, or of all rows if `since` is None.
+    `recent` contains the indices of the outcomes since `request.since`, or of all outcomes if
+    `since` is None.
     Only `recent` rows are held out, because the newest rows best show how well a model will serve.
-    The ranges are the remaining `recent` rows, all rows that are not held out, and two shorter
-    ranges: the newest half and the newest quarter of all rows that are not held out. The shorter
-    ranges help if a change was not detected.
+    The ranges are the remaining `recent` rows, all rows that are not held out, and the newest half,
+    quarter, eighth and so on of these, as long as there are `min_outcomes`. The shorter ranges help
+    if a change was not detected.
     Using the newest rows to decide how far back to train follows Klinkenberg, "Learning drifting
     concepts: example selection vs. example weighting" (2004).
     """
@@ -248,12 +254,14 @@ def ranges_and_held(
     if request.since is not None and len(recent) < len(rows):
         since = str(request.since) if stream.axis == "row" else shown_time(request.since)
         ranges.append(Range(f"since {since}", recent[train]))
-    last = f"last {stream.retrain.train_on}"
-    ranges.append(Range(last, everything))
-    for name, part in _SHORTER:
-        count = len(everything) // part
-        if count >= stream.retrain.min_outcomes:
-            ranges.append(Range(f"newest {name} of the {last}", everything[-count:]))
+    reach = stream.retrain.train_on
+    ranges.append(Range("all" if reach is None else f"last {reach}", everything))
+    of_all = "" if reach is None else f" of the last {reach}"
+    count, number = len(everything) // 2, 0
+    while count >= stream.retrain.min_outcomes:
+        part = _PARTS[number] if number < len(_PARTS) else f"1/{2 ** (number + 1)}"
+        ranges.append(Range(f"newest {part}{of_all}", everything[-count:]))
+        count, number = count // 2, number + 1
     return ranges, recent[held]
 
 
@@ -262,7 +270,9 @@ def _too_few(
 ) -> TrainingResult:
     needed = stream.retrain.min_outcomes
     if request.since is None:
-        reason = f"{total} outcomes in the last {stream.retrain.train_on}; {needed} are needed"
+        reach = stream.retrain.train_on
+        within = "" if reach is None else f" in the last {reach}"
+        reason = f"{total} outcomes{within}; {needed} are needed"
         return TrainingResult(reason=reason, outcomes=total, removed=removed)
     return TrainingResult(
         reason=f"{recent} outcomes since the change; {needed} are needed",

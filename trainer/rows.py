@@ -13,6 +13,9 @@ from driftline.wire.events import Value
 
 # The placeholder for a missing row number or time, smaller than any valid value.
 NONE = np.iinfo(np.int64).min
+# The revision of a record that the first model was trained on. An outcome with the same id replaces
+# the record.
+WARM_UP = -1
 
 
 class TrainingRows(msgspec.Struct, frozen=True):
@@ -33,6 +36,11 @@ class TrainingRows(msgspec.Struct, frozen=True):
     labels: NDArray[Any]
     errors: NDArray[np.float64]
     newest: tuple[bytes, ...] = ()
+
+    @property
+    def are_outcomes(self) -> NDArray[np.bool_]:
+        """Return a bool mask (n,): false for records that only the first model was trained on."""
+        return np.asarray(self.revisions != WARM_UP, dtype=bool)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -62,7 +62,9 @@ class Fitted(msgspec.Struct, frozen=True):
     def score(self, stream: Stream, rows: TrainingRows) -> Scores:
         """Return the model's scores for these rows."""
         scorer = SklearnScorer(self.estimator, stream.task, self.schema.classes)
-        return scorer.score(encode_matrix(self.schema, rows.columns))
+        # On busy machines, the threads of a boosted model spend more time waiting than scoring.
+        with one_thread():
+            return scorer.score(encode_matrix(self.schema, rows.columns))
 
 
 class Found(msgspec.Struct, frozen=True):

@@ -35,6 +35,7 @@ from trainer.compare import ComparisonJob, ComparisonResult
 from trainer.queue import RequestQueue
 from trainer.retrain import TrainingJob, TrainingResult
 from trainer.runner import Runner
+from trainer.warm_up import trained_on_data
 from trainer.watch import RollbackWatch
 from trainer.work import (
     Held,
@@ -250,17 +251,13 @@ class TrainerHandler(Handler):
         if work.pair is not None:
             self._runner.start(ComparisonJob(work.pair, work.looked, work.read_from))
             return
-        champion = self._catalog.champion
+        asked, champion = work.asked.request, self._catalog.champion
         work.pointer = champion.id if champion else None
         announced = self._catalog.announcements.get(champion.digest) if champion else None
         if not work.retry_s:
-            log.info(
-                "training a model for request %s: %s",
-                work.asked.request.id,
-                work.asked.request.reason,
-            )
-        earlier = self._catalog.earlier(EARLIER)
-        self._runner.start(TrainingJob(work.asked.request, announced, self._now(), earlier))
+            log.info("training a model for request %s: %s", asked.id, asked.reason)
+        earlier, first = self._catalog.earlier(EARLIER), trained_on_data(self._catalog)
+        self._runner.start(TrainingJob(asked, announced, self._now(), earlier, first))
 
     def _finish(self, work: Work, result: TrainingResult | ComparisonResult) -> list[Outgoing]:
         if result.passes:

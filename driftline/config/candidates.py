@@ -1,10 +1,13 @@
-"""Define the candidates that a stream file can name: the defaults, and the work of fitting each.
+"""Define the table [models] of a stream file, the default candidates, and the work of fitting them.
 
 Work is counted in rows × fits, so that equal searches do equal work on any machine. One unit is the
 work of fitting and scoring a decision tree on one row.
 """
 
-from typing import Final
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
 
 from driftline.config.stream_sections import Task
 
@@ -48,3 +51,51 @@ def least_budget(candidates: tuple[str, ...]) -> int:
     The first trainings may use half of a budget.
     """
     return 2 * MIN_FIT_ROWS * sum(WORK.get(name, OTHER_WORK) for name in candidates)
+
+
+class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The candidate models, and how they are compared."""
+
+    candidates: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="models to train: logistic_regression, linear_regression, decision_tree, "
+            "k_nearest_neighbours, random_forest, hist_gradient_boosting, neural_network, or a "
+            "class path; default: all of these that fit the task, except neural_network"
+        ),
+    ] = ()
+    holdout: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)],
+        Meta(description="fraction of the records held out to select and judge models"),
+    ] = 0.2
+    split: Annotated[
+        Literal["time", "stratified"],
+        Meta(
+            description="which records to hold out; time: the newest; stratified: the same share "
+            "of each class, for data without a meaningful order"
+        ),
+    ] = "time"
+    tune: Annotated[
+        bool, Meta(description="whether to try several parameter values for each candidate")
+    ] = True
+    # With this default, a search on 10,000 rows takes about three times as long as a full search of
+    # the first three default candidates alone (`python -m benchmarks.evidence search_work`).
+    budget: Annotated[
+        Annotated[int, Meta(ge=1)],
+        Meta(
+            description="largest work of a search for a model, in rows × fits; on each row, a "
+            "decision tree or linear model counts 1, k_nearest_neighbours 4, "
+            "hist_gradient_boosting 10, neural_network 20, random_forest and class paths 30"
+        ),
+    ] = 800_000
+    keep_training_records: Annotated[
+        bool,
+        Meta(
+            description="whether the model store keeps the records and labels of a model that is "
+            "trained on a data set, so that later models can be trained on them, too"
+        ),
+    ] = True
+    # NumPy seeds have 32 bits, and tuning uses `seed` + 1.
+    seed: Annotated[
+        Annotated[int, Meta(ge=0, le=2**32 - 2)], Meta(description="seed for all random numbers")
+    ] = 0

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from driftline.config.candidates import default_candidates
+from driftline.config.candidates import Models, default_candidates
 from driftline.config.spans import DAY_US, Span, amount
 from driftline.config.stream_checks import Problem, problems, unusable_number
 from driftline.config.stream_keys import explain
@@ -24,7 +24,6 @@ from driftline.config.stream_sections import (
     Kind,
     Labels,
     Metric,
-    Models,
     Record,
     Retrain,
     Simulate,
@@ -262,8 +261,8 @@ def _with_defaults(stream: Stream) -> Stream:
         max_ahead=windows.max_ahead or _several(windows, 1),
     )
     horizon = stream.labels.horizon or _several(windows, 10)
-    train_on = retrain.train_on or _several(windows, 10)
-    enough_us = max(30 * DAY_US, 2 * (horizon.us or 0), 2 * (train_on.us or 0))
+    history = retrain.train_on or _several(windows, 10)
+    enough_us = max(30 * DAY_US, 2 * (horizon.us or 0), 2 * (history.us or 0))
     candidates = stream.models.candidates or default_candidates(stream.task)
     return replace(
         stream,
@@ -275,7 +274,6 @@ def _with_defaults(stream: Stream) -> Stream:
         retrain=replace(
             retrain,
             cooldown=retrain.cooldown or _several(windows, 0.25),
-            train_on=train_on,
             every=retrain.every or _several(windows, 10),
         ),
         models=replace(stream.models, candidates=candidates),

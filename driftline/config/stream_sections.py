@@ -24,6 +24,10 @@ Client = Literal["memory", "kafka-python", "librdkafka"]
 Delivery = Literal["at_least_once", "exactly_once"]
 Policy = Literal["harm", "drift", "schedule", "always", "never"]
 
+# The trainer uses at most this many outcomes, the newest ones. More would take minutes on one core
+# and hardly improve the models.
+MAX_OUTCOMES: Final = 500_000
+
 DRIFT_ON: Final[tuple[DriftKind, ...]] = ("data", "performance")
 
 # Allow only characters that Kafka allows in topic names and that are safe in folder names. Kafka
@@ -237,8 +241,8 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[float, Meta(ge=0)],
         Meta(
             description="policies harm and drift: repeat a request when there are this many times "
-            "as many new outcomes as the last request could train on, until train_on has passed "
-            "since the original request; 0: never"
+            "as many new outcomes as the last request could train on, until one brings no new "
+            "model or train_on has passed since the original request; 0: never"
         ),
     ] = 1.0
     on: Annotated[
@@ -265,7 +269,10 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     train_on: Annotated[
         Span | None,
-        Meta(description="how far back the training data goes; default: 10 windows"),
+        Meta(
+            description="how far back the training data may go; default: as far as the newest "
+            f"{MAX_OUTCOMES:,} outcomes; the trainer chooses how much of them to use"
+        ),
     ] = None
     min_outcomes: Annotated[
         Annotated[int, Meta(ge=10)],
@@ -275,47 +282,6 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["auto", "manual"],
         Meta(description="who promotes a better model; auto: the trainer; manual: an operator"),
     ] = "auto"
-
-
-class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The candidate models, and how they are compared."""
-
-    candidates: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="models to train: logistic_regression, linear_regression, decision_tree, "
-            "k_nearest_neighbours, random_forest, hist_gradient_boosting, neural_network, or a "
-            "class path; default: all of these that fit the task, except neural_network"
-        ),
-    ] = ()
-    holdout: Annotated[
-        Annotated[float, Meta(gt=0, lt=1)],
-        Meta(description="fraction of the records held out to select and judge models"),
-    ] = 0.2
-    split: Annotated[
-        Literal["time", "stratified"],
-        Meta(
-            description="which records to hold out; time: the newest; stratified: the same share "
-            "of each class, for data without a meaningful order"
-        ),
-    ] = "time"
-    tune: Annotated[
-        bool, Meta(description="whether to try several parameter values for each candidate")
-    ] = True
-    # With this default, a search on 10,000 rows takes about three times as long as a full search of
-    # the first three default candidates alone (`python -m benchmarks.evidence search_work`).
-    budget: Annotated[
-        Annotated[int, Meta(ge=1)],
-        Meta(
-            description="largest work of a search for a model, in rows × fits; on each row, a "
-            "decision tree or linear model counts 1, k_nearest_neighbours 4, "
-            "hist_gradient_boosting 10, neural_network 20, random_forest and class paths 30"
-        ),
-    ] = 800_000
-    # NumPy seeds have 32 bits, and tuning uses `seed` + 1.
-    seed: Annotated[
-        Annotated[int, Meta(ge=0, le=2**32 - 2)], Meta(description="seed for all random numbers")
-    ] = 0
 
 
 class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -342,7 +308,7 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Span | None,
         Meta(
             description="how long topics keep records; default: 30d, twice labels.horizon or twice "
-            "retrain.train_on, whichever is longest"
+            "retrain.train_on (or 20 windows), whichever is longest"
         ),
     ] = None
     inference_delivery: Annotated[

@@ -72,6 +72,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parent: str | None  # digest of the champion that the model was compared with
     cause: str | None  # id of the retrain request
     trained_at: str
+    # Digest of the file with the training records (see `training_records`), if the store has one.
+    training_records: str | None = None
     removed: tuple[Removed, ...] = ()
     trials: tuple[Trial, ...] = ()
     check: tuple[CheckRecord, ...] = ()

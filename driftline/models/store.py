@@ -33,8 +33,8 @@ def digest_of(data: bytes) -> str:
 class ModelStore:
     """A store of model packages at one URL.
 
-    Each package is stored as `<hex digest>.zip`, and its signature as `<hex digest>.sig`. Raises
-    PackageError if fsspec cannot use the URL.
+    Each package is stored as `<hex digest>.zip`, its signature as `<hex digest>.sig`, and training
+    records as `<hex digest>.records`. Raises PackageError if fsspec cannot use the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -111,6 +111,33 @@ class ModelStore:
             ) from error
         except Exception as error:  # each fsspec driver has its own exceptions
             raise self._unavailable(f"cannot read the signature of {digest}", error) from error
+
+    def put_records(self, data: bytes) -> str:
+        """Store a model's training records (see `training_records`), and return their digest.
+
+        Raises StoreUnavailable.
+        """
+        digest = digest_of(data)
+        path = self._path(digest, "records")
+        try:
+            self._files.makedirs(self._root, exist_ok=True)
+            if not self._files.exists(path):
+                self._write(path, data)
+        except Exception as error:  # each fsspec driver has its own exceptions
+            raise self._unavailable("cannot store the training records", error) from error
+        return digest
+
+    def records(self, digest: str) -> bytes:
+        """Return unverified training records. Raises StoreUnavailable or PackageError."""
+        what = f"the training records {digest}"
+        try:
+            return self._read(self._path(digest, "records"), MAX_PACKAGE_BYTES, what)
+        except PackageError:
+            raise
+        except FileNotFoundError as error:
+            raise PackageNotFound(f"{self.url} does not hold {what}") from error
+        except Exception as error:  # each fsspec driver has its own exceptions
+            raise self._unavailable(f"cannot read {what}", error) from error
 
     def _read(self, path: str, max_bytes: int, what: str) -> bytes:
         """Return a file's bytes.

@@ -16,7 +16,7 @@ import msgspec
 
 from driftline.config.spans import Span
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import Policy
+from driftline.config.stream_sections import MAX_OUTCOMES, Policy
 from driftline.wire.events import DriftEvent, RetrainRequest, event_id
 from driftline.wire.values import parse_time
 from driftline.wire.window_events import PerformancePane
@@ -85,6 +85,7 @@ class RetrainState(State, frozen=True):
     model: str | None
     model_asked: str | None
     model_renewed: str | None
+    changed_at: int | None
 
 
 class RetrainRule:
@@ -92,13 +93,17 @@ class RetrainRule:
 
     Policies that request a model only when there is drift renew their requests. A renewal is due
     when the number of outcomes since the last request is at least `renew` times the number that was
-    available for training at that request. Before the first request, it must be larger than the
-    first model's training size by this factor, because the first model's rows are not available for
-    training. Errors fall as a power of the training size (Cortes et al., "Learning
+    available for training at that request. Before the first request, these are the rows of the
+    first model, which the model store keeps. If it does not keep them, as many outcomes more are
+    needed. Errors fall as a power of the training size (Cortes et al., "Learning
     curves: asymptotic values and rate of convergence", 1993), so doubling the number of outcomes
-    justifies a new model. Renewals end once the span `train_on` has passed since the original
-    request, because a later training would exclude the oldest outcomes. They also end when one of
-    them brings no new model, because more outcomes of the same concept then hardly help.
+    justifies a new model. Renewals end when one of them brings no new model, because more outcomes
+    of the same concept then hardly help. They also end once a later training would exclude the
+    oldest outcomes: when the span `train_on` has passed since the original request, or the last
+    training could use `MAX_OUTCOMES`.
+
+    A request reaches back to the last known change: the onset of its own cause or, for other
+    requests, of the last increase in the error or of the last cause.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -126,6 +131,8 @@ class RetrainRule:
         self._model: str | None = None
         self._model_asked: str | None = None
         self._model_renewed: str | None = None
+        # The onset of the last known change, which `request_if_due` sets.
+        self._changed_at: int | None = None
 
     def state(self) -> RetrainState:
         """Return the state as plain data."""
@@ -142,6 +149,8 @@ class RetrainRule:
         if last is None:
             self._began = self._beginning(event, time_us)
             self._trained_on = event.trained_on
+            if self._keeps_rows and event.trained_on is not None:
+                self._to_learn = event.trained_on
             self._current = _StreamPoint(event.end, event.row, time_us)
         else:
             self._current = _StreamPoint(
@@ -176,6 +185,8 @@ class RetrainRule:
         # would depend on whether predictions or outcomes were read first.
         events = [event for event in open_events if event.position <= current.position]
         last = self._requests[-1] if self._requests else began
+        increase = _onset([event for event in events if event.kind == "performance"])
+        self._changed_at = _later(self._changed_at, increase)
         # After the cooldown, apply the policy. If there is no new trigger, check whether a renewal
         # is due.
         trigger = None
@@ -191,9 +202,12 @@ class RetrainRule:
             new_since = self._requests[-1].position if self._requests else None
             if self._known(trigger.onset if trigger.cause == "drift" else new_since) < self._least:
                 return None
+            if trigger.onset is None and self._known(self._changed_at) < self._least:
+                return None
             self._trigger, self._triggered_at, self._model_renewed = trigger, current, None
             if trigger.onset is not None:
                 self._to_learn = self._known(trigger.onset)
+                self._changed_at = trigger.onset
         self._requests.append(current)
         self._trained_on, self._since = self._to_learn, 0
         self._model_asked = self._model
@@ -203,7 +217,7 @@ class RetrainRule:
             caused_by=trigger.caused_by,
             reason=trigger.reason,
             position=current.position,
-            since=trigger.onset,
+            since=self._changed_at if trigger.onset is None else trigger.onset,
             expected_gain=trigger.expected_gain,
         )
 
@@ -227,8 +241,11 @@ class RetrainRule:
             return None
         if self._model_renewed is not None and self._model_renewed == self._model:
             return None  # the last renewal has brought no new model
-        # The first model's rows are not in the topic. Only with more rows can a model be better.
-        least = max((how.renew + (not self._requests)) * trained_on, self._least)
+        if trained_on >= MAX_OUTCOMES:
+            return None
+        # Only with more rows than the first model can a new model be better.
+        misses_rows = not self._requests and not self._keeps_rows
+        least = max((how.renew + misses_rows) * trained_on, self._least)
         last = self._requests[-1] if self._requests else None
         if self._since < least or not self._is_cool(last, current):
             return None
@@ -243,6 +260,11 @@ class RetrainRule:
         """Return the number of outcomes in panes whose records start at `onset` or later. If
         `onset` is None, count all panes."""
         return sum(count for first, count in self._panes if onset is None or first >= onset)
+
+    @property
+    def _keeps_rows(self) -> bool:
+        """Return whether the rows of the first model remain available for training."""
+        return self._stream.models.keep_training_records
 
     @property
     def _least(self) -> int:

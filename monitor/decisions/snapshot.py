@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # Increase the version when the format or meaning of the state changes. Files with another version
 # are discarded.
-VERSION = 5
+VERSION = 6
 # Number of windows and panes between two snapshots. Rereading this many takes a second or less.
 # Writing a snapshot (40 kB) takes a few milliseconds.
 EVERY = 2_000
