@@ -18,6 +18,10 @@ from driftline.errors import TrainingError
 Parameters = dict[str, str | int | float | bool | None]
 
 NAMES: Final = tuple(WORK)
+_NETWORKS: Final[tuple[Parameters, ...]] = (
+    {"hidden_units": 64, "alpha": 1e-4},
+    {"hidden_units": 64, "alpha": 0.1},
+)
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -93,11 +97,7 @@ def candidate(name: str, task: Task) -> Candidate:
                 scoring="sklearn",  # its conversion to ONNX fails
             )
         case "neural_network":
-            return Candidate(
-                name,
-                _grid({"hidden_units": 64, "alpha": 1e-4}, {"hidden_units": 64, "alpha": 0.1}),
-                lambda parameters, seed: _network(classifies, parameters, seed),
-            )
+            return Candidate(name, _NETWORKS, lambda grid, seed: _network(classifies, grid, seed))
         case "logistic_regression" | "linear_regression":
             raise TrainingError(f"candidate {name!r} does not support {task}", hint=_HINT)
         case _:

@@ -48,6 +48,7 @@ def ticking(*durations_s: float) -> Callable[[], float]:
         (CLASSIFICATION, "decision_tree"),
         (CLASSIFICATION, "k_nearest_neighbours"),
         (CLASSIFICATION, "random_forest"),
+        (CLASSIFICATION, "neural_network"),
         (CLASSIFICATION, "sklearn.naive_bayes.GaussianNB"),
         (REGRESSION, "linear_regression"),
         (REGRESSION, "decision_tree"),

@@ -142,6 +142,7 @@ def test_after_a_change_all_ranges_are_tried_and_judged_on_rows_after_it(
         ("last 1000 records", 860),
         ("newest half of the last 1000 records", 430),
         ("newest quarter of the last 1000 records", 215),
+        ("newest eighth of the last 1000 records", 107),
     }
     assert result.announcement is not None
     manifest = ModelLoader.of(settings(home), CLASSIFICATION).fetch(result.announcement).manifest()

@@ -309,6 +309,7 @@ _CANDIDATES = [
     "k_nearest_neighbours",
     "random_forest",
     "hist_gradient_boosting",
+    "neural_network",
     "sklearn.naive_bayes.GaussianNB",
 ]
 
