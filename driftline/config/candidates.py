@@ -78,7 +78,7 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tune: Annotated[
         bool, Meta(description="whether to try several parameter values for each candidate")
     ] = True
-    # With this default, a search on 10,000 rows takes about three times as long as a full search of
+    # With this default, a search on 10,000 rows takes about twice as long as a full search of
     # the first three default candidates alone (`python -m benchmarks.evidence search_work`).
     budget: Annotated[
         Annotated[int, Meta(ge=1)],
@@ -87,7 +87,7 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "decision tree or linear model counts 1, k_nearest_neighbours 4, "
             "hist_gradient_boosting 10, neural_network 20, random_forest and class paths 30"
         ),
-    ] = 800_000
+    ] = 500_000
     keep_training_records: Annotated[
         bool,
         Meta(
