@@ -5,8 +5,6 @@ listeners, the certificate or password identifies the client, which may do nothi
 """
 
 import logging
-import random
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from driftline.broker.local import LocalKafka
+from driftline.broker.local import LocalKafka, _free_port
 
 PASSWORD = "correct horse battery staple"
 # Listener → the certificate or protocol that it tests.
@@ -138,7 +136,7 @@ class SecureKafka:
 def secure_kafka(folder: Path) -> Iterator[SecureKafka]:
     """Start one in `folder`, and stop it at the end. Raises DriftlineError if it cannot start."""
     _certificates(folder)
-    ports = dict(zip(_PROTOCOLS, _free_ports(len(_PROTOCOLS)), strict=True))
+    ports = {name: _free_port() for name in _PROTOCOLS}
     local = LocalKafka(folder / "kafka", port=0, properties=_properties(folder, ports))
     try:
         running = local.up()
@@ -198,27 +196,3 @@ def _properties(folder: Path, ports: Mapping[str, int]) -> dict[str, str]:
     found["listener.name.mtls.ssl.client.auth"] = "required"
     found["listener.name.mtls.ssl.principal.mapping.rules"] = "RULE:^.*CN=([^,]+).*$/$1/,DEFAULT"
     return found
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return different ports below the range that the system gives to clients.
-
-    The broker starts seconds later. Until then a client, or `LocalKafka` for its own two
-    listeners, could be given a port of that range.
-    """
-    probes: list[socket.socket] = []
-    first = random.randrange(20_000, 32_768)
-    for port in (*range(first, 32_768), *range(20_000, first)):
-        probe = socket.socket()
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:  # in use
-            probe.close()
-            continue
-        probes.append(probe)
-        if len(probes) == count:
-            break
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

@@ -4,15 +4,18 @@ Input: a folder and a port. Output: a detached KRaft node that stores its data, 
 in that folder. The node listens only on loopback and is not meant for important data.
 """
 
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import psutil
@@ -154,15 +157,11 @@ class LocalKafka:
             port = int(before.read_text("utf-8")) if before.exists() else DEFAULT_PORT
         if port == 0:
             return _free_port()
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError as error:
-                raise BrokerError(
-                    f"port {port} is in use by another program",
-                    hint="choose another port, or 0 for any free port",
-                ) from error
+        if not _is_free(port):
+            raise BrokerError(
+                f"port {port} is in use by another program",
+                hint="choose another port, or 0 for any free port",
+            )
         return port
 
     def _wait_until_it_answers(self, running: LocalKafkaStatus) -> None:
@@ -280,10 +279,29 @@ def _format(java: list[str], properties: Path, log: int) -> None:
         )
 
 
+def _candidate_ports() -> Iterator[int]:
+    ports = range(20_000, 32_768)
+    first = random.randrange(len(ports))
+    return itertools.cycle([*ports[first:], *ports[:first]])
+
+
+# Linux gives ports from 32,768 on to clients. Such a port could be taken before the broker, which
+# needs seconds to start, opens it. No port is returned twice while others are left.
+_PORTS: Final = _candidate_ports()
+
+
 def _free_port() -> int:
+    return next(filter(_is_free, _PORTS))
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _is_running(state: LocalKafkaStatus) -> bool:

@@ -64,6 +64,19 @@ def test_an_error_names_a_port_that_another_program_uses(tmp_path: Path) -> None
     assert not (tmp_path / "state.json").exists()
 
 
+def test_free_ports_are_different_and_outside_the_range_of_clients() -> None:
+    ports = [local_kafka._free_port() for _ in range(50)]
+    assert len(set(ports)) == 50
+    assert all(20_000 <= port < 32_768 for port in ports)
+
+
+def test_a_port_in_use_is_not_free() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        assert not local_kafka._is_free(other.getsockname()[1])
+
+
 def test_down_does_not_stop_a_process_that_it_did_not_start(tmp_path: Path) -> None:
     # The state file names the pid of this test run, which does not have the token.
     state = LocalKafkaStatus(pid=os.getpid(), port=9092, token="0" * 32)
