@@ -60,9 +60,19 @@ def test_an_unknown_client_is_rejected() -> None:
 
 
 @kafka_clients
-def test_a_property_that_driftline_sets_itself_is_rejected(client: Kafka) -> None:
-    with pytest.raises(SettingsError, match=r"enable\.auto\.commit"):
-        connect(client, "localhost:1", {"enable.auto.commit": "true"})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("enable.auto.commit", "true"),
+        ("max.in.flight", "5"),
+        ("max.in.flight.requests.per.connection", "5"),
+    ],
+)
+def test_a_property_that_driftline_sets_itself_is_rejected(
+    client: Kafka, name: str, value: str
+) -> None:
+    with pytest.raises(SettingsError, match=re.escape(name)):
+        connect(client, "localhost:1", {name: value})
 
 
 @kafka_clients
