@@ -40,11 +40,15 @@ _LIBRARIES = ("driftline", "numpy", "scikit-learn", "joblib", "skl2onnx", "onnx"
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """A model's origin: the champion at training time, the request's id, and the training time."""
+    """A model's origin: the champion at training time, the request's id, and the training time.
+
+    `training_records` is the digest of the training records, if they are stored.
+    """
 
     parent: str | None
     cause: str | None
     trained_at: str
+    training_records: str | None = None
 
 
 class CandidateFailed(TrainingError):
@@ -91,12 +95,10 @@ def assemble(
     origin: Origin,
     removed: tuple[Removed, ...],
     trials: tuple[Trial, ...],
-    training: bytes | None = None,
 ) -> tuple[Manifest, bytes]:
     """Refit the winner on its training range plus the held-out rows, and package it.
 
-    `held` contains the held-out rows' indices in `rows`. `training` is stored in the package, see
-    `trainer.first_rows`. Raises CandidateFailed.
+    `held` contains the held-out rows' indices in `rows`. Raises CandidateFailed.
     """
     winner = found.fitted
     with _failures_of(winner.candidate.name):
@@ -128,6 +130,7 @@ def assemble(
             parent=origin.parent,
             cause=origin.cause,
             trained_at=origin.trained_at,
+            training_records=origin.training_records,
             removed=removed,
             trials=trials,
             check=_check_records(stream, fitted, scorer, rows.newest),
@@ -138,7 +141,6 @@ def assemble(
             joblib=dump(fitted.estimator),
             onnx=conversion.onnx,
             reference=reference,
-            training=training,
         )
 
 

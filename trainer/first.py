@@ -4,7 +4,7 @@ Input: feature records with one label each. Output: a `TrainedModel`, with recor
 `models` topic. The new model is not compared with the current champion.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -17,14 +17,14 @@ from driftline.models.catalog import Catalog, announcement_record, pointer_recor
 from driftline.models.keys import Signer, Trusted, ensure_key
 from driftline.models.package import Manifest
 from driftline.models.signed import sign
-from driftline.models.store import ModelStore
+from driftline.models.store import ModelStore, digest_of
+from driftline.models.training_records import NewestRecords
 from driftline.wire.events import ModelAnnounced, Removed, Value
 from driftline.wire.topics import Topics
 from driftline.wire.values import format_time
 from trainer.assemble import Origin, assemble, without_failing
 from trainer.clean import clean
 from trainer.collect import from_records
-from trainer.first_rows import NewestRecords
 from trainer.publish import Publisher
 from trainer.rows import TrainingRows
 from trainer.search import Progress, Range, no_progress, search
@@ -79,7 +79,7 @@ def train_first(
     now = format_time(round(clock.time() * 1e6))
     progress("reading", 0, 1)
     newest = NewestRecords()
-    rows, removed = _usable_rows(stream, newest.keep(records, labels))
+    rows, removed = _usable_rows(stream, _kept(newest, records, labels))
     train, held = split(
         rows.labels,
         share=stream.models.holdout,
@@ -87,7 +87,10 @@ def train_first(
         task=stream.task,
         seed=stream.models.seed,
     )
-    origin = Origin(catalog.champion_digest, None, now)
+    store = ModelStore(settings.model_store)
+    kept = newest.encode() if stream.models.keep_training_records else None
+    digest = None if kept is None else digest_of(kept)
+    origin = Origin(catalog.champion_digest, None, now, digest)
 
     def packaged(failed: Mapping[str, str]) -> tuple[Manifest, bytes]:
         found, trials = search(stream, rows, [Range("all", train)], held, progress, failed=failed)
@@ -101,12 +104,13 @@ def train_first(
             origin=origin,
             removed=removed,
             trials=trials,
-            training=newest.packed(),
         )
 
     manifest, data = without_failing(packaged)
+    if kept is not None:
+        store.put_records(kept)
     ensure_key(settings.keys)
-    announced = Publisher(ModelStore(settings.model_store), settings.keys).publish(manifest, data)
+    announced = Publisher(store, settings.keys).publish(manifest, data)
     progress("packaging", 1, 1)
     topics = Topics(stream)
     signer = Signer(settings.keys)
@@ -116,6 +120,15 @@ def train_first(
         pointer = catalog.pointer(announced.digest, by="person", reason=reason, at=now)
         sent.append(sign(pointer_record(topics, pointer), signer))
     return TrainedModel(announced, manifest, tuple(sent))
+
+
+def _kept(
+    newest: NewestRecords, records: Iterable[bytes], labels: Iterable[Value]
+) -> Iterator[tuple[bytes, Value]]:
+    """Yield all pairs of a record and its label, and add them to `newest`."""
+    for record, label in zip(records, labels, strict=True):
+        newest.add(record, label)
+        yield record, label
 
 
 def _usable_rows(

@@ -296,6 +296,13 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "rows × fits of a decision tree; a forest counts 20 times as much"
         ),
     ] = 500_000
+    keep_training_records: Annotated[
+        bool,
+        Meta(
+            description="whether the model store keeps the records and labels of a model that is "
+            "trained on a data set, so that later models can be trained on them, too"
+        ),
+    ] = True
     holdout: Annotated[
         Annotated[float, Meta(gt=0, lt=1)],
         Meta(description="fraction of the records held out to select and judge models"),

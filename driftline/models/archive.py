@@ -1,16 +1,16 @@
-"""Unpack an untrusted zip (a model package or its `reference.npz`) in memory, within limits.
+"""Write a zip in memory, or unpack an untrusted one within limits.
 
-Input: bytes, which are not trusted even if they are signed. Output: the content of individual
-files. Raises PackageCheckFailed if the zip is damaged, is a zip bomb, or contains links, encrypted
-files, duplicate names, names that include a folder, or too many files. Nothing is written to disk,
-and no more bytes are unpacked than `ArchiveLimits` allows.
+The zips are model packages, their `reference.npz`, and training records. Bytes to unpack are not
+trusted, even if they are signed. Raises PackageCheckFailed if a zip is damaged, is a zip bomb, or
+contains links, encrypted files, duplicate names, names that include a folder, or too many files.
+Nothing is written to disk, and no more bytes are unpacked than `ArchiveLimits` allows.
 """
 
 import io
 import stat
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -24,6 +24,8 @@ _END: Final = struct.Struct("<4s4H2LH")
 _ZIP64_BYTES: Final = 20  # size of the ZIP64 locator, which precedes the end record of large zips
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED: Final = 0x1
+# The earliest time that a zip can store. Any fixed time would do.
+_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
 
 class ArchiveLimits(msgspec.Struct, frozen=True):
@@ -55,6 +57,18 @@ class Archive:
     def read(self, name: str) -> bytes:
         """Return a file's content, but no more bytes than the archive's directory states."""
         return self._package.read(self._infos[name])
+
+
+def write_archive(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip with these files. The same files always give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as package:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name, _TIME)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.create_system = 3  # so that the bytes do not depend on the operating system
+            package.writestr(entry, data)
+    return buffer.getvalue()
 
 
 @contextmanager

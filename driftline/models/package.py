@@ -1,13 +1,11 @@
 """Encode model packages, which are zip files, as bytes, and decode them.
 
 `manifest.json` describes the package. `model.joblib` contains the model, and so does `model.onnx`
-if the model can be converted. `reference.npz` contains samples of the training data. The package of
-a first model also contains its training data, `training.jsonl`. The same content always gives the
-same bytes, and therefore the same digest: all file times are fixed, and no name is random.
+if the model can be converted. `reference.npz` contains samples of the training data. The same
+content always gives the same bytes, and therefore the same digest: all file times are fixed, and no
+name is random.
 """
 
-import io
-import zipfile
 from typing import Final, Literal
 
 import msgspec
@@ -17,7 +15,7 @@ from driftline.config.stream import StreamName
 from driftline.config.stream_sections import Task
 from driftline.errors import PackageCheckFailed
 from driftline.learning.encoding import FeatureSchema
-from driftline.models.archive import ArchiveLimits, archive
+from driftline.models.archive import ArchiveLimits, archive, write_archive
 from driftline.models.package_reference import Reference, save_reference
 from driftline.wire.events import Removed, Trial, Value
 
@@ -26,16 +24,11 @@ MANIFEST: Final = "manifest.json"
 JOBLIB: Final = "model.joblib"
 ONNX: Final = "model.onnx"
 REFERENCE: Final = "reference.npz"
-TRAINING: Final = "training.jsonl"
-# The earliest time that a zip can store. Any fixed time would do.
-_ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
 # A random forest of 100 trees, trained on 100,000 records, takes about 200 MB unpacked.
 MAX_UNPACKED_BYTES: Final = 512 << 20
 MAX_MANIFEST_BYTES: Final = 16 << 20
-LIMITS: Final = ArchiveLimits(
-    5, MAX_UNPACKED_BYTES, frozenset({MANIFEST, JOBLIB, ONNX, REFERENCE, TRAINING})
-)
+LIMITS: Final = ArchiveLimits(4, MAX_UNPACKED_BYTES, frozenset({MANIFEST, JOBLIB, ONNX, REFERENCE}))
 
 Scoring = Literal["onnx", "sklearn"]
 
@@ -76,6 +69,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parent: str | None  # digest of the champion that the model was compared with
     cause: str | None  # id of the retrain request
     trained_at: str
+    training_records: str | None = None  # digest of the file, see `training_records`
     removed: tuple[Removed, ...] = ()
     trials: tuple[Trial, ...] = ()
     check: tuple[CheckRecord, ...] = ()
@@ -87,12 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_package(
-    manifest: Manifest,
-    *,
-    joblib: bytes,
-    onnx: bytes | None,
-    reference: Reference,
-    training: bytes | None = None,
+    manifest: Manifest, *, joblib: bytes, onnx: bytes | None, reference: Reference
 ) -> bytes:
     """Return a package's bytes. The same content always gives the same bytes.
 
@@ -102,21 +91,12 @@ def write_package(
     if onnx is not None:
         files[ONNX] = onnx
     files[REFERENCE] = save_reference(reference)
-    if training is not None:
-        files[TRAINING] = training
     if (total := sum(map(len, files.values()))) > MAX_UNPACKED_BYTES:
         raise PackageCheckFailed(
             f"the package has {total:,} bytes; the limit is {MAX_UNPACKED_BYTES:,}",
             hint="remove the largest candidate, or replace it with a class that limits its depth",
         )
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as package:
-        for name, data in files.items():
-            entry = zipfile.ZipInfo(name, _ZIP_TIME)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.create_system = 3  # so that the bytes do not depend on the operating system
-            package.writestr(entry, data)
-    return buffer.getvalue()
+    return write_archive(files)
 
 
 def read_member(data: bytes, name: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Store model packages by digest, in a folder or in any fsspec location (s3://, gs://, …).
+"""Store model packages and training records by digest, in a folder or any fsspec location.
 
 Input: a package's bytes and signature. Output: the same bytes, unverified; `load` decides whether
 to trust them. A stored package is never changed or overwritten.
@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from driftline.errors import PackageError, PackageNotFound, StoreUnavailable
+from driftline.errors import DigestMismatch, PackageError, PackageNotFound, StoreUnavailable
 from driftline.models.keys import Signature
 
 # The limit is four times the size of the largest package measured, which contained a random forest.
@@ -33,8 +33,8 @@ def digest_of(data: bytes) -> str:
 class ModelStore:
     """A store of model packages at one URL.
 
-    Each package is stored as `<hex digest>.zip`, and its signature as `<hex digest>.sig`. Raises
-    PackageError if fsspec cannot use the URL.
+    Each package is stored as `<hex digest>.zip`, its signature as `<hex digest>.sig`, and training
+    records as `<hex digest>.records`. Raises PackageError if fsspec cannot use the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -57,9 +57,7 @@ class ModelStore:
         """
         path = self._path(digest_of(data), "zip")
         try:
-            self._files.makedirs(self._root, exist_ok=True)
-            if not self._files.exists(path):
-                self._write(path, data)
+            self._write_new(path, data)
             if signature is not None:
                 self._write(self._path(digest_of(data), "sig"), msgspec.json.encode(signature))
         except Exception as error:  # each fsspec driver has its own exceptions
@@ -112,6 +110,32 @@ class ModelStore:
         except Exception as error:  # each fsspec driver has its own exceptions
             raise self._unavailable(f"cannot read the signature of {digest}", error) from error
 
+    def put_records(self, data: bytes) -> None:
+        """Store training records (see `training_records`). Raises StoreUnavailable."""
+        try:
+            self._write_new(self._path(digest_of(data), "records"), data)
+        except Exception as error:  # each fsspec driver has its own exceptions
+            raise self._unavailable("cannot store the training records", error) from error
+
+    def records(self, digest: str) -> bytes:
+        """Return the training records with this digest, after checking it.
+
+        Raises PackageNotFound, StoreUnavailable, DigestMismatch, or PackageError if the file is
+        unreadable or larger than `MAX_PACKAGE_BYTES`.
+        """
+        path, what = self._path(digest, "records"), f"the training records {digest}"
+        try:
+            data = self._read(path, MAX_PACKAGE_BYTES, what)
+        except PackageError:
+            raise
+        except FileNotFoundError as error:
+            raise PackageNotFound(f"{self.url} does not contain {what}") from error
+        except Exception as error:  # each fsspec driver has its own exceptions
+            raise self._unavailable(f"cannot read {what}", error) from error
+        if digest_of(data) != digest:
+            raise DigestMismatch(f"{self.url}: {what} were changed or damaged")
+        return data
+
     def _read(self, path: str, max_bytes: int, what: str) -> bytes:
         """Return a file's bytes.
 
@@ -146,6 +170,11 @@ class ModelStore:
             f"{self.url}: {what}: {str(error) or type(error).__name__}",
             hint="check DRIFTLINE_MODEL_STORE, the folder or URL of the model store",
         )
+
+    def _write_new(self, path: str, data: bytes) -> None:
+        self._files.makedirs(self._root, exist_ok=True)
+        if not self._files.exists(path):
+            self._write(path, data)
 
     def _write(self, path: str, data: bytes) -> None:
         # Write to a temporary file and rename it, so that readers never see a partial file.

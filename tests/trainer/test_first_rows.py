@@ -8,9 +8,8 @@ import msgspec
 import pytest
 
 from driftline.config.stream import Stream
-from driftline.errors import PackageError, StoreUnavailable
+from driftline.errors import StoreUnavailable
 from driftline.models.load import ModelLoader
-from driftline.models.package import TRAINING
 from driftline.models.store import ModelStore
 from driftline.wire.events import ModelAnnounced
 from tests.training import CLASSIFICATION, Outcomes, first_model, label, outcome, record, request
@@ -19,7 +18,7 @@ from tests.world import announced
 from trainer import first_rows
 from trainer.clean import clean
 from trainer.collect import collect
-from trainer.first_rows import NewestRecords, with_first_rows
+from trainer.first_rows import with_first_rows
 from trainer.publish import Publisher
 from trainer.retrain import TrainingJob, TrainingResult, retrain
 from trainer.rows import TrainingRows
@@ -59,10 +58,12 @@ def test_rows_of_the_first_model_precede_the_outcomes(home: Path, first: ModelAn
     assert rows.labels[7] == label(CLASSIFICATION, record(7))
 
 
-def test_a_record_with_an_outcome_is_not_repeated(home: Path, first: ModelAnnounced) -> None:
-    rows, places = added(home, first, outcomes(5, 300))
-    assert rows.ids.tolist() == [f"r{i}" for i in range(301)]
-    assert places.tolist() == [5, 300]
+def test_rows_that_are_not_older_than_the_outcomes_are_left_out(
+    home: Path, first: ModelAnnounced
+) -> None:
+    rows, places = added(home, first, outcomes(250, 300))
+    assert rows.ids.tolist() == [f"r{i}" for i in range(251)] + ["r300"]
+    assert places.tolist() == [250, 251]
 
 
 def test_a_stated_train_on_also_limits_the_rows_of_the_first_model(
@@ -80,31 +81,57 @@ def test_the_number_of_rows_is_bounded(
     assert (len(rows), rows.rows.min(), len(places)) == (150, 250, 100)
 
 
-@pytest.mark.parametrize("error", [PackageError("it is damaged"), ValueError("no JSON")])
-def test_without_a_readable_package_the_outcomes_are_used_alone(
-    first: ModelAnnounced, error: Exception, caplog: pytest.LogCaptureFixture
+def records_file(home: Path) -> Path:
+    (found,) = home.rglob("*.records")
+    return found
+
+
+def test_without_readable_records_the_outcomes_are_used_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    models = Mock(fetch=Mock(side_effect=error))
-    given = outcomes(*range(300, 320))
-    rows, places = with_first_rows(given, first, UNLIMITED, models)
-    assert (rows.ids.tolist(), len(places)) == (given.ids.tolist(), 20)
-    assert "without the rows of the first model" in caplog.text
+    first = first_model(CLASSIFICATION, tmp_path).announcement
+    records_file(tmp_path).write_bytes(b"damaged")
+    assert len(added(tmp_path, first, outcomes(*range(300, 320)))[0]) == 20
+    assert "changed or damaged" in caplog.text
+    records_file(tmp_path).unlink()
+    assert len(added(tmp_path, first, outcomes(*range(300, 320)))[0]) == 20
+    assert "does not contain the training records" in caplog.text
 
 
-def test_an_unavailable_store_is_not_taken_for_a_missing_package(first: ModelAnnounced) -> None:
-    models = Mock(fetch=Mock(side_effect=StoreUnavailable("away")))
+def test_rows_of_another_target_are_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = msgspec.structs.replace(CLASSIFICATION, target="bought")
+    first = first_model(other, tmp_path).announcement
+    assert len(added(tmp_path, first, outcomes(*range(300, 320)))[0]) == 20
+    assert "its records are for paint classification bought" in caplog.text
+
+
+def test_a_stream_file_can_exclude_the_records_from_the_store(tmp_path: Path) -> None:
+    models = msgspec.structs.replace(CLASSIFICATION.models, keep_training_records=False)
+    first = first_model(msgspec.structs.replace(CLASSIFICATION, models=models), tmp_path)
+    assert first.manifest.training_records is None
+    assert not list(tmp_path.rglob("*.records"))
+    assert len(added(tmp_path, first.announcement, outcomes(*range(300, 320)))[0]) == 20
+
+
+def test_an_unavailable_store_is_not_taken_for_missing_records(
+    home: Path, first: ModelAnnounced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelStore, "records", Mock(side_effect=StoreUnavailable("away")))
     with pytest.raises(StoreUnavailable):
-        with_first_rows(outcomes(300), first, UNLIMITED, models)
+        added(home, first, outcomes(300))
+    assert trained(home, first, range(300, 500)).passes
 
 
-def test_a_model_trained_for_a_request_has_no_training_data_in_its_package(
+def test_no_records_are_stored_for_a_model_trained_for_a_request(
     home: Path, first: ModelAnnounced
 ) -> None:
     result = trained(home, first, range(300, 500))
     assert result.announcement is not None
     loader = ModelLoader.of(settings_in(home), UNLIMITED)
-    assert loader.fetch(first).has(TRAINING)
-    assert not loader.fetch(result.announcement).has(TRAINING)
+    assert loader.fetch(first).manifest().training_records is not None
+    assert loader.fetch(result.announcement).manifest().training_records is None
 
 
 def test_a_challenger_is_trained_on_more_rows_than_the_first_model(
@@ -122,23 +149,6 @@ def trained(home: Path, first: ModelAnnounced, numbers: range) -> TrainingResult
     job = TrainingJob(request(), first, "2024-01-01T00:00:00Z", first=first)
     publisher = Publisher(ModelStore(settings.model_store), settings.keys)
     return retrain(job, UNLIMITED, log, ModelLoader.of(settings, UNLIMITED), publisher)
-
-
-def test_the_newest_records_are_kept_if_not_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_rows, "MAX_BYTES", 1_000)
-    newest = NewestRecords()
-    records = [record(i) for i in range(50)]
-    assert [pair[0] for pair in newest.keep(records, iter(["yes"] * 50))] == records
-    packed = newest.packed()
-    assert len(packed) <= 1_000
-    assert packed.splitlines()[-1] == b"[" + records[-1] + b',"yes"]'
-
-
-def test_records_with_line_breaks_are_kept_in_one_line_and_others_than_json_are_left_out() -> None:
-    newest, broken = NewestRecords(), b"{"
-    pretty = msgspec.json.format(record(1), indent=2)
-    assert len(list(newest.keep([pretty, broken], ["yes", "no"]))) == 2
-    assert newest.packed() == b"[" + record(1) + b',"yes"]\n'
 
 
 def ancestry() -> Iterator[ModelAnnounced]:
