@@ -102,7 +102,9 @@ def assemble(
     """
     winner = found.fitted
     with _failures_of(winner.candidate.name):
-        everything = rows.take(np.union1d(found.range.places, held))
+        places = np.union1d(found.range.places, held)
+        # `fit` uses only these rows, so the manifest and the reference must describe them.
+        everything = rows.take(places[-winner.candidate.used(len(places)) :])
         fitted = fit(stream, winner.candidate, winner.parameters, everything)
         sample = encode_matrix(fitted.schema, rows.take(held).columns)
         conversion = convert(fitted, stream, sample)

@@ -25,32 +25,47 @@ NAMES: Final = (
     "hist_gradient_boosting",
     "neural_network",
 )
-# Work per row of one fit, including the predictions for held-out rows, as a multiple of a decision
-# tree's. Measured with 8,000 rows of 20 columns: a tree takes 10 to 24 µs per row, logistic
-# regression 2 µs, nearest neighbours 11 µs, a forest 340 to 375 µs, boosting 60 to 110 µs and a
-# neural network 100 µs. A class path has unknown work, so it counts as much as a forest.
-LINEAR_WORK: Final = 0.25
-TREE_WORK: Final = 1.0
-NEIGHBOURS_WORK: Final = 1.0  # more rows take longer: 25 µs per row with 32,000 rows
-BOOSTING_WORK: Final = 5.0
-NETWORK_WORK: Final = 6.0
-FOREST_WORK: Final = 20.0
+
+
+class Work(msgspec.Struct, frozen=True):
+    """The work of one fit, including the predictions for held-out rows.
+
+    One unit is the work of a decision tree on one row, some 8 µs. `fixed` does not depend on the
+    number of rows.
+    """
+
+    fixed: int
+    per_row: float
+
+
+# `python -m benchmarks.evidence search_work` measures the work (see decision 30). Boosting spends
+# 0.2 s on building 100 trees, however few rows there are. A class path has unknown work, so it
+# counts as much as a forest.
+_LINEAR: Final = Work(1_000, 0.2)
+_TREE: Final = Work(0, 1.0)
+_NEIGHBOURS: Final = Work(0, 4.0)
+_BOOSTING: Final = Work(25_000, 1.5)
+_NETWORK: Final = Work(2_000, 20.0)
+_FOREST: Final = Work(15_000, 30.0)
 
 
 class Candidate(msgspec.Struct, frozen=True):
     """One kind of model. `grid[0]` holds its default parameters.
 
-    The model is fitted on at most the newest `max_rows` rows. `work` is the work of a fit per row,
-    as a multiple of a decision tree's. `scoring` is the library to score
+    The model is fitted on at most the newest `max_rows` rows. `scoring` is the library to score
     with. If `scoring` is None, `convert` compares ONNX with scikit-learn and chooses one.
     """
 
     name: str
     grid: tuple[Parameters, ...]
     build: Callable[[Parameters, int], Any]
-    work: float
+    work: Work
     max_rows: int | None = None
     scoring: Literal["sklearn"] | None = None
+
+    def used(self, rows: int) -> int:
+        """Return how many of `rows` rows a fit uses."""
+        return rows if self.max_rows is None else min(rows, self.max_rows)
 
 
 def candidate(name: str, task: Task) -> Candidate:
@@ -61,12 +76,10 @@ def candidate(name: str, task: Task) -> Candidate:
     classifies = task == "classification"
     match name:
         case "logistic_regression" if classifies:
-            return Candidate(
-                name, _grid({"C": 1.0}, {"C": 0.05}, {"C": 20.0}), _logistic, LINEAR_WORK
-            )
+            return Candidate(name, _grid({"C": 1.0}, {"C": 0.05}, {"C": 20.0}), _logistic, _LINEAR)
         case "linear_regression" if not classifies:
             # Use ridge regression: ordinary least squares is unstable with one-hot columns.
-            return Candidate(name, _grid({"alpha": 1.0}, {"alpha": 100.0}), _linear, LINEAR_WORK)
+            return Candidate(name, _grid({"alpha": 1.0}, {"alpha": 100.0}), _linear, _LINEAR)
         case "decision_tree":
             return Candidate(
                 name,
@@ -76,7 +89,7 @@ def candidate(name: str, task: Task) -> Candidate:
                     for leaf in (10, 50)
                 ),
                 lambda parameters, seed: _tree(classifies, parameters, seed),
-                TREE_WORK,
+                _TREE,
             )
         case "k_nearest_neighbours":
             # Scoring time grows with the number of training rows, to 0.2 ms per record at 20,000.
@@ -87,7 +100,7 @@ def candidate(name: str, task: Task) -> Candidate:
                 name,
                 _grid({"n_neighbors": 15}, {"n_neighbors": 5}, {"n_neighbors": 45}),
                 lambda parameters, _: _neighbours(classifies, parameters),
-                NEIGHBOURS_WORK,
+                _NEIGHBOURS,
                 max_rows=20_000,
                 scoring="sklearn",
             )
@@ -110,7 +123,7 @@ def _complex(name: str, classifies: bool) -> Candidate:
                     {"max_depth": 12, "min_samples_leaf": 2},
                 ),
                 lambda parameters, seed: _forest(classifies, parameters, seed),
-                FOREST_WORK,
+                _FOREST,
             )
         case "hist_gradient_boosting":
             return Candidate(
@@ -120,7 +133,7 @@ def _complex(name: str, classifies: bool) -> Candidate:
                     {"learning_rate": 0.05, "max_leaf_nodes": 15},
                 ),
                 lambda parameters, seed: _boosting(classifies, parameters, seed),
-                BOOSTING_WORK,
+                _BOOSTING,
                 scoring="sklearn",  # its conversion to ONNX fails
             )
         case _:
@@ -128,7 +141,7 @@ def _complex(name: str, classifies: bool) -> Candidate:
                 name,
                 _grid({"alpha": 1e-4}, {"alpha": 1e-2}),
                 lambda parameters, seed: _network(classifies, parameters, seed),
-                NETWORK_WORK,
+                _NETWORK,
                 # The target of a regression is scaled, which the conversion to ONNX cannot express.
                 scoring=None if classifies else "sklearn",
             )
@@ -178,7 +191,11 @@ def _forest(classifies: bool, parameters: Parameters, seed: int) -> Any:
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     kind = RandomForestClassifier if classifies else RandomForestRegressor
-    return kind(n_estimators=100, n_jobs=1, random_state=seed, **parameters)
+    # For regression, each split considers a third of the features, as in Breiman's implementation.
+    # scikit-learn's default, all features, takes three times as long.
+    features: Any = "sqrt" if classifies else 1 / 3
+    fixed: Any = {"n_estimators": 100, "max_features": features, "n_jobs": 1}
+    return kind(random_state=seed, **fixed, **parameters)
 
 
 def _boosting(classifies: bool, parameters: Parameters, seed: int) -> Any:
@@ -232,7 +249,7 @@ def _by_path(path: str, task: Task) -> Candidate:
         drawn = {"random_state": seed} if "random_state" in known else {}
         return kind(**fixed, **drawn, **parameters)
 
-    return Candidate(path, ({},), build, FOREST_WORK)
+    return Candidate(path, ({},), build, _FOREST)
 
 
 def _refuse_other_task(estimator: Any, path: str, task: Task) -> None:

@@ -80,7 +80,9 @@ class Fitted(msgspec.Struct, frozen=True):
     def score(self, stream: Stream, rows: TrainingRows) -> Scores:
         """Return the model's scores for these rows."""
         scorer = SklearnScorer(self.estimator, stream.task, self.schema.classes)
-        return scorer.score(encode_matrix(self.schema, rows.columns))
+        # On busy machines, the threads of a boosted model spend more time waiting than scoring.
+        with one_thread():
+            return scorer.score(encode_matrix(self.schema, rows.columns))
 
     def answers(self, stream: Stream, rows: TrainingRows, scores: Scores) -> Answers:
         """Return what the metric needs of the model's scores for these rows.
@@ -232,7 +234,8 @@ class _Search:
         if scores.not_finite() or not np.isfinite(metric):
             self._fail(kind, span, NOT_FINITE if scores.not_finite() else undefined(stream))
             return
-        self.trials.append(Trial(kind.name, fitted.parameters, span.name, len(train), metric))
+        used = kind.used(len(train))
+        self.trials.append(Trial(kind.name, fitted.parameters, span.name, used, metric))
         found = Found(fitted, span, scores, answers, metric)
         self._found.append(found)
         if self.best is None or self._is_better(found, self.best):
@@ -279,8 +282,7 @@ def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: Training
 
     Raises whatever the candidate's library raises, and TrainingError if there is only one class.
     """
-    if kind.max_rows is not None and len(train) > kind.max_rows:
-        train = train.take(np.arange(len(train) - kind.max_rows, len(train)))
+    train = train.take(np.arange(len(train) - kind.used(len(train)), len(train)))
     schema = fit_schema(stream, train.columns, train.labels.tolist())
     target = train.labels
     if stream.task == "classification":

@@ -1,4 +1,4 @@
-"""Limit a model search by its work, counted in rows × fits.
+"""Limit a model search by its work, counted in rows and fits.
 
 Input: the budget of the stream file, and the work of each fit. Output: how many rows a further fit
 may use. Work is never measured in seconds, so equal searches always end at the same point.
@@ -15,7 +15,7 @@ LEAST_ROWS: Final = 100
 
 
 class WorkBudget:
-    """The work that a search may still do. One unit is a decision tree's fit on one row."""
+    """The work that a search may still do, in the units of `trainer.candidates.Work`."""
 
     def __init__(self, total: float) -> None:
         self.total = total
@@ -24,8 +24,8 @@ class WorkBudget:
     def rows(self, kind: Candidate, *, share: float = 1.0, fits: int = 1) -> int:
         """Return how many rows each of `fits` fits may use, for this share of the remaining
         budget."""
-        left = max(0.0, self.total - self.spent)
-        return int(share * left / (kind.work * fits))
+        left = share * (self.total - self.spent) / fits - kind.work.fixed
+        return int(max(0.0, left) / kind.work.per_row)
 
     def equal_rows(self, kinds: Sequence[Candidate], sizes: Sequence[int], share: float) -> int:
         """Return the number of rows to which ranges of these `sizes` must be cut, so that one fit
@@ -46,4 +46,4 @@ class WorkBudget:
 
 def work_of(kind: Candidate, rows: int) -> float:
     """Return the work of a fit on `rows` rows."""
-    return kind.work * (rows if kind.max_rows is None else min(rows, kind.max_rows))
+    return kind.work.fixed + kind.work.per_row * kind.used(rows)

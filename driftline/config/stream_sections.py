@@ -290,10 +290,10 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = ()
     budget: Annotated[
-        Annotated[int, Meta(ge=10_000)],
+        Annotated[int, Meta(ge=200_000)],
         Meta(
-            description="how much work a training may do to compare and tune the candidates, in "
-            "rows × fits of a decision tree; a forest counts 20 times as much"
+            description="how much work a training may do to compare and tune the candidates; one "
+            "unit is the work of fitting a decision tree on one row, some 8 µs"
         ),
     ] = 500_000
     keep_training_records: Annotated[
