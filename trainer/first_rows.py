@@ -57,11 +57,16 @@ def with_first_rows(
         return alone
     if earlier is None:
         return alone
+    # The outcomes are within `train_on` already. Of the first rows, keep those that are not too far
+    # from the newest outcome.
     older = np.flatnonzero(earlier.positions < rows.positions[0])
-    both = TrainingRows.concat([earlier.take(older), rows])
-    within = np.flatnonzero(in_range(both, stream.retrain.train_on))
-    both = both.take(within[-MAX_OUTCOMES:])
-    return both, np.arange(len(both) - len(rows), len(both))
+    newest = rows.take(np.array([len(rows) - 1]))
+    both = TrainingRows.concat([earlier.take(older), newest])
+    within = older[in_range(both, stream.retrain.train_on)[:-1]]
+    room = MAX_OUTCOMES - len(rows)
+    added = within[-room:] if room > 0 else within[:0]
+    both = TrainingRows.concat([earlier.take(added), rows])
+    return both, np.arange(len(added), len(both))
 
 
 def _rows_of(first: ModelAnnounced, stream: Stream, models: ModelLoader) -> TrainingRows | None:

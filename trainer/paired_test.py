@@ -137,7 +137,7 @@ def decide(gains: Gains, dependence: int = 1) -> State:
         return "lost" if count >= MAX_ROWS else "open"
     sums = _sums(values, size)
     spread = max(power, float(np.sum(sums**2)))
-    if total / np.sqrt(_power_of_runs(values)) >= LIMIT and _normal_score(total, sums) >= LIMIT:
+    if total / np.sqrt(_power_of_runs(values)) >= LIMIT and _normal_score(gains, sums) >= LIMIT:
         return "won"
     # The challenger has lost if even two standard errors more per row would not win by the end.
     hoped = (float(values.sum()) + 2.5 * np.sqrt(spread)) / count
@@ -201,8 +201,12 @@ def _sums(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     return found
 
 
-def _normal_score(total: float, sums: NDArray[np.float64]) -> float:
-    """Return the quantile of the normal distribution that is as likely as the sums' t-statistic."""
+def _normal_score(gains: Gains, sums: NDArray[np.float64]) -> float:
+    """Return the quantile of the normal distribution that is as likely as the sums' t-statistic.
+
+    The newest rows, which do not fill a block, are left out.
+    """
+    total = float(sums.sum()) - gains.allowance
     blocks = len(sums)
     related = 1 + 2 * max(0.0, _correlation(sums))  # of neighbouring blocks
     ratio = total / np.sqrt(float(np.sum(sums**2)) * related)

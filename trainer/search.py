@@ -159,15 +159,23 @@ class _Search:
         self._failures = failures  # the reasons, added to the error message if all trials fail
         self._budget = WorkBudget(stream.models.budget)
         self._found: list[Found] = []
-        self._tried: set[tuple[str, str, int]] = set()  # kind and parameters, range, rows
+        # Kind and parameters; first row, last row, and number of rows.
+        self._tried: set[tuple[str, int, int, int]] = set()
 
     def compare(self, kinds: Sequence[Candidate], ranges: Sequence[Range]) -> None:
         """Fit every candidate with its default parameters on the same rows."""
-        sizes = [len(span.places) for span in ranges]
-        limit = self._budget.equal_rows(kinds, sizes, COMPARED_SHARE)
+        limit = self._limit(kinds, ranges)
+        if len({len(span.newest(limit).places) for span in ranges}) < len(ranges):
+            # Cut to the limit, the ranges consist of the same rows.
+            ranges = ranges[:1]
+            limit = self._limit(kinds, ranges)
         for span in ranges:
             for kind in kinds:
                 self._try(kind, kind.grid[0], span.newest(limit))
+
+    def _limit(self, kinds: Sequence[Candidate], ranges: Sequence[Range]) -> int:
+        sizes = [len(span.places) for span in ranges]
+        return self._budget.equal_rows(kinds, sizes, COMPARED_SHARE)
 
     def improve(self, ranges: Sequence[Range]) -> None:
         """Tune the best candidates, and fit them on all ranges."""
@@ -215,7 +223,8 @@ class _Search:
     def _try(self, kind: Candidate, parameters: Parameters, span: Range) -> None:
         """Fit a candidate on a range, unless this was tried before."""
         train = self._rows.take(span.places)
-        trial = (f"{kind.name} {parameters}", span.name, len(train))
+        places = span.places
+        trial = (f"{kind.name} {parameters}", int(places[0]), int(places[-1]), len(places))
         if trial in self._tried:
             return
         self._tried.add(trial)

@@ -141,7 +141,7 @@ class TrainerHandler(Handler):
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         if not partitions:
             return
-        self._watch.cancel()
+        self._watch.reset()
         self._runner.cancel()
         self._work = self._sent = None
         self._restated = frozenset()
@@ -271,7 +271,8 @@ class TrainerHandler(Handler):
             # bound of `more` keeps the trainer from rereading the topic too often.
             least = self._stream.retrain.min_outcomes // 10 if work.comparison is None else 1
             more = max(result.wait_for, least)
-            work.wait = Wait(work.counted + more, self._clock.monotonic() + self._look_again_s)
+            look_at_s = self._clock.monotonic() + self._look_again_s
+            work.wait = Wait(work.counted + more, look_at_s, work.counted)
             if isinstance(result, ComparisonResult):
                 work.looked = max(work.looked, result.rows)
             log.info("request %s waits for more outcomes: %s", work.asked.request.id, result.reason)
@@ -352,7 +353,7 @@ class TrainerHandler(Handler):
             log.error("request %s waits for the model store: %s", work.asked.request.id, reason)
         work.retry_s = min(max(work.retry_s * 2, FIRST_RETRY_S), LONGEST_RETRY_S)
         # No more outcomes are needed.
-        work.wait = Wait(work.counted, self._clock.monotonic() + work.retry_s)
+        work.wait = Wait(work.counted, self._clock.monotonic() + work.retry_s, work.counted)
         return []
 
     def _decide(self, decided: RetrainDecision) -> Outgoing:

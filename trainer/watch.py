@@ -81,6 +81,12 @@ class RollbackWatch:
             self._runner.cancel()
             self._counted = None
 
+    def reset(self) -> None:
+        """Stop the running job and watch the champion anew: a pointer that `tick` has returned may
+        not have been published."""
+        self.cancel()
+        self._pointer = None
+
     def _job(self) -> ComparisonJob | None:
         """Return the job for the next look, or None if there is nothing to watch.
 
@@ -108,7 +114,7 @@ class RollbackWatch:
         self._looked = max(self._looked, result.rows)
         self._ended = result.state != "open"
         pause_s = RETRY_S if result.passes else self._look_again_s
-        self._wait = Wait(counted + result.wait_for, self._clock.monotonic() + pause_s)
+        self._wait = Wait(counted + result.wait_for, self._clock.monotonic() + pause_s, counted)
         if result.failed:
             log.warning("the champion is not compared with its predecessor: %s", result.reason)
         if result.state != "won" or result.challenger is None or pointer.replaced is None:

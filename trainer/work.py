@@ -38,19 +38,21 @@ class Asked(msgspec.Struct, frozen=True):
 class Wait(msgspec.Struct):
     """A wait for more outcomes, or for the model store.
 
-    It ends when the outcomes topic holds `until` records. They are counted at the monotonic time
-    `look_at_s`.
+    It ends when the outcomes topic contains `until` records, or fewer than `counted`, because it
+    was recreated. They are counted at the monotonic time `look_at_s`.
     """
 
     until: int
     look_at_s: float
+    counted: int  # number of records when the wait began
 
     def is_over(self, clock: Clock, count: Callable[[], int], look_again_s: float) -> bool:
         """Return whether the wait is over. Count only if it is time, at most each interval."""
         if clock.monotonic() < self.look_at_s:
             return False
         self.look_at_s = clock.monotonic() + look_again_s
-        return count() >= self.until
+        found = count()
+        return found >= self.until or found < self.counted
 
 
 class Work(msgspec.Struct):

@@ -242,12 +242,12 @@ class RetrainRule:
         )
 
     def _is_repeated(self, trigger: _RetrainTrigger, current: _StreamPoint) -> bool:
-        """Return whether the same events caused the last request, less than one window ago or
-        without a new model since then."""
+        """Return whether the last request had the same events as causes, or more of them, less than
+        one window ago or without a new model since then."""
         if (
             not self._requests
             or not trigger.caused_by
-            or trigger.caused_by != self._trigger.caused_by
+            or not set(trigger.caused_by) <= set(self._trigger.caused_by)
         ):
             return False
         is_recent = current.position - self._requests[-1].position < self._stream.window_size

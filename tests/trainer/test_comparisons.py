@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from driftline.broker.port import Committed
+from driftline.clock import ManualClock
 from driftline.config.stream import Stream
 from driftline.wire.events import Freeze, RolePointer, Trial
 from tests.trainer.test_service import AT, LOST, NEW, OLD, RETRAIN, Bench
@@ -15,6 +16,7 @@ from trainer.compare import ComparisonResult, ModelPair
 from trainer.retrain import TrainingResult
 from trainer.service import MAX_ATTEMPTS
 from trainer.watch import RETRY_S
+from trainer.work import Wait
 
 CHALLENGER = announced(NEW, parent=OLD, cause="r1")
 PAIR = ModelPair(CHALLENGER, announced(OLD, cause="retrain-1"), 899, 4, 1.5, ("no", "yes"))
@@ -306,6 +308,28 @@ def test_a_restart_watches_the_champion_again() -> None:
     successor.handler.handle(bench.retrain)
     successor.tick()
     assert [job.pair.after for job in successor.runner.comparisons] == [971]
+
+
+def test_a_rollback_that_was_not_published_is_repeated() -> None:
+    bench = promoted()
+    bench.tick()
+    bench.tick(WON)
+    assert len(bench.published) == 1
+    bench.published.clear()  # the transaction is aborted
+    bench.handler.on_revoked([RETRAIN])
+    bench.handler.on_assigned({RETRAIN: Committed(0)})
+    bench.tick()
+    bench.tick(WON)
+    (pointer,) = bench.published
+    assert isinstance(pointer, RolePointer)
+    assert pointer.digest == OLD
+
+
+def test_a_wait_ends_if_the_outcomes_topic_was_recreated() -> None:
+    clock = ManualClock()
+    assert not Wait(110, 0.0, 100).is_over(clock, lambda: 105, 1.0)
+    assert Wait(110, 0.0, 100).is_over(clock, lambda: 110, 1.0)
+    assert Wait(110, 0.0, 100).is_over(clock, lambda: 5, 1.0)
 
 
 def test_an_old_pointer_is_read_without_a_position() -> None:

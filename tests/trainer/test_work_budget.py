@@ -86,6 +86,15 @@ def test_the_best_candidate_gets_all_rows_if_the_budget_allows() -> None:
     assert max(t.rows for t in trials if t.candidate == best) == 1_000
 
 
+def test_ranges_that_consist_of_the_same_rows_are_compared_once() -> None:
+    names = ("random_forest", "neural_network", "sklearn.ensemble.ExtraTreesClassifier")
+    trials = found(200_000, *names, "hist_gradient_boosting", tune=False)
+    assert [trial.rows for trial in trials[:4]] == [160] * 4
+    tried = [(trial.candidate, trial.range, trial.rows) for trial in trials]
+    assert len(set(tried)) == len(tried)
+    assert {trial.range for trial in trials[:4]} == {"since 840"}
+
+
 def test_equal_searches_make_equal_trials() -> None:
     names = ("decision_tree", "k_nearest_neighbours")
     assert found(200_000, *names) == found(200_000, *names)

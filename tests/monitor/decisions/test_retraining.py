@@ -111,6 +111,20 @@ def test_a_request_with_a_new_cause_does_not_wait_for_a_window() -> None:
     assert found[2].caused_by == ("drift-performance", "drift-data")
 
 
+def test_an_event_that_resolves_is_no_new_cause() -> None:
+    rule = RetrainRule(stream_with("harm", "renew = 0"))
+    found: list[RetrainRequest] = []
+    for index in range(100):
+        rule.update(pane(index, GOOD, "model-0"))  # no request brings a new model
+        both = [event("performance"), event("data", harm=0.5)]
+        if (request := rule.request_if_due(both[: 1 if index % 20 < 10 else 2])) is not None:
+            found.append(request)
+    assert [request.caused_by for request in found] == [
+        ("drift-performance",),
+        ("drift-performance", "drift-data"),
+    ]
+
+
 @pytest.mark.parametrize("kind", ["data", "prediction", "quality"])
 @pytest.mark.parametrize(("harm", "expected"), [(None, False), (0.05, False), (0.1, True)])
 def test_harm_requests_retraining_for_other_drift_if_its_estimated_harm_is_large(
