@@ -5,6 +5,7 @@ when it is built, so that each process loads only its own service's libraries.
 """
 
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -76,10 +77,12 @@ def build_loop(
     commit_interval_s: float | None = None,
     commits_file: Path | None = None,
     on_connection: OnConnection = lambda problem: None,
+    on_turn: Callable[[], None] = lambda: None,
 ) -> Loop:
     """Return the loop that runs a handler as worker number `slot` of a service.
 
-    `on_connection` is called when the connection to Kafka fails or recovers.
+    `on_connection` is called when the connection to Kafka fails or recovers, and `on_turn` before
+    each step of `Loop.run`.
     """
     if commit_interval_s is None and service == "monitor" and stream.drift.classifier:
         # Commit in every iteration, because training the domain classifier for a new model takes
@@ -96,6 +99,7 @@ def build_loop(
         commit_interval_s=commit_interval_s,
         commits_file=commits_file,
         on_connection=on_connection,
+        on_turn=on_turn,
     )
 
 

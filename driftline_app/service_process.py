@@ -21,6 +21,7 @@ from driftline.clock import SystemClock
 from driftline.errors import BrokerUnavailable, DriftlineError
 from driftline.logs import Speaker, log_service
 from driftline.ops.processes import file_digest, folder_of
+from driftline.runtime.watchdog import Watchdog, end_process
 from driftline.wire.topics import Service, Topics, require
 from driftline_app.assembly import build_handler, build_loop
 from driftline_app.context import Context
@@ -72,6 +73,7 @@ def run_service(
         file=log_file,
     )
     handler: ObservedHandler | None = None
+    watchdog = Watchdog(SystemClock(), end_process)
     try:
         handler = _observed_handler(context, service, slot, file_digest(file))
         loop = build_loop(
@@ -83,12 +85,16 @@ def run_service(
             slot=slot,
             commits_file=folder_of(settings, stream) / f"{service}-{slot}.commits",
             on_connection=handler.on_connection,
+            on_turn=watchdog.beat,
         )
         servers, client = settings.bootstrap_servers, settings.client
         log.info(
             "starting %s for stream %s; Kafka: %s via %s", service, stream.name, servers, client
         )
-        await_topics(broker, Topics(stream), service, stop, handler.on_connection)
+        watchdog.start()
+        await_topics(
+            broker, Topics(stream), service, stop, handler.on_connection, on_turn=watchdog.beat
+        )
         _prepare_memory()
         loop.run(stop, max_wait_s=stream.kafka.max_wait_ms / 1000)
     except BaseException as error:
@@ -129,14 +135,16 @@ def await_topics(
     service: Service,
     stop: threading.Event,
     on_connection: Callable[[str | None], None],
+    on_turn: Callable[[], None] = lambda: None,
 ) -> None:
     """Wait until the broker is reachable, and check the service's topics.
 
-    Return early if `stop` is set. Raises TopicMismatch if a topic is missing or differs from the
-    plan.
+    Call `on_turn` before each attempt. Return early if `stop` is set. Raises TopicMismatch if a
+    topic is missing or differs from the plan.
     """
     pause_s = _FIRST_PAUSE_S
     while not stop.is_set():
+        on_turn()
         try:
             with closing(broker.admin()) as admin:
                 more = require(admin, topics, role=service)

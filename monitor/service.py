@@ -20,6 +20,7 @@ from driftline.broker.port import Committed, Message, Messages, Outgoing, TopicP
 from driftline.config.stream import Stream
 from driftline.errors import DataError
 from driftline.logs import alike
+from driftline.runtime.bad_record_isolation import blaming
 from driftline.runtime.handler import Handler, LogChange
 from driftline.runtime.input_logs import lost_unread
 from driftline.wire.commit_metadata import Kind, metadata_of, usable
@@ -229,7 +230,9 @@ class MonitorHandler(Handler):
                 output.extend(rare(self._topics.windows, event, id=event.id) for event in events)
                 tested += sum(map(self._tested, events))
             elif self._waiting:
-                self._merger.read(self._waiting.popleft())
+                message = self._waiting.popleft()
+                with blaming([message]):
+                    self._merger.read(message)
             else:
                 break
         return output

@@ -51,8 +51,8 @@ class ComparisonJob(msgspec.Struct, frozen=True):
 class ComparisonResult(msgspec.Struct, frozen=True):
     """The result of a comparison after `rows` outcomes, of which the newest is at `position`.
 
-    If the comparison is open, the next look needs `wait_for` more outcomes. `passes` is True if the
-    model store was unreachable, so that the job must be repeated. `failed` is True if the models
+    If the comparison is open, the next look needs `wait_for` more outcomes. `passes` is True if
+    Kafka or the model store failed, so that the job must be repeated. `failed` is True if the models
     could not be compared.
     """
 
@@ -70,12 +70,10 @@ class ComparisonResult(msgspec.Struct, frozen=True):
 def compare(
     job: ComparisonJob, stream: Stream, outcomes: OutcomeLog, models: ModelLoader
 ) -> ComparisonResult:
-    """Look at the outcomes that are available. Raises BrokerError, after which to try again."""
+    """Look at the outcomes that are available."""
     try:
         return _compare(job, stream, outcomes, models)
-    except BrokerError:
-        raise
-    except StoreUnavailable as error:
+    except (BrokerError, StoreUnavailable) as error:
         return ComparisonResult("open", error.message, rows=job.looked, passes=True)
     except DriftlineError as error:
         return ComparisonResult("lost", f"the comparison failed: {error.message}", failed=True)

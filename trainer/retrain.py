@@ -72,7 +72,7 @@ class TrainingResult(msgspec.Struct, frozen=True):
     removed: tuple[Removed, ...] = ()
     trials: tuple[Trial, ...] = ()
     wait_for: int = 0
-    passes: bool = False  # True if the model store was unreachable, so the job must be retried
+    passes: bool = False  # True if Kafka or the model store failed, so the job must be retried
 
 
 def retrain(
@@ -85,15 +85,13 @@ def retrain(
 ) -> TrainingResult:
     """Collect, clean, split, search and judge. Package and store a promising challenger.
 
-    Raises BrokerError. Broker errors are temporary, so the caller should run the job again. If the
-    model store is unreachable, the result's `passes` is True. Any other failure would recur if the
-    job were run again, so it is returned as the result's reason.
+    If the outcomes cannot be read or the model store is unreachable, the result's `passes` is True,
+    so the caller should run the job again. Any other failure would recur, so it is returned as the
+    result's reason.
     """
     try:
         return _retrain(job, stream, outcomes, models, publisher, progress)
-    except BrokerError:
-        raise
-    except StoreUnavailable as error:
+    except (BrokerError, StoreUnavailable) as error:
         return TrainingResult(reason=error.message, passes=True)
     except DriftlineError as error:
         return TrainingResult(reason=f"training failed: {error.message}")

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Protocol
@@ -23,6 +24,9 @@ Result = TrainingResult | ComparisonResult
 # Runs a job. The result of a job that has failed may always be a `TrainingResult`.
 Work = Callable[[Job, Progress], Result]
 
+# A training reports its progress before each fit. A fit that takes longer than this hangs, or would
+# keep all later requests waiting.
+LONGEST_SILENCE_S = 6 * 3600.0
 # After SIGTERM, a training process has this long to exit before it is killed.
 _END_S = 5.0
 
@@ -34,10 +38,7 @@ class Runner(Protocol):
         """Start a job. No other job may be running."""
 
     def poll(self) -> Result | None:
-        """Return the job's result in the first call after it is available, otherwise None.
-
-        Raises BrokerError if the outcomes could not be read.
-        """
+        """Return the job's result in the first call after it is available, otherwise None."""
 
     def cancel(self) -> None:
         """Stop the current job, if any, without returning a result, and free its resources."""
@@ -68,12 +69,20 @@ class ProcessRunner:
     """Works in a spawned process. `work` must be picklable.
 
     If the process dies (for example, when memory runs out), the result's reason contains the
-    exit code.
+    exit code. A process that reports no progress for `LONGEST_SILENCE_S` is killed.
     """
 
-    def __init__(self, work: Work, progress: Progress = no_progress) -> None:
+    def __init__(
+        self,
+        work: Work,
+        progress: Progress = no_progress,
+        *,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._work = work
         self._progress = progress
+        self._monotonic_s = monotonic_s
+        self._heard_s = monotonic_s()  # when the process last reported progress
         self._context = multiprocessing.get_context("spawn")  # client threads do not survive a fork
         # `start` sets both attributes, and `cancel` resets them. `poll` calls `cancel` after it has
         # received the result.
@@ -86,6 +95,7 @@ class ProcessRunner:
             target=_work, args=(self._work, job, theirs), name="driftline-training", daemon=True
         )
         self._process.start()
+        self._heard_s = self._monotonic_s()
         theirs.close()  # so that the pipe closes when the process exits
 
     def poll(self) -> Result | None:
@@ -94,18 +104,21 @@ class ProcessRunner:
         try:
             while self._pipe.poll():
                 message = self._pipe.recv()
+                self._heard_s = self._monotonic_s()
                 if isinstance(message, tuple):
                     self._progress(*message)
                     continue
                 self.cancel()
-                if isinstance(message, str):
-                    raise BrokerError(f"training could not read the outcomes: {message}")
                 result: Result = message
                 return result
         except EOFError:
             code = self._exit_code()
             self.cancel()
             return TrainingResult(reason=f"training failed: its process exited with code {code}")
+        if self._monotonic_s() - self._heard_s >= LONGEST_SILENCE_S:
+            self.cancel()
+            hours = LONGEST_SILENCE_S / 3600
+            return TrainingResult(reason=f"training failed: no progress for {hours:g} hours")
         return None
 
     def cancel(self) -> None:
@@ -129,7 +142,7 @@ class ProcessRunner:
 
 
 def _work(work: Work, job: Job, pipe: Connection) -> None:
-    """Work in the child process. Send the progress, then the result or the broker error."""
+    """Work in the child process. Send the progress, then the result."""
     # Ctrl-C reaches every process in the process group, but the service decides when to stop this
     # process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -141,9 +154,15 @@ def _work(work: Work, job: Job, pipe: Connection) -> None:
     try:
         pipe.send(work(job, progress))
     except BrokerError as error:
-        pipe.send(error.message)
+        pipe.send(_to_repeat(job, error))
     finally:
         pipe.close()
+
+
+def _to_repeat(job: Job, error: BrokerError) -> Result:
+    if isinstance(job, ComparisonJob):
+        return ComparisonResult("open", error.message, rows=job.looked, passes=True)
+    return TrainingResult(reason=error.message, passes=True)
 
 
 def _end_with_parent() -> None:

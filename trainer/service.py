@@ -264,7 +264,7 @@ class TrainerHandler(Handler):
         if result.passes:
             return self._retry(work, result.reason)
         if work.retry_s:
-            log.info("the model store is available again")
+            log.info("request %s waits no longer", work.asked.request.id)
             work.retry_s = 0.0
         if result.wait_for:
             # `_count` includes transaction markers, so `until` may be reached too early. The lower
@@ -350,7 +350,7 @@ class TrainerHandler(Handler):
     def _retry(self, work: Work, reason: str) -> list[Outgoing]:
         """Retry the job later. Log only the first failure."""
         if not work.retry_s:
-            log.error("request %s waits for the model store: %s", work.asked.request.id, reason)
+            log.error("request %s waits, and is retried: %s", work.asked.request.id, reason)
         work.retry_s = min(max(work.retry_s * 2, FIRST_RETRY_S), LONGEST_RETRY_S)
         # No more outcomes are needed.
         work.wait = Wait(work.counted, self._clock.monotonic() + work.retry_s, work.counted)

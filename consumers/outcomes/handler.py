@@ -35,6 +35,7 @@ from driftline.audit.partition_placement import Placement, Side
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.clock import Clock
 from driftline.config.stream import Stream
+from driftline.runtime.bad_record_isolation import blaming
 from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
 from driftline.runtime.input_logs import lost_unread
 from driftline.wire.commit_metadata import Kind, usable
@@ -320,4 +321,5 @@ class OutcomesHandler(Handler):
     def _read_deferred(self, partition: int, join: PartitionJoin, publication: Publication) -> None:
         if self._deferred and not join.progress.is_rebuilding:
             for topic, messages in self._deferred.pop(partition, ()):
-                self._read(join, topic, partition, messages, publication)
+                with blaming(messages):
+                    self._read(join, topic, partition, messages, publication)

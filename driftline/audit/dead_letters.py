@@ -5,6 +5,7 @@ reason. `replay` sends each record's original bytes to its original topic and pa
 deleted.
 """
 
+import logging
 from collections.abc import Iterator
 
 import msgspec
@@ -12,9 +13,13 @@ import msgspec
 from driftline.broker.port import Broker, Message, OffsetRange, Outgoing, TopicPartition
 from driftline.broker.scan import Progress, ranges, scan
 from driftline.config.stream import Stream
+from driftline.errors import DataError, MessageTooLarge
+from driftline.logs import alike
 from driftline.wire.column_decoders import id_reader
-from driftline.wire.envelope import DeadLetterOrigin, dead_letter_origin
+from driftline.wire.envelope import VALUE_BYTES, DeadLetterOrigin, dead_letter_origin
 from driftline.wire.topics import Topics
+
+log = logging.getLogger(__name__)
 
 # Header that marks a replayed record. Its value is the dead letter's location, `PARTITION@OFFSET`.
 REPLAYED = "driftline_replayed"
@@ -38,6 +43,14 @@ class Letter(msgspec.Struct, frozen=True):
         """Return the dead letter's location in the `deadletters` topic, as `PARTITION@OFFSET`."""
         return f"{self.partition}@{self.offset}"
 
+    @property
+    def dropped_bytes(self) -> int | None:
+        """Return the size of the record's value if the value was too large for the dead letter."""
+        for name, value in self.message.headers:
+            if name == VALUE_BYTES:
+                return int(value)
+        return None
+
 
 class DeadLetterGroup(msgspec.Struct):
     """The dead letters that share a service, a source topic and a reason.
@@ -59,6 +72,7 @@ class Replay(msgspec.Struct, frozen=True):
     sent: int  # dead letters sent; with `dry_run`, dead letters that a real run would send
     again: int  # dead letters skipped because an earlier replay has resent them
     other: int  # dead letters skipped because they contain neither feature records nor labels
+    too_large: int  # skipped because the record is not in the dead letter, or too large to send
 
 
 def letters(
@@ -66,13 +80,19 @@ def letters(
 ) -> Iterator[Letter]:
     """Yield the dead letters whose reason contains `reason`, in offset order per partition.
 
-    Raises BrokerError, and DataError for a message that Driftline did not write.
+    A message that Driftline did not write is skipped with a warning. Raises BrokerError.
     """
     topics = Topics(stream)
     read_id = id_reader(stream.record.id)
     for messages in scan(broker, ranges(broker, [topics.deadletters]), progress=progress):
         for message in messages:
-            origin = dead_letter_origin(message)
+            try:
+                origin = dead_letter_origin(message)
+            except DataError as error:
+                log.warning(
+                    "skipping a foreign record: %s", error.message, extra=alike(topics.deadletters)
+                )
+                continue
             if reason not in origin.reason:
                 continue
             yield Letter(
@@ -89,7 +109,7 @@ def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[DeadLett
     """Count the dead letters by service, source topic and reason, most frequent first.
 
     Once there are `MAX_GROUPS` groups, new reasons are counted as `(other reasons)`. Raises
-    DataError, BrokerError.
+    BrokerError.
     """
     found: dict[tuple[str, str, str], DeadLetterGroup] = {}
     for letter in letters(broker, stream, reason=reason):
@@ -107,7 +127,7 @@ def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[DeadLett
 def find(broker: Broker, stream: Stream, name: str) -> list[Letter]:
     """Return the dead letters whose record id or location (`PARTITION@OFFSET`) is `name`.
 
-    Raises DataError, BrokerError.
+    Raises BrokerError.
     """
     return [
         letter
@@ -134,12 +154,12 @@ def replay(
     A resent record keeps its producer's headers and gets the header `driftline_replayed`. It is
     appended to its partition as a new record. Reconciliation counts it as a replayed record, not as
     a duplicate.
-    Raises DataError, BrokerError (MessageTooLarge, DeliveryFailed).
+    Raises BrokerError (DeliveryFailed).
     """
     topics = Topics(stream)
     targets = (topics.features, topics.labels)
     done = set() if again else _replayed(broker, stream, targets)
-    sent = left_out = other = 0
+    sent = left_out = other = too_large = 0
     producer = broker.producer(client_id="driftline-replay")
     try:
         for letter in letters(broker, stream, reason=reason, progress=progress):
@@ -147,14 +167,20 @@ def replay(
                 other += 1
             elif letter.place in done:
                 left_out += 1
+            elif letter.dropped_bytes is not None:
+                too_large += 1
             else:
-                sent += 1
-                if not dry_run:
-                    producer.send(_original(letter))
+                try:
+                    if not dry_run:
+                        producer.send(_original(letter))
+                    sent += 1
+                except MessageTooLarge as error:
+                    log.warning("cannot resend %s: %s", letter.place, error.message)
+                    too_large += 1
         producer.flush()
     finally:
         producer.close()
-    return Replay(sent=sent, again=left_out, other=other)
+    return Replay(sent=sent, again=left_out, other=other, too_large=too_large)
 
 
 def _original(letter: Letter) -> Outgoing:

@@ -103,8 +103,8 @@ class TopicLimits:
 
     def __init__(self, describe: Callable[[str], TopicInfo | None]) -> None:
         self._describe = describe
-        # Partition count and size limit by topic. Both are fetched again when a record has a
-        # partition number beyond the count, because partitions may have been added.
+        # Partition count and size limit by topic. They are fetched again for a record beyond one of
+        # them, because partitions may have been added, or the limit raised.
         self._known: dict[str, tuple[int, int]] = {}
 
     def partitions(self, topic: str) -> int:
@@ -124,7 +124,8 @@ class TopicLimits:
         if record.partition is not None and record.partition >= partitions:
             partitions, limit = self._ask(record.topic)
         check_partition(record, partitions)
-        check_size(record, limit)
+        if record_bytes(record) > limit:
+            check_size(record, self._ask(record.topic)[1])  # the limit may have been raised
 
     def fits(self, batch: OutgoingBatch) -> bool:
         """Return True only if cached limits show that all records would pass `check`."""

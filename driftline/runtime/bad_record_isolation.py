@@ -8,7 +8,8 @@ service stops.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.errors import DataError, DriftlineError, MessageTooLarge
@@ -32,6 +33,34 @@ def is_caused_by_data(error: Exception) -> bool:
     if isinstance(error, DataError | MessageTooLarge):
         return True
     return not isinstance(error, DriftlineError | OSError | MemoryError)
+
+
+class DeferredFailed(Exception):
+    """Records that the handler had deferred cannot be handled, for the reason in `__cause__`.
+
+    For any other error, the loop would blame the records that it has just passed to the handler.
+    """
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        super().__init__(f"{len(messages)} deferred records cannot be handled")
+        self.messages = messages
+
+
+def reason_of(error: Exception) -> str:
+    """Return the type and text of an error, or of its cause if it is a DeferredFailed."""
+    cause = error.__cause__ if isinstance(error, DeferredFailed) else error
+    return f"{type(cause).__name__}: {cause}"
+
+
+@contextmanager
+def blaming(messages: Sequence[Message]) -> Iterator[None]:
+    """Raise DeferredFailed for these records if their data causes an error in the `with` block."""
+    try:
+        yield
+    except Exception as error:
+        if is_caused_by_data(error):
+            raise DeferredFailed(messages) from error
+        raise
 
 
 class Isolation:
@@ -111,8 +140,7 @@ class Isolation:
         Return whether a single record has now failed for the second time."""
         if len(messages) == 1:
             place = _place(messages[0])
-            reason = f"cannot be processed: {type(error).__name__}: {error}"
-            self._culprits[place] = reason[:_LONGEST_REASON]
+            self._culprits[place] = f"cannot be processed: {reason_of(error)}"[:_LONGEST_REASON]
             self._failures[place] += 1
             self._limit = 0  # no limit, because `chunks` isolates the bad record
             return self._failures[place] > 1

@@ -23,7 +23,12 @@ from driftline.errors import (
     TopicRecreated,
     TransactionAborted,
 )
-from driftline.runtime.bad_record_isolation import Isolation, is_caused_by_data
+from driftline.runtime.bad_record_isolation import (
+    DeferredFailed,
+    Isolation,
+    is_caused_by_data,
+    reason_of,
+)
 from driftline.runtime.broadcasts import BroadcastReader
 from driftline.runtime.handler import Handler
 from driftline.runtime.input_logs import InputLogs
@@ -62,7 +67,8 @@ class Loop:
        log changes to `on_log_change`.
     5. Call `handle` with the batch, then `on_tick`. Between these calls, call `on_group_progress`
        if partitions were assigned or a second has passed since its last call. If a record makes
-       `handle` or `on_tick` fail, pass the record to `reject` instead.
+       `handle` or `on_tick` fail, pass the record to `reject` instead. If the record was deferred
+       from an earlier batch, the handler raises `DeferredFailed`.
     6. Send the results and dead letters in the order of the input records. With exactly-once, the
        first record sent begins a transaction. After sending, advance the positions past the batch.
     7. If `commit_interval_s` has passed since the last commit, commit the `offsets_to_commit`
@@ -96,11 +102,12 @@ class Loop:
         commit_interval_s: float | None = None,
         commits_file: Path | None = None,
         on_connection: OnConnection = lambda problem: None,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare a loop, which connects in its first step.
 
         `commits_file` is for `InputLogs`. `on_connection` is called with the reason after each
-        Kafka failure, and with None once Kafka works again.
+        Kafka failure, and with None once Kafka works again. `run` calls `on_turn` before each step.
         """
         self._handler = handler
         self._broker = broker
@@ -127,6 +134,7 @@ class Loop:
         self._stalls = StallDetector(clock)
         self._aborts = 0  # consecutive aborts; reset by a commit, and when the limit is exceeded
         self._on_connection = on_connection
+        self._on_turn = on_turn
         self._problem_since_s: float | None = None  # time of the first failure; None if Kafka works
         self._failures = 0  # failed sessions since Kafka last worked
         self._fenced_s = float("-inf")  # the time at which this worker was last fenced
@@ -162,6 +170,7 @@ class Loop:
         """
         try:
             while not stop.is_set():
+                self._on_turn()
                 pause_s = 0.0
                 try:
                     self.step(max_wait_s)
@@ -221,8 +230,10 @@ class Loop:
         if not messages:
             if not self._settle_culprits(session, is_idle=True):
                 return True
-            self._report_progress(session)
-            output = self._handler.on_tick()
+            self._report_progress(session, is_idle=True)
+            output: list[Outgoing | OutgoingBatch] = []
+            if not self._attempt(session, messages, lambda: output.extend(self._handler.on_tick())):
+                return True
             session.send(output)
             busy = busy or bool(output)
         if self._clock.monotonic() - self._last_commit_s >= self._commit_interval_s:
@@ -238,7 +249,7 @@ class Loop:
         def handle() -> None:
             output.extend(self._handler.handle(messages))
             if is_last:
-                self._report_progress(session)
+                self._report_progress(session, is_idle=False)
             output.extend(self._handler.on_tick())
 
         # Bad records before this chunk may not be dead letters yet. Send them before these
@@ -256,13 +267,15 @@ class Loop:
         return True
 
     def _attempt(self, session: Session, messages: Messages, work: Callable[[], None]) -> bool:
-        """Call `work` and return whether it succeeded. If the records make it fail, rewind so that
-        they are read again in smaller chunks."""
+        """Call `work` and return whether it succeeded. If records make it fail, rewind so that they
+        are read again in smaller chunks."""
         try:
             work()
             return True
         except Exception as error:
-            if not is_caused_by_data(error):
+            if isinstance(error, DeferredFailed):
+                messages = Messages.of(error.messages)
+            elif not messages or not is_caused_by_data(error):
                 raise
             if self._isolation.failed(messages, error):
                 log.error(
@@ -272,9 +285,9 @@ class Loop:
                 )
             else:
                 log.warning(
-                    "handling %d records failed; retrying them in smaller batches: %r",
+                    "handling %d records failed; retrying them in smaller batches: %s",
                     len(messages),
-                    error,
+                    reason_of(error),
                 )
         session.rewind()  # outside the `except` block, for the reason given in broker/port.py
         return False
@@ -295,13 +308,14 @@ class Loop:
     def _commit(self, session: Session) -> None:
         self._last_commit_s = self._clock.monotonic()
         if session.is_dirty:
+            has_handled = session.has_handled
             self._isolation.committed(session.commit())
             self._aborts = 0
-            # Without an assignment, only results of broadcast topics were committed.
-            if session.is_assigned:
+            # Otherwise, only results of broadcast topics were committed, or offsets again.
+            if has_handled:
                 self._works()
 
-    def _report_progress(self, session: Session) -> None:
+    def _report_progress(self, session: Session, *, is_idle: bool) -> None:
         now_s = self._clock.monotonic()
         if now_s < self._next_progress_s and not session.was_assigned:
             return
@@ -316,7 +330,8 @@ class Loop:
             # The clients may recover on their own. Try again after `PROGRESS_INTERVAL_S`.
             self._failed(error)
         else:
-            if works and not session.is_dirty:
+            # Unless the loop is idle, the records of this step have been read but not committed.
+            if works and is_idle:
                 self._works()
 
     # ---- sessions -------------------------------------------------------------------------------

@@ -13,16 +13,23 @@ from driftline.broker.port import (
     Consumer,
     Message,
     Messages,
+    Outgoing,
     OutgoingBatch,
     Producer,
     TopicPartition,
 )
-from driftline.errors import OffsetOutOfRange, TopicRecreated, TransactionAborted
+from driftline.errors import (
+    MessageTooLarge,
+    OffsetOutOfRange,
+    TopicRecreated,
+    TransactionAborted,
+)
 from driftline.runtime.broadcasts import BroadcastReader
 from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
 from driftline.runtime.input_logs import InputLogs, loss_message, without_topic_id
 from driftline.runtime.stalls import StallDetector
 from driftline.wire.commit_metadata import handled
+from driftline.wire.envelope import is_dead_letter, without_value
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +76,7 @@ class Session:
         self._on_reread = on_reread
         self._in_transaction = False  # set by `_begin`; reset by a commit or a new producer
         self.is_dirty = False  # records were handled or sent since the last commit or rewind
+        self.has_handled = False  # records were handled since the last commit or rewind
         self.was_assigned = False  # set by an assignment or rewind; reset by `report_progress`
         # Set by an assignment, even an empty one, and by a rewind with partitions; reset by a
         # revocation.
@@ -131,7 +139,7 @@ class Session:
         for partition, at in messages.runs:
             next_offset = messages[at.stop - 1].offset + 1
             self._positions[partition] = max(next_offset, self._positions.get(partition, 0))
-        self.is_dirty = True
+        self.is_dirty = self.has_handled = True
 
     def was_handled_before(self, message: Message) -> bool:
         """Return whether a record is being read only to rebuild the handler's state."""
@@ -147,8 +155,8 @@ class Session:
         """Pass the group's progress to the handler. Return whether this proves that Kafka works.
 
         If this worker has no partitions, no request is sent, so only a new assignment, even an
-        empty one, is proof. If records are unread, reading them may still fail, so only the next
-        commit is proof. Raises Stuck if the clients have stalled.
+        empty one, is proof. If records are unread or uncommitted, handling them may still fail, so
+        only the next commit is proof. Raises Stuck if the clients have stalled.
         """
         was_assigned, self.was_assigned = self.was_assigned, False
         self._checks += 1
@@ -157,7 +165,7 @@ class Session:
         ends = self._consumer.ends(partitions)
         is_behind = self._stalls.check(positions, ends, self.paused, is_assigned=self.is_assigned)
         self._handler.on_group_progress(GroupProgress(positions, ends, self._committed_of_all))
-        return (was_assigned or bool(partitions)) and not is_behind
+        return (was_assigned or bool(partitions)) and not (is_behind or self.is_dirty)
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
         if self._all_partitions is None:
@@ -177,7 +185,7 @@ class Session:
         """Drop uncommitted results and resume at the committed offsets. Raises BrokerError."""
         self._replace_producer()
         self._broadcasts.abandon()  # to read again from the positions of the last commit
-        self.is_dirty = False
+        self.is_dirty = self.has_handled = False
         partitions = self._consumer.assignment()
         self._drop(sorted(partitions | self._positions.keys()))
         self.is_assigned = self.is_assigned or bool(partitions)
@@ -305,9 +313,20 @@ class Session:
         for record in records:
             if isinstance(record, OutgoingBatch):
                 self._producer.send_batch(record)
+            elif is_dead_letter(record):
+                self._send_letter(record)
             else:
                 self._producer.send(record)
         self.is_dirty = True
+
+    def _send_letter(self, letter: Outgoing) -> None:
+        """Send a dead letter, without its record if its topic does not accept one of this size."""
+        try:
+            self._producer.send(letter)
+            return
+        except MessageTooLarge as error:
+            log.error("%s; the dead letter is written without its record", error.message)
+        self._producer.send(without_value(letter))
 
     def commit(self) -> Mapping[TopicPartition, Committed]:
         """Commit if records were handled or sent since the last commit, and return the offsets.
@@ -339,7 +358,7 @@ class Session:
             self._producer.flush()
             if offsets:
                 self._consumer.commit(offsets)
-        self.is_dirty = False
+        self.is_dirty = self.has_handled = False
         self._logs.remember(offsets)
         self._broadcasts.remember()
         self._handler.on_committed()

@@ -5,8 +5,9 @@ binary mode (`ce_id`, `ce_type`, …). Predictions and outcomes have no such hea
 would double the cost of producing these events.
 """
 
+import hashlib
 import logging
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -31,6 +32,10 @@ from driftline.wire.window_events import WindowsEvent
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Header of a dead letter that `without_value` made: the size of the record's value in bytes.
+VALUE_BYTES: Final = "driftline_value_bytes"
+_LONGEST_KEY: Final = 1000
 
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
@@ -108,6 +113,29 @@ def dead_letter(topic: str, message: Message, *, reason: str, service: str) -> O
             ("driftline_topic", message.topic.encode()),
             ("driftline_partition", str(message.partition).encode()),
             ("driftline_offset", str(message.offset).encode()),
+        ),
+    )
+
+
+def is_dead_letter(record: Outgoing) -> bool:
+    """Return whether `dead_letter` made this record."""
+    return any(name == "driftline_reason" for name, _ in record.headers)
+
+
+def without_value(letter: Outgoing) -> Outgoing:
+    """Return a dead letter with the size and digest of its record instead of the record itself.
+
+    It is sent if the dead-letter topic does not accept a record as large as the source topic does.
+    """
+    value = letter.value or b""
+    return msgspec.structs.replace(
+        letter,
+        key=None if letter.key is None or len(letter.key) > _LONGEST_KEY else letter.key,
+        value=None,
+        headers=(
+            *(header for header in letter.headers if header[0].startswith("driftline_")),
+            (VALUE_BYTES, str(len(value)).encode()),
+            ("driftline_value_sha256", hashlib.sha256(value).hexdigest().encode()),
         ),
     )
 

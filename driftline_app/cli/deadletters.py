@@ -125,7 +125,9 @@ def show(
                 for header, value in message.headers
                 if not header.startswith("driftline_")
             },
-            value=plain(message.value),
+            value=plain(message.value)
+            if letter.dropped_bytes is None
+            else f"not kept: {letter.dropped_bytes:,} bytes were too large for a dead letter",
         )
         if json:
             print(json_line(shown))
@@ -176,3 +178,5 @@ def replay(
         stdout.print(f"skipped {done.again} that were already resent; use --again to include them")
     if done.other:
         stdout.print(f"skipped {done.other} that are neither records nor labels")
+    if done.too_large:
+        stdout.print(f"skipped {done.too_large} whose record is too large")

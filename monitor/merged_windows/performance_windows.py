@@ -111,7 +111,11 @@ class PerformanceWindows:
 
     def _pane_events(self, pane: int, models: "dict[str, _Model]") -> list[PerformancePane]:
         start, end = self._grid.bounds(pane)
-        ordered = sorted(models.items(), key=lambda item: (item[1].last, item[0]))
+        ordered = sorted(
+            # Driftline writes no aggregate without records, but other programs might.
+            ((name, model) for name, model in models.items() if model.tally.records),
+            key=lambda item: (item[1].last, item[0]),
+        )
         return [
             PerformancePane(
                 id=event_id("pane", self._stream.name, start, end, name),
@@ -157,6 +161,8 @@ class PerformanceWindows:
         models: dict[str, tuple[int, Tally]] = {}
         for pane in (models for slide in slides for models in slide.panes.values()):
             for name, own in pane.items():
+                if not own.tally.records:
+                    continue
                 last, tally = models.get(name) or (own.last, new_tally(stream.judged_by))
                 tally.merge(own.tally)
                 whole.merge(own.tally)
@@ -269,6 +275,8 @@ class _Model:
     def errors(self) -> tuple[float, ...]:
         """Return the sampled errors, ordered by label position, then by record position. For a
         ranking metric, these are the placements of the positive class within the sample."""
+        if not len(self._sample):
+            return ()
         rows = self._sample.rows()
         own, errors, *codes = rows.values
         order = np.lexsort((rows.offsets, rows.partitions, rows.hashes, own, rows.positions))

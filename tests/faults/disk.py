@@ -23,7 +23,7 @@ _FULL_PATIENCE_S: Final = 30.0
 # A start, or a training, on busy cores.
 _MET_PATIENCE_S: Final = 120.0
 _MAX_REQUESTS: Final = 4
-_STORE_FAILED: Final = "waits for the model store"  # in the log of the trainer
+_STORE_FAILED: Final = "waits, and is retried"  # in the log of the trainer
 _NO_SPACE: Final = "No space left"  # in the log of the outcomes service
 
 

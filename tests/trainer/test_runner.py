@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from driftline.errors import BrokerError, BrokerUnavailable
+from driftline.clock import ManualClock
+from driftline.errors import BrokerUnavailable
 from tests.training import request
 from trainer.compare import ComparisonResult
 from trainer.retrain import TrainingJob, TrainingResult
-from trainer.runner import InlineRunner, Job, ProcessRunner
+from trainer.runner import LONGEST_SILENCE_S, InlineRunner, Job, ProcessRunner
 from trainer.search import Progress
 
 JOB = TrainingJob(request(), None, "2024-01-01T00:00:00Z")
@@ -73,11 +74,24 @@ def test_a_process_returns_its_result_once_and_reports_progress() -> None:
     assert steps == ["training 1/2"]
 
 
-def test_a_broker_error_in_the_process_is_raised_in_the_loop() -> None:
+def test_after_a_broker_error_in_the_process_the_job_must_be_retried() -> None:
     runner = ProcessRunner(unreachable)
     runner.start(JOB)
-    with pytest.raises(BrokerError, match="nobody answers"):
-        result_of(runner)
+    assert result_of(runner) == TrainingResult(reason="nobody answers", passes=True)
+
+
+def test_a_process_that_hangs_is_ended() -> None:
+    clock = ManualClock()
+    runner = ProcessRunner(hang, monotonic_s=clock.monotonic)
+    runner.start(JOB)
+    assert runner._pipe is not None
+    assert wait([runner._pipe], timeout=60), "it reports its start"
+    assert runner.poll() is None
+    clock.advance(LONGEST_SILENCE_S - 1)
+    assert runner.poll() is None
+    clock.advance(1)
+    assert runner.poll() == TrainingResult(reason="training failed: no progress for 6 hours")
+    assert runner.poll() is None
 
 
 def test_the_death_of_the_process_is_returned_as_a_result() -> None:

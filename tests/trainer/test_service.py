@@ -468,8 +468,8 @@ def test_a_request_waits_for_an_unreachable_model_store(
     bench.clock.advance(4 * FIRST_RETRY_S)
     bench.tick(WON)
     assert [decision.promoted for decision in bench.decisions] == [True]
-    said = [record.getMessage() for record in caplog.records if "store" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "waits" in record.getMessage()]
     assert said == [
-        "request retrain-1 waits for the model store: no route to the store",
-        "the model store is available again",
+        "request retrain-1 waits, and is retried: no route to the store",
+        "request retrain-1 waits no longer",
     ]
