@@ -20,6 +20,8 @@ from driftline.broker.port import Committed, NewTopic, OffsetRange, TopicInfo, T
 from driftline.errors import BrokerError
 
 _URL_SAFE = str.maketrans("+/", "-_")
+# Longer than the client's own limits, which are 60 s at most.
+_LONGEST_ANSWER_S = 75.0
 
 
 class LibrdkafkaAdmin:
@@ -44,7 +46,7 @@ class LibrdkafkaAdmin:
             result = {}
             for resource, answer in answers.items():
                 try:
-                    entries = answer.result()
+                    entries = _result(answer)
                 except ck.KafkaException as error:
                     if error.args[0].code() == ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
                         continue  # the topic was deleted after it was listed
@@ -63,7 +65,7 @@ class LibrdkafkaAdmin:
             for name, answer in self._described(names):
                 try:
                     # The client returns standard base64, but Kafka uses the URL-safe variant.
-                    result[name] = str(answer.result().topic_id).translate(_URL_SAFE)
+                    result[name] = str(_result(answer).topic_id).translate(_URL_SAFE)
                 except ck.KafkaException as error:
                     if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise
@@ -86,7 +88,7 @@ class LibrdkafkaAdmin:
         )
         for name, answer in answers.items():
             with translated(f"create topic {name!r}"):
-                answer.result()
+                _result(answer)
         wait_until(lambda: self._have_leaders(wanted), f"topics {sorted(wanted)} have no leaders")
 
     def delete(self, topics: Iterable[str]) -> None:
@@ -96,7 +98,7 @@ class LibrdkafkaAdmin:
         for name, answer in self._client.delete_topics(names).items():
             with translated(f"delete topic {name!r}"):
                 try:
-                    answer.result()
+                    _result(answer)
                 except ck.KafkaException as error:
                     if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise
@@ -133,7 +135,7 @@ class LibrdkafkaAdmin:
         )
         return {
             TopicPartition(topic, at.partition): OffsetRange(
-                starts[at].result().offset, ends[at].result().offset
+                _result(starts[at]).offset, _result(ends[at]).offset
             )
             for at in starts
         }
@@ -161,7 +163,7 @@ class LibrdkafkaAdmin:
                 found = self._client.describe_consumer_groups(
                     [group], request_timeout=READ_TIMEOUT_S
                 )[group]
-                return len(found.result().members)
+                return len(_result(found).members)
         except BrokerError as error:
             if _is(error, ck.KafkaError.GROUP_ID_NOT_FOUND):
                 return 0
@@ -207,7 +209,7 @@ class LibrdkafkaAdmin:
         for name, answer in self._described(topics):
             with translated(f"describe topic {name!r}"):
                 try:
-                    answer.result()
+                    _result(answer)
                 except ck.KafkaException as error:
                     if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise
@@ -220,6 +222,12 @@ class LibrdkafkaAdmin:
             and all(partition.leader >= 0 for partition in found[name].partitions.values())
             for name, topic in topics.items()
         )
+
+
+def _result(answer: Any) -> Any:
+    """Wait for a future of the client. Raises KafkaException, or TimeoutError if the client has
+    lost the request."""
+    return answer.result(_LONGEST_ANSWER_S)
 
 
 def _is(error: BrokerError, code: int) -> bool:

@@ -211,8 +211,9 @@ class LibrdkafkaConsumer:
             self._out_of_range = None
         if self._assigning:
             return
-        with contextlib.suppress(ck.KafkaException):
-            self._client.seek(kafka_partition(partition, offset))
+        with translated("seek"), contextlib.suppress(ck.KafkaException):
+            # The client itself sets no limit for this call.
+            call_within(ANSWER_TIMEOUT_S, self._client.seek, kafka_partition(partition, offset))
             return
         # The client rejects a seek while the partition is starting. Restart all partitions instead.
         for other in self._starts:
