@@ -5,8 +5,6 @@ broker. Output: published results and committed offsets. With exactly-once, no r
 result is published twice; with at-least-once, no record is lost.
 """
 
-import ctypes
-import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -30,6 +28,7 @@ from driftline.runtime.bad_record_isolation import (
     reason_of,
 )
 from driftline.runtime.broadcasts import BroadcastReader
+from driftline.runtime.free_memory import free_memory
 from driftline.runtime.handler import Handler
 from driftline.runtime.input_logs import InputLogs
 from driftline.runtime.session import Session
@@ -183,7 +182,7 @@ class Loop:
                     pause_s = LONGEST_BACKOFF_S
                 if pause_s:
                     # Freeing a client may block while the broker is unreachable, so use a thread.
-                    threading.Thread(target=_free_memory, name="driftline-gc", daemon=True).start()
+                    threading.Thread(target=free_memory, name="driftline-gc", daemon=True).start()
                     stop.wait(pause_s)
         finally:
             self.close()
@@ -393,16 +392,3 @@ class Loop:
             self._problem_since_s = None
             log.info("Kafka is available again after %.0f s", waited_s)
             self._on_connection(None)
-
-
-def _free_memory() -> None:
-    """Free failed clients kept alive only by reference cycles, and return memory to the system.
-
-    glibc does not return free memory that lies between blocks still in use. Without `malloc_trim`,
-    a process that used 30 MB retained 50 MB of free memory after ten outages. Other C libraries
-    lack this function.
-    """
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(ctypes.c_size_t(0))

@@ -13,23 +13,18 @@ from driftline.broker.port import (
     Consumer,
     Message,
     Messages,
-    Outgoing,
     OutgoingBatch,
     Producer,
     TopicPartition,
 )
-from driftline.errors import (
-    MessageTooLarge,
-    OffsetOutOfRange,
-    TopicRecreated,
-    TransactionAborted,
-)
+from driftline.errors import OffsetOutOfRange, TopicRecreated, TransactionAborted
 from driftline.runtime.broadcasts import BroadcastReader
+from driftline.runtime.dead_letters import send_dead_letter
 from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
 from driftline.runtime.input_logs import InputLogs, loss_message, without_topic_id
 from driftline.runtime.stalls import StallDetector
 from driftline.wire.commit_metadata import handled
-from driftline.wire.envelope import is_dead_letter, without_value
+from driftline.wire.envelope import is_dead_letter
 
 log = logging.getLogger(__name__)
 
@@ -314,19 +309,10 @@ class Session:
             if isinstance(record, OutgoingBatch):
                 self._producer.send_batch(record)
             elif is_dead_letter(record):
-                self._send_letter(record)
+                send_dead_letter(self._producer, record)
             else:
                 self._producer.send(record)
         self.is_dirty = True
-
-    def _send_letter(self, letter: Outgoing) -> None:
-        """Send a dead letter, without its record if its topic does not accept one of this size."""
-        try:
-            self._producer.send(letter)
-            return
-        except MessageTooLarge as error:
-            log.error("%s; the dead letter is written without its record", error.message)
-        self._producer.send(without_value(letter))
 
     def commit(self) -> Mapping[TopicPartition, Committed]:
         """Commit if records were handled or sent since the last commit, and return the offsets.

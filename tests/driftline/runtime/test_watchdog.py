@@ -41,7 +41,7 @@ from driftline.runtime.watchdog import Watchdog, end_process
 def waits_forever():
     time.sleep(600)
 
-Watchdog(SystemClock(), end_process, limit_s=0.0).start()
+Watchdog(SystemClock(), end_process, limit_s=2.0).start()
 waits_forever()
 """
     done = subprocess.run(
