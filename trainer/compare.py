@@ -52,8 +52,8 @@ class ComparisonResult(msgspec.Struct, frozen=True):
     """The result of a comparison after `rows` outcomes, of which the newest is at `position`.
 
     If the comparison is open, the next look needs `wait_for` more outcomes. `passes` is True if
-    Kafka or the model store failed, so that the job must be repeated. `failed` is True if the models
-    could not be compared.
+    Kafka or the model store failed, so that the job must be repeated. `failed` is True if the
+    models could not be compared.
     """
 
     state: State
