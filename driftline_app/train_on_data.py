@@ -7,8 +7,8 @@ import msgspec
 
 from driftline.clock import SystemClock
 from driftline.config.measure import Metric
+from driftline.config.simulate_section import Simulate
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import Simulate
 from driftline.errors import DataError
 from driftline.models.package import Scoring
 from driftline.wire.events import Removed, Trial, Value

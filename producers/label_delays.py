@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from driftline.config.simulate_section import LabelDelay
 from driftline.config.spans import Span
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import AT, LabelDelay
+from driftline.config.stream_sections import AT
 from driftline.errors import DataError
 
 

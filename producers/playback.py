@@ -29,9 +29,10 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from driftline.config.simulate_section import LabelDelay
 from driftline.config.spans import Span
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import AT, ROW, LabelDelay
+from driftline.config.stream_sections import AT, ROW
 from driftline.errors import DataError
 from driftline.runtime.partition_clock import MAX_AHEAD_ROWS, MAX_AHEAD_US, PartitionClock
 from driftline.wire.events import MAX_ROW

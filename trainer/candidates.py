@@ -27,7 +27,7 @@ NAMES: Final = (
 )
 
 
-class Work(msgspec.Struct, frozen=True):
+class FitWork(msgspec.Struct, frozen=True):
     """The work of one fit, including the predictions for held-out rows.
 
     One unit is the work of a decision tree on one row, some 8 µs. `fixed` does not depend on the
@@ -41,12 +41,12 @@ class Work(msgspec.Struct, frozen=True):
 # `python -m benchmarks.evidence search_work` measures the work (see decision 30). Boosting spends
 # 0.2 s on building 100 trees, however few rows there are. A class path has unknown work, so it
 # counts as much as a forest.
-_LINEAR: Final = Work(1_000, 0.2)
-_TREE: Final = Work(0, 1.0)
-_NEIGHBOURS: Final = Work(0, 4.0)
-_BOOSTING: Final = Work(25_000, 1.5)
-_NETWORK: Final = Work(2_000, 20.0)
-_FOREST: Final = Work(15_000, 30.0)
+_LINEAR: Final = FitWork(1_000, 0.2)
+_TREE: Final = FitWork(0, 1.0)
+_NEIGHBOURS: Final = FitWork(0, 4.0)
+_BOOSTING: Final = FitWork(25_000, 1.5)
+_NETWORK: Final = FitWork(2_000, 20.0)
+_FOREST: Final = FitWork(15_000, 30.0)
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -59,7 +59,7 @@ class Candidate(msgspec.Struct, frozen=True):
     name: str
     grid: tuple[Parameters, ...]
     build: Callable[[Parameters, int], Any]
-    work: Work
+    work: FitWork
     max_rows: int | None = None
     scoring: Literal["sklearn"] | None = None
 

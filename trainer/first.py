@@ -19,7 +19,7 @@ from driftline.models.package import Manifest
 from driftline.models.signed import sign
 from driftline.models.store import ModelStore, digest_of
 from driftline.models.training_records import NewestRecords
-from driftline.wire.events import ModelAnnounced, Removed, Value
+from driftline.wire.events import ModelAnnounced, Removed, RolePointer, Value
 from driftline.wire.topics import Topics
 from driftline.wire.values import format_time
 from trainer.assemble import Origin, assemble, without_failing
@@ -112,14 +112,21 @@ def train_first(
     ensure_key(settings.keys)
     announced = Publisher(store, settings.keys).publish(manifest, data)
     progress("packaging", 1, 1)
-    topics = Topics(stream)
-    signer = Signer(settings.keys)
+    reason = f"trained on {manifest.rows} records"
+    pointer = catalog.pointer(announced.digest, by="person", reason=reason, at=now)
+    sent = _signed(stream, settings, announced, pointer if promote else None)
+    return TrainedModel(announced, manifest, sent)
+
+
+def _signed(
+    stream: Stream, settings: Settings, announced: ModelAnnounced, pointer: RolePointer | None
+) -> tuple[Outgoing, ...]:
+    """Return the records that announce a model and, if there is a pointer, promote it."""
+    topics, signer = Topics(stream), Signer(settings.keys)
     sent = [sign(announcement_record(topics, announced), signer)]
-    if promote:
-        reason = f"trained on {manifest.rows} records"
-        pointer = catalog.pointer(announced.digest, by="person", reason=reason, at=now)
+    if pointer is not None:
         sent.append(sign(pointer_record(topics, pointer), signer))
-    return TrainedModel(announced, manifest, tuple(sent))
+    return tuple(sent)
 
 
 def _kept(

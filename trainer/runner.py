@@ -22,7 +22,7 @@ from trainer.search import Progress, no_progress
 Job = TrainingJob | ComparisonJob
 Result = TrainingResult | ComparisonResult
 # Runs a job. The result of a job that has failed may always be a `TrainingResult`.
-Work = Callable[[Job, Progress], Result]
+RunJob = Callable[[Job, Progress], Result]
 
 # A training reports its progress before each fit. A fit that takes longer than this hangs, or would
 # keep all later requests waiting.
@@ -47,7 +47,7 @@ class Runner(Protocol):
 class InlineRunner:
     """Works in the calling thread when `poll` is called."""
 
-    def __init__(self, work: Work, progress: Progress = no_progress) -> None:
+    def __init__(self, work: RunJob, progress: Progress = no_progress) -> None:
         self._work = work
         self._progress = progress
         self._job: Job | None = None  # set by `start`, reset by `poll` and `cancel`
@@ -74,7 +74,7 @@ class ProcessRunner:
 
     def __init__(
         self,
-        work: Work,
+        work: RunJob,
         progress: Progress = no_progress,
         *,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -141,7 +141,7 @@ class ProcessRunner:
         return self._process.exitcode
 
 
-def _work(work: Work, job: Job, pipe: Connection) -> None:
+def _work(work: RunJob, job: Job, pipe: Connection) -> None:
     """Work in the child process. Send the progress, then the result."""
     # Ctrl-C reaches every process in the process group, but the service decides when to stop this
     # process.

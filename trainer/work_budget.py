@@ -15,7 +15,7 @@ LEAST_ROWS: Final = 100
 
 
 class WorkBudget:
-    """The work that a search may still do, in the units of `trainer.candidates.Work`."""
+    """The work that a search may still do, in the units of `trainer.candidates.FitWork`."""
 
     def __init__(self, total: float) -> None:
         self.total = total

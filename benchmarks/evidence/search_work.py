@@ -1,16 +1,16 @@
 """Measure the CPU time of fitting each candidate, and of a search with the default candidates.
 
-Output: the time per row of each candidate, also as a multiple of the decision tree's, and the time
-of a search within the default budget, next to one with the first three candidates only.
+Output: the time of a fit with each candidate, including predictions for a quarter as many rows, and
+the time of a search within the default budget, next to one with the first three candidates only.
 """
 
-import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
 
+from benchmarks.evidence.options import options
 from driftline.config.stream import Stream, loads
 from driftline.config.stream_sections import Task
 from driftline.wire.columns import Columns
@@ -64,29 +64,30 @@ def _seconds_per_fit(stream: Stream, name: str, rows: TrainingRows, repeats: int
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the measured times."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence search_work")
+    parser = options("search_work", __doc__, data=False)
     parser.add_argument("--rows", type=int, nargs="+", default=[200, 1_000, 10_000])
     parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
     tasks: tuple[Task, ...] = ("classification", "regression")
+    lines: list[dict[str, object]] = []
     for task in tasks:
         stream = stream_of(task)
         wrong = "linear_regression" if task == "classification" else "logistic_regression"
-        for count in options.rows:
+        for count in chosen.rows:
             rows = rows_of(task, count)
-            tree = _seconds_per_fit(stream, "decision_tree", rows, options.repeats)
             for name in NAMES:
-                if name != wrong:
-                    spent = _seconds_per_fit(stream, name, rows, options.repeats)
-                    print(
-                        f"{task} {count:>7,} rows  {name:<24}{spent * 1e6 / count:>9.1f} µs/row"
-                        f"{spent / tree:>8.1f} × tree"
-                    )
-            _search(task, stream, rows)
+                if name == wrong:
+                    continue
+                spent = _seconds_per_fit(stream, name, rows, chosen.repeats)
+                print(f"{task} {count:>7,} rows  {name:<24}{spent * 1e3:>9.1f} ms")
+                lines.append({"task": task, "rows": count, "candidate": name, "seconds": spent})
+            lines += _searches(task, stream, rows)
+    if chosen.json:
+        chosen.json.write_bytes(msgspec.json.format(msgspec.json.encode(lines)))
     return 0
 
 
-def _search(task: Task, stream: Stream, rows: TrainingRows) -> None:
+def _searches(task: Task, stream: Stream, rows: TrainingRows) -> Iterator[dict[str, object]]:
     names = stream.models.candidates
     asked = RetrainRequest(
         id="r", cause="manual", caused_by=(), reason="", position=None, since=None
@@ -96,8 +97,9 @@ def _search(task: Task, stream: Stream, rows: TrainingRows) -> None:
         changed = msgspec.structs.replace(stream.models, candidates=chosen)
         began = time.process_time()
         found, trials = search(msgspec.structs.replace(stream, models=changed), rows, ranges, held)
+        spent = time.process_time() - began
         print(
-            f"{task} {len(rows):>7,} rows  search with {what} default candidates: "
-            f"{time.process_time() - began:.2f} s, {len(trials)} trials, best "
-            f"{found.fitted.candidate.name} {found.metric:.4f}"
+            f"{task} {len(rows):>7,} rows  search with {what} default candidates: {spent:.2f} s, "
+            f"{len(trials)} trials, best {found.fitted.candidate.name} {found.metric:.4f}"
         )
+        yield {"task": task, "rows": len(rows), "search": what, "seconds": spent}

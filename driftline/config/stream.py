@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from driftline.config.measure import Measure, Metric, default_measure
+from driftline.config.simulate_section import Simulate
 from driftline.config.spans import DAY_US, Span, amount
 from driftline.config.stream_checks import Problem, problems, unusable_number
 from driftline.config.stream_keys import explain
@@ -26,7 +27,6 @@ from driftline.config.stream_sections import (
     Models,
     Record,
     Retrain,
-    Simulate,
     Task,
     Time,
     Windows,

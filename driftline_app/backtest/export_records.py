@@ -16,8 +16,9 @@ import msgspec
 
 from driftline.broker.port import Broker, Message
 from driftline.broker.scan import Progress, ranges, scan, size
+from driftline.config.simulate_section import Simulate
 from driftline.config.stream import Stream
-from driftline.config.stream_sections import AT, Simulate
+from driftline.config.stream_sections import AT
 from driftline.errors import DataError
 from driftline.runtime.partition_clock import PartitionClock
 from driftline.wire.events import Value
