@@ -16,7 +16,7 @@ from driftline.config.stream import Stream
 from driftline.errors import DataError, MessageTooLarge
 from driftline.logs import alike
 from driftline.wire.column_decoders import id_reader
-from driftline.wire.envelope import VALUE_BYTES, DeadLetterOrigin, dead_letter_origin
+from driftline.wire.envelope import DeadLetterOrigin, dead_letter_origin
 from driftline.wire.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -42,14 +42,6 @@ class Letter(msgspec.Struct, frozen=True):
     def place(self) -> str:
         """Return the dead letter's location in the `deadletters` topic, as `PARTITION@OFFSET`."""
         return f"{self.partition}@{self.offset}"
-
-    @property
-    def dropped_bytes(self) -> int | None:
-        """Return the size of the record's value if the value was too large for the dead letter."""
-        for name, value in self.message.headers:
-            if name == VALUE_BYTES:
-                return int(value)
-        return None
 
 
 class DeadLetterGroup(msgspec.Struct):
@@ -167,7 +159,7 @@ def replay(
                 other += 1
             elif letter.place in done:
                 left_out += 1
-            elif letter.dropped_bytes is not None:
+            elif letter.origin.value_bytes is not None:
                 too_large += 1
             else:
                 try:

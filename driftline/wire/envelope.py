@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Header of a dead letter that `without_value` made: the size of the record's value in bytes.
-VALUE_BYTES: Final = "driftline_value_bytes"
 _LONGEST_KEY: Final = 1000
 
 _encoder = msgspec.json.Encoder()
@@ -134,20 +132,24 @@ def without_value(letter: Outgoing) -> Outgoing:
         value=None,
         headers=(
             *(header for header in letter.headers if header[0].startswith("driftline_")),
-            (VALUE_BYTES, str(len(value)).encode()),
+            ("driftline_value_bytes", str(len(value)).encode()),
             ("driftline_value_sha256", hashlib.sha256(value).hexdigest().encode()),
         ),
     )
 
 
 class DeadLetterOrigin(msgspec.Struct, frozen=True):
-    """A dead letter's headers: the record's origin, and why `service` rejected the record."""
+    """A dead letter's headers: the record's origin, and why `service` rejected the record.
+
+    `value_bytes` is the size of the record's value if the dead letter does not contain the record.
+    """
 
     reason: str
     service: str
     topic: str
     partition: PartitionNumber
     offset: Offset
+    value_bytes: Offset | None = None
 
 
 def dead_letter_origin(message: Message) -> DeadLetterOrigin:
@@ -157,9 +159,13 @@ def dead_letter_origin(message: Message) -> DeadLetterOrigin:
     headers = {name: value.decode("utf-8", "replace") for name, value in message.headers}
     try:
         return msgspec.convert(
-            {name: headers[f"driftline_{name}"] for name in DeadLetterOrigin.__struct_fields__},
+            {
+                name: headers[f"driftline_{name}"]
+                for name in DeadLetterOrigin.__struct_fields__
+                if f"driftline_{name}" in headers
+            },
             DeadLetterOrigin,
             strict=False,  # header values are text, so convert the numbers
         )
-    except (KeyError, msgspec.ValidationError) as error:
+    except msgspec.ValidationError as error:
         raise DataError(f"{message.place}: not a dead letter: {shortened(str(error))}") from error

@@ -126,8 +126,8 @@ def show(
                 if not header.startswith("driftline_")
             },
             value=plain(message.value)
-            if letter.dropped_bytes is None
-            else f"not kept: {letter.dropped_bytes:,} bytes were too large for a dead letter",
+            if origin.value_bytes is None
+            else f"not kept: {origin.value_bytes:,} bytes were too large for a dead letter",
         )
         if json:
             print(json_line(shown))

@@ -4,9 +4,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from driftline.audit.dead_letters import MAX_GROUPS, OTHER_REASONS, REPLAYED, find, groups, replay
-from driftline.broker.port import Message
+from driftline.audit.dead_letters import (
+    MAX_GROUPS,
+    OTHER_REASONS,
+    REPLAYED,
+    Replay,
+    find,
+    groups,
+    replay,
+)
+from driftline.broker.port import Message, Outgoing
 from driftline.broker.scan import ranges, scan
+from driftline.wire.envelope import dead_letter, without_value
 from tests.world import World
 
 
@@ -90,3 +99,18 @@ def test_a_dead_letter_of_the_models_topic_is_never_sent_again() -> None:
     world.letter(garbage, "not JSON")
 
     assert replay(world.broker, world.stream).other == 1
+
+
+def test_foreign_records_and_records_that_were_not_kept_do_not_stop_a_replay(world: World) -> None:
+    producer = world.broker.producer()
+    record = Message(world.topics.features, 0, 7, None, b"x" * 50)
+    letter = dead_letter(world.topics.deadletters, record, reason="large", service="inference")
+    producer.send(without_value(letter))
+    foreign = (("driftline_reason", b"none"), ("driftline_offset", b"here"))
+    producer.send(Outgoing(world.topics.deadletters, b"foreign", partition=0, headers=foreign))
+    producer.flush()
+
+    assert [group.count for group in groups(world.broker, world.stream)] == [1, 1, 1, 1]
+    (found,) = find(world.broker, world.stream, "0@2")
+    assert (found.origin.value_bytes, found.message.value) == (50, None)
+    assert replay(world.broker, world.stream) == Replay(sent=3, again=0, other=0, too_large=1)

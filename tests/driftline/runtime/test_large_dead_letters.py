@@ -11,7 +11,7 @@ from driftline.clock import ManualClock
 from driftline.config.stream_sections import Delivery
 from driftline.runtime.handler import Handler
 from driftline.runtime.loop import Loop
-from driftline.wire.envelope import VALUE_BYTES, dead_letter, dead_letter_origin
+from driftline.wire.envelope import dead_letter, dead_letter_origin
 
 LARGE = b"x" * 2_000_000
 
@@ -68,7 +68,8 @@ def test_the_dead_letter_is_written_without_the_record(delivery: Delivery, value
     assert (letter.key, letter.value) == (None, None)
     found = dict(letter.headers)
     assert "trace" not in found
-    assert found[VALUE_BYTES] == str(len(value)).encode()
+    assert found["driftline_value_bytes"] == str(len(value)).encode()
+    assert dead_letter_origin(letter).value_bytes == len(value)
     assert found["driftline_value_sha256"] == hashlib.sha256(value).hexdigest().encode()
     assert dead_letter_origin(letter).offset == 1
     assert broker.admin().group_offsets("g")[TopicPartition("in", 0)].offset == 3
